@@ -1,0 +1,45 @@
+"""softbench: interchangeable, ulp-accurate backends for softmax, cross-entropy and its gradient.
+
+>>> import softbench as sb
+>>> sb.softmax([1.0, 2.0, 3.0])
+array([0.09003057, 0.24472847, 0.66524096])
+>>> with sb.use_backend("python"):
+...     sb.loss([[1.0, 2.0, 3.0]], [2])
+np.float64(0.40760596444438013)
+"""
+
+from softbench.api import (
+    argmax,
+    gradient,
+    log_loss,
+    log_softmax,
+    logsumexp,
+    loss,
+    loss_and_gradient,
+    softmax,
+)
+from softbench.errors import BackendUnavailableError, UnknownBackendError
+from softbench.front import Backend
+from softbench.interface import Availability
+from softbench.registry import available_backends, get_backend, list_backends, use_backend
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Availability",
+    "Backend",
+    "BackendUnavailableError",
+    "UnknownBackendError",
+    "argmax",
+    "available_backends",
+    "get_backend",
+    "gradient",
+    "list_backends",
+    "log_loss",
+    "log_softmax",
+    "logsumexp",
+    "loss",
+    "loss_and_gradient",
+    "softmax",
+    "use_backend",
+]

@@ -1,0 +1,251 @@
+"""The few array primitives the front needs, for arrays in host memory, with NumPy.
+
+A backend whose arrays live elsewhere overrides them (and nothing else changes): the front itself works on
+shape, dtype and strides only. ``argument`` is always the name of the public argument, for error messages.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from softbench.dtypes import numpy_dtype, sum_tolerance
+
+__all__ = ["HostArrays", "Layout"]
+
+Array = Any
+
+_IGNORED, _INVALID = -1, -2  # softbench.interface.IGNORED, INVALID (which imports this module)
+_FSUM_MAX = 4096  # math.fsum is exact and cheap up to here, a tree of vector operations is faster beyond
+
+
+class Layout(NamedTuple):
+    """What the front asks of an array's memory."""
+
+    address: int
+    contiguous: bool
+    """In C order and aligned, so that a kernel can write into it."""
+    writeable: bool
+
+
+class HostArrays:
+    """Array primitives on `numpy.ndarray`."""
+
+    # -- in and out ------------------------------------------------------------------------------------
+
+    def accept(self, obj: Any, argument: str) -> Array:
+        """``obj`` as an array of this backend, without a hidden copy between devices.
+
+        TypeError for masked and sparse arrays, for arrays of another device (naming ``asarray``) and for what
+        makes no array. The front checks the dtype.
+        """
+        if type(obj) is np.ndarray:
+            return obj
+        kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
+        if isinstance(obj, np.ma.MaskedArray):
+            raise TypeError(
+                f"{argument} is a masked array ({kind}), and masks are not supported: fill or drop masked entries first"
+            )
+        if kind.startswith("scipy.sparse"):
+            raise TypeError(f"{argument} is a sparse matrix ({kind}): pass a dense array, e.g. {argument}.toarray()")
+        if not isinstance(obj, (list, tuple, int, float)) and _on_device(obj):
+            raise TypeError(
+                f"{argument} is a {kind} on a device, and this backend computes in host memory: "
+                f"convert it with the backend's asarray(), or select a backend of that device"
+            )
+        try:
+            array = np.asarray(obj)
+        except Exception as error:
+            raise TypeError(f"{argument} must be an array, and a {kind} cannot be converted: {error}") from error
+        if array.size == 0 and isinstance(obj, list) and argument == "target":
+            return array.astype(np.int64)  # [] has no dtype of its own
+        return array
+
+    def wrap(self, result: Array, like: Any) -> Any:
+        """``result`` as the kind of array that ``like`` is; on the host always ndarray (a NumPy scalar when 0-d)."""
+        return result[()] if result.ndim == 0 else result
+
+    def asarray(self, obj: Any) -> Array:
+        """An array this backend computes on, from what `numpy.asarray` takes; copies to the device if there is one."""
+        return np.asarray(obj)
+
+    def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
+        """A result of this backend as a NumPy array in host memory."""
+        return np.asarray(array)
+
+    def synchronize(self) -> None:
+        """Wait until everything asked of this backend so far is done."""
+
+    def layout(self, array: Array) -> Layout:
+        """Where and how an array lies in memory."""
+        flags = array.flags
+        return Layout(array.ctypes.data, flags.c_contiguous and flags.aligned, flags.writeable)
+
+    def shares_memory(self, a: Array, b: Array) -> bool:
+        """Whether two arrays overlap (True when that is too hard to decide)."""
+        if not np.may_share_memory(a, b):
+            return False
+        try:
+            return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # any bound works
+        except np.exceptions.TooHardError:
+            return True
+
+    # -- rows ------------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A C-contiguous array of garbage. A library that makes its own results may return None."""
+        return np.empty(shape, numpy_dtype(dtype) if isinstance(dtype, str) else dtype)
+
+    def full(self, shape: tuple[int, ...], value: float, dtype: str) -> Array:
+        """A C-contiguous array of one value."""
+        return np.full(shape, value, numpy_dtype(dtype))
+
+    def as_rows(self, x: Array, axis: int, dtype: str) -> Array:
+        """``x`` with ``axis`` last, as a C-contiguous, aligned ``(N, K)`` array of ``dtype``; a view where possible."""
+        if axis != x.ndim - 1:
+            x = np.moveaxis(x, axis, -1)
+        rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
+        if rows.dtype.name != dtype or not rows.dtype.isnative:
+            rows = _cast(rows, dtype)
+        return rows if rows.flags.aligned else rows.copy()
+
+    def from_rows(self, rows: Array, shape: tuple[int, ...], axis: int, dtype: str, out: Array | None = None) -> Array:
+        """The inverse of `as_rows` for a result: an array of ``shape`` and ``dtype``, or ``out`` filled.
+
+        ``shape`` includes ``axis``; ``rows`` is ``(N, K)``.
+        """
+        last = len(shape) - 1
+        moved = rows.reshape(shape[:axis] + shape[axis + 1 :] + (shape[axis],)) if axis != last else rows.reshape(shape)
+        if axis != last:
+            moved = np.moveaxis(moved, -1, axis)
+        if out is not None:
+            with np.errstate(over="ignore"):
+                np.copyto(out, moved, casting="same_kind")
+            return out
+        if moved.dtype.name != dtype:
+            moved = _cast(moved, dtype)
+        return np.ascontiguousarray(moved)
+
+    # -- targets and weights ---------------------------------------------------------------------------
+
+    def index_labels(self, labels: Array, n_classes: int, ignore_index: int | None, validate: bool) -> Array:
+        """Integer labels ``(N,)`` of any width as contiguous int64: a class, IGNORED (-1) or INVALID (-2).
+
+        ValueError naming the first row whose label is neither a class nor ``ignore_index``; with
+        ``validate=False`` such labels become INVALID.
+        """
+        wide = np.ascontiguousarray(labels, dtype=np.int64)  # a uint64 beyond int64 turns negative: no class either
+        bad = wide.view(np.uint64) >= n_classes
+        if ignore_index is not None:
+            ignored = labels == ignore_index
+            bad &= ~ignored
+        if bad.any():
+            if validate:
+                row = int(bad.argmax())
+                raise ValueError(
+                    f"target[{row}] is {labels[row]}, which is no class: expected 0 <= label < {n_classes}"
+                    + ("" if ignore_index is None else f" or ignore_index={ignore_index}")
+                )
+            wide = np.where(bad, _INVALID, wide)
+        if ignore_index is not None and ignored.any():
+            wide = np.where(ignored, _IGNORED, wide)
+        return wide
+
+    def check_range(self, values: Array, argument: str, low: float, high: float) -> None:
+        """ValueError naming the first entry that is NaN or outside ``[low, high]``."""
+        if values.size == 0 or (values.min() >= low and values.max() <= high):
+            return
+        good = (values >= low) & (values <= high)
+        where = np.unravel_index(int(good.argmin()), values.shape)
+        index = ", ".join(str(int(i)) for i in where)
+        bound = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+        raise ValueError(f"{argument}[{index}] is {values[where]}, expected {bound}")
+
+    def check_distribution(self, y: Array) -> None:
+        """ValueError naming the first row of soft targets ``(N, K)`` that is negative, NaN, or does not sum to 1.
+
+        Sums are taken in float64 (longdouble in longdouble); the tolerance is ``max(1e-6, sqrt(eps))`` of
+        the target's own dtype.
+        """
+        if y.dtype.kind not in "u":
+            negative = y < 0
+            if negative.any():
+                row, k = (int(i) for i in np.unravel_index(int(negative.argmax()), y.shape))
+                raise ValueError(f"target[{row}, {k}] is {y[row, k]}: soft targets must not be negative")
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = y.sum(axis=1, dtype=np.promote_types(y.dtype, np.float64) if y.dtype.kind == "f" else np.float64)
+        good = np.abs(sums - 1.0) <= sum_tolerance(y.dtype.name)
+        if not good.all():
+            row = int(good.argmin())
+            raise ValueError(f"target row {row} sums to {sums[row]}: a soft target must be a distribution (sum 1)")
+
+    def soft_rows(
+        self, y: Array, dtype: str, smoothing: float, class_weight: Array | None, sample_weight: Array | None
+    ) -> Array:
+        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K)`` as C-contiguous rows of ``dtype``."""
+        if smoothing == 0.0 and class_weight is None and sample_weight is None:
+            return self.as_rows(y, 1, dtype)
+        q = y.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if smoothing != 0.0:
+                q *= 1.0 - smoothing
+                q += smoothing / y.shape[1]
+            if class_weight is not None:
+                q *= class_weight
+            if sample_weight is not None:
+                q *= sample_weight[:, None]
+        return _cast(q, dtype)
+
+    def divisor(self, labels: Array, sample_weight: Array | None, class_weight: Array | None) -> Any:
+        """Sum of ``s_i w[y_i]`` over rows not IGNORED (an INVALID row counts with class weight 1)."""
+        counted = labels != _IGNORED
+        if sample_weight is None and class_weight is None:
+            return float(np.count_nonzero(counted))
+        weight = counted.astype(np.float64)
+        if sample_weight is not None:
+            weight = np.where(counted, sample_weight, 0.0)
+        if class_weight is not None:
+            weight *= np.where(labels >= 0, class_weight[labels], 1.0)
+        return float(self.total(weight))
+
+    def total(self, values: Array, divisor: Any = None) -> Any:
+        """Sum of float64 ``values`` ``(N,)`` in a fixed order, within two roundings; over ``divisor`` if given."""
+        result = _sum(values)
+        if divisor is None:
+            return np.float64(result)
+        return np.float64(result / divisor) if divisor != 0 else np.float64(np.nan)
+
+
+def _on_device(obj: Any) -> bool:
+    if hasattr(obj, "__cuda_array_interface__"):
+        return True
+    probe = getattr(obj, "__dlpack_device__", None)
+    return probe is not None and not isinstance(obj, np.ndarray) and int(probe()[0]) != 1  # 1 is kDLCPU
+
+
+def _cast(array: Array, dtype: str) -> Array:
+    with np.errstate(over="ignore"):  # a float64 loss may be too large for float16: inf is the rounded result
+        return array.astype(numpy_dtype(dtype))
+
+
+def _sum(values: Array) -> float:
+    """Accurate sum in an order that depends on the length alone. inf and NaN propagate as in a plain sum."""
+    if values.size <= _FSUM_MAX:
+        try:
+            return math.fsum(values.tolist())
+        except (OverflowError, ValueError):  # beyond float64, or inf - inf
+            with np.errstate(over="ignore", invalid="ignore"):
+                return float(values.sum())
+    with np.errstate(over="ignore", invalid="ignore"):
+        error = 0.0
+        while values.size > 1:  # pairs (i, i + half): a tree of TwoSum, whose errors are summed apart
+            half = values.size // 2
+            a, b = values[:half], values[half : 2 * half]
+            s = a + b
+            t = s - a
+            error += float(((a - (s - t)) + (b - t)).sum())
+            values = np.append(s, values[-1:]) if values.size % 2 else s
+        total = float(values[0])
+        return total + error if math.isfinite(total) else total

@@ -1,0 +1,165 @@
+"""The narrow waist: the one interface that a backend implements.
+
+The front (`softbench.front`) validates every argument, resolves axis, dtype, layout, reduction and
+options, and lowers each call to **rows**: a C-contiguous ``(N, K)`` array ``x`` of a dtype the backend
+takes, with ``N >= 1`` and ``K >= 1``. A backend implements *row kernels* and nothing else; the few array
+primitives that the front needs (`softbench.host_arrays`) have NumPy defaults, which a backend whose
+arrays live on a device overrides.
+
+Rules for every row kernel
+--------------------------
+* ``out`` and ``loss`` are results to fill: write into them and return them, or return arrays of your own
+  (the front then copies where the caller asked for ``out=``). They hold garbage on entry.
+* ``out`` may be ``x`` itself (in place). It never overlaps ``x`` otherwise, nor the target.
+* ``x``, the target and the weights are read-only, except ``x`` through ``out``.
+* A row's result depends on that row alone: not on N, on its neighbours or on the number of threads.
+* A row holding a NaN, a ``+inf``, or only ``-inf`` gives a whole row of NaN in softmax, log_softmax, loss
+  and gradient; logsumexp gives NaN, ``+inf`` and ``-inf`` respectively. Some ``-inf`` among finite logits
+  are classes that are absent: probability ``+0``, log-probability ``-inf``.
+* Nothing is printed and no warning leaks.
+
+`docs/adding-a-backend.md` walks through a complete one.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, ClassVar, Final, Literal
+
+from softbench.host_arrays import HostArrays
+
+__all__ = ["IGNORED", "INVALID", "Availability", "IndexTarget", "Kind", "RowBackend", "SoftTarget", "Target"]
+
+#: An array of the backend's own library. The front passes on what the backend's primitives returned.
+Array = Any
+
+Kind = Literal["cpu", "gpu", "simulator", "distributed"]
+
+IGNORED: Final = -1
+"""Label of a row that ``ignore_index`` selects: loss 0 and gradient +0, whatever its logits."""
+
+INVALID: Final = -2
+"""Label that is no class (only under ``validate=False``): loss NaN and a gradient row of NaN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can run here, and if not, why and what would change that."""
+
+    ok: bool
+    kind: Kind
+    reason: str = ""
+    install: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexTarget:
+    """One class per row, ``q_k = (1 - smoothing) w[y] [k == y] + smoothing w[k] / K``, times ``s``.
+
+    ``labels`` is ``(N,)`` int64: a class in ``[0, K)``, `IGNORED` or `INVALID`. ``sample_weight`` ``s`` is
+    ``(N,)`` float64 or None, ``class_weight`` ``w`` is ``(K,)`` float64 or None (None: all ones).
+    Weights multiply: a NaN row of weight 0 stays NaN. `IGNORED` selects: such a row is not read.
+
+    With ``smoothing == 0``: ``loss_i = s w[y] (lse - x_y)`` and the gradient is ``s w[y] (p - onehot(y))``,
+    its label entry minus the sum of the *other* probabilities (never ``p_y - 1``, which cancels).
+    Otherwise the formulas of `SoftTarget` hold for the ``q`` above.
+    """
+
+    labels: Array
+    sample_weight: Array | None = None
+    class_weight: Array | None = None
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SoftTarget:
+    """A distribution per row, weights and smoothing folded in: ``q`` is ``(N, K)`` of the rows' dtype.
+
+    ``loss_i = sum_k q_ik (lse_i - x_ik)``, where ``q_ik == 0`` contributes 0 even if ``x_ik == -inf``;
+    ``grad_i = (sum_k q_ik) p_i - q_i``.
+    """
+
+    q: Array
+
+
+Target = IndexTarget | SoftTarget
+
+
+class RowBackend(HostArrays, abc.ABC):
+    """Row kernels of one library. Subclass it, name it, implement the six abstract methods.
+
+    Notation: ``m = max_k x_k``; ``d_k = x_k - m``; ``s = sum of exp(d_k)`` over all ``k`` but one argmax;
+    ``S = 1 + s``; ``L = log1p(s)``; ``lse = m + L``; ``p_k = exp(d_k) / S``.
+    """
+
+    name: ClassVar[str]
+    """What users select it by; an identifier."""
+    kind: ClassVar[Kind] = "cpu"
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Modules that must be importable."""
+    install: ClassVar[str] = ""
+    """The pip command that provides them."""
+    dtypes: ClassVar[frozenset[str]] = frozenset({"float32", "float64"})
+    """Row dtypes the kernels take. The front widens float16 and bfloat16 to float32 unless listed here."""
+    cost: ClassVar[Literal["compiled", "interpreted", "simulated"]] = "compiled"
+    """How much work the conformance kit may ask for."""
+
+    @classmethod
+    def availability(cls) -> Availability:
+        """Say whether this backend can run here. Never raises; a GPU backend overrides it to probe its driver."""
+        missing = [module for module in cls.requires if find_spec(module) is None]
+        if missing:
+            return Availability(False, cls.kind, f"{', '.join(missing)} is not installed", cls.install)
+        return Availability(True, cls.kind)
+
+    def info(self) -> dict[str, object]:
+        """Versions, device and threads: whatever a reader of a result needs to know about this backend."""
+        return {"device": "cpu"}
+
+    # -- row kernels: required -------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def argmax(self, x: Array, out: Array) -> Array:
+        """Index of the first NaN, else of the first maximum; ``out`` is ``(N,)`` int64. Zhao eq. (1), (2)."""
+
+    @abc.abstractmethod
+    def logsumexp(self, x: Array, out: Array) -> Array:
+        """``lse`` of each row; ``out`` is ``(N,)`` of the rows' dtype. Zhao eq. (3)."""
+
+    @abc.abstractmethod
+    def softmax(self, x: Array, out: Array) -> Array:
+        """``p`` of each row; ``out`` is ``(N, K)`` of the rows' dtype. Zhao eq. (4), (5)."""
+
+    @abc.abstractmethod
+    def log_softmax(self, x: Array, out: Array) -> Array:
+        """``d_k - L`` of each row (never ``x - lse``, which loses digits); ``out`` is ``(N, K)`` of the rows' dtype."""
+
+    @abc.abstractmethod
+    def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
+        """Row losses and their gradient from one reading of each row. Zhao eq. (9), (10), (11).
+
+        ``loss`` is ``(N,)`` **float64** whatever the rows' dtype, not divided. ``out`` is ``(N, K)`` of the
+        rows' dtype: the gradient divided by ``divisor`` *before* its last rounding. ``divisor`` is 1 for
+        reductions "none" and "sum", else what the backend's own ``divisor`` primitive returned (a float; on a
+        device a one-element float64 array). It is 0 when nothing has weight: rows then become NaN, except
+        `IGNORED` ones, which are +0 always.
+        """
+
+    @abc.abstractmethod
+    def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
+        """``sum_k q_k (-log p_k)`` of each row of probabilities; ``loss`` is ``(N,)`` float64. Zhao eq. (6)-(8).
+
+        ``p_y == 0`` gives ``+inf``; ``q_k == 0`` contributes 0; ``p_y == 1`` gives ``+0``. No clipping.
+        """
+
+    # -- row kernels: derived, override for speed ------------------------------------------------------
+
+    def loss(self, x: Array, target: Target, loss: Array) -> Array:
+        """The first result of `loss_and_gradient`, bit for bit."""
+        return self.loss_and_gradient(x, target, 1, loss, self.empty(x.shape, x.dtype))[0]
+
+    def gradient(self, x: Array, target: Target, divisor: Any, out: Array) -> Array:
+        """The second result of `loss_and_gradient`, bit for bit."""
+        return self.loss_and_gradient(x, target, divisor, self.empty(x.shape[:1], "float64"), out)[1]

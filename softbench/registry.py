@@ -1,0 +1,181 @@
+"""Backends by name: the table of built-in ones, plugins by entry point, and which one is current.
+
+This is the only place that knows the modules of the built-in backends; each is imported when it is first
+asked for, so ``import softbench`` loads no backend library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib
+import importlib.metadata
+import os
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Final, NamedTuple
+
+from softbench.errors import BackendUnavailableError, UnknownBackendError
+from softbench.front import Backend
+from softbench.interface import Availability, RowBackend
+
+__all__ = ["RESERVED", "available_backends", "current_backend", "get_backend", "list_backends", "use_backend"]
+
+ENTRY_POINT_GROUP: Final = "softbench.backends"
+DEFAULT: Final = "numpy"
+
+
+class _Entry(NamedTuple):
+    module: str
+    attribute: str
+    summary: str
+    requires: tuple[str, ...] = ()  # distributions, for a listing that imports nothing
+
+
+BUILT_IN: Final[dict[str, _Entry]] = {
+    "python": _Entry(
+        "softbench_backends.python", "PythonBackend", "plain lists and math: equations (1)-(11), readable"
+    ),
+    "numpy": _Entry(
+        "softbench_backends.numpy", "NumpyBackend", "vectorised, accurate, blocked for the cache", ("numpy",)
+    ),
+    "numba": _Entry("softbench_backends.numba", "NumbaBackend", "fused parallel CPU kernels", ("numba",)),
+    "numba_cuda": _Entry(
+        "softbench_backends.numba_cuda", "NumbaCudaBackend", "CUDA kernels written in Python", ("numba-cuda",)
+    ),
+    "cupy": _Entry(
+        "softbench_backends.cupy", "CupyBackend", "CUDA C++ kernels through CuPy", ("cupy-cuda12x", "cupy-cuda13x")
+    ),
+}
+
+#: Names that mean one thing forever, so that histories of results stay comparable.
+RESERVED: Final = (*BUILT_IN, "torch", "torch_cuda", "jax", "scipy", "onnxruntime", "sklearn", "array_api", "dask")
+
+# Read once: what a library does must not depend on when the environment changed.
+_FROM_ENVIRONMENT: Final = os.environ.get("SOFTBENCH_BACKEND") or None
+_current: ContextVar[Backend | None] = ContextVar("softbench_backend", default=None)
+_instances: dict[str, Backend] = {}
+
+
+@functools.cache
+def _plugins() -> dict[str, importlib.metadata.EntryPoint]:
+    """Entry points of other distributions, by name. A built-in name wins, with a warning."""
+    found: dict[str, importlib.metadata.EntryPoint] = {}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+        if point.name in BUILT_IN:
+            warnings.warn(
+                f"plugin {point.value!r} wants the name of built-in backend {point.name!r}: ignored", stacklevel=3
+            )
+        elif not point.name.isidentifier():
+            warnings.warn(
+                f"plugin {point.value!r} has a name that is no identifier, {point.name!r}: ignored", stacklevel=3
+            )
+        else:
+            found[point.name] = point
+    return found
+
+
+def _names() -> list[str]:
+    return [*BUILT_IN, *_plugins()]
+
+
+def _load(name: str) -> type[RowBackend]:
+    """The class behind a name. UnknownBackendError; BackendUnavailableError when a module cannot be imported."""
+    entry = BUILT_IN.get(name)
+    if entry is not None:
+        return getattr(importlib.import_module(entry.module), entry.attribute)  # type: ignore[no-any-return]
+    point = _plugins().get(name)
+    if point is None:
+        raise UnknownBackendError(_unknown(name))
+    try:
+        loaded = point.load()
+    except Exception as error:  # somebody else's code: any failure is theirs, and must harm nobody else
+        raise BackendUnavailableError(f"backend {name!r} ({point.value}) failed to load: {error!r}") from error
+    if not (isinstance(loaded, type) and issubclass(loaded, RowBackend)):
+        raise BackendUnavailableError(
+            f"backend {name!r} ({point.value}) is not a subclass of softbench.interface.RowBackend"
+        )
+    return loaded
+
+
+def _unknown(name: object) -> str:
+    names = _names()
+    close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
+    return f"unknown backend {name!r}: {hint}known are {', '.join(names)}"
+
+
+def list_backends() -> dict[str, str]:
+    """Names of all backends, each with a one-line summary. Imports no backend library.
+
+    Plugins (entry-point group ``softbench.backends``) are listed with the distribution they come from.
+    """
+    summaries = {name: entry.summary for name, entry in BUILT_IN.items()}
+    for name, point in _plugins().items():
+        summaries[name] = f"plugin {point.value}" + (f" of {point.dist.name}" if point.dist else "")
+    return summaries
+
+
+def available_backends() -> dict[str, Availability]:
+    """Every name with whether it can run here, on what, and if not why and what to install.
+
+    Probes libraries and devices, so the first call may take a moment. Never raises: a plugin that fails to
+    load is reported with a warning.
+    """
+    return {name: _availability(name) for name in _names()}
+
+
+def _availability(name: str) -> Availability:
+    try:
+        return _load(name).availability()
+    except BackendUnavailableError as error:
+        warnings.warn(str(error), stacklevel=3)
+        return Availability(False, "cpu", str(error))
+
+
+def get_backend(name: str | Backend) -> Backend:
+    """The backend of this name, with the public functions as methods.
+
+    Raises
+    ------
+    UnknownBackendError
+        (a ValueError) when no backend has this name; the message has close matches.
+    BackendUnavailableError
+        (an ImportError) when it cannot run here; the message says why, and the pip command if one helps.
+    """
+    if isinstance(name, Backend):
+        return name
+    try:
+        return _instances[name]
+    except (KeyError, TypeError):
+        pass
+    if not isinstance(name, str):
+        raise TypeError(f"backend must be a name or a backend, got {type(name).__name__}")
+    cls = _load(name)
+    state = cls.availability()
+    if not state.ok:
+        install = f" (install: {state.install})" if state.install else ""
+        raise BackendUnavailableError(f"backend {name!r} is not available here: {state.reason}{install}")
+    return _instances.setdefault(name, Backend(cls()))
+
+
+def current_backend() -> Backend:
+    """The backend used when none is named: of `use_backend`, else ``$SOFTBENCH_BACKEND``, else ``"numpy"``."""
+    return _current.get() or get_backend(_FROM_ENVIRONMENT or DEFAULT)
+
+
+@contextlib.contextmanager
+def use_backend(name: str | Backend) -> Iterator[Backend]:
+    """Make a backend the current one inside a ``with`` block; nests, and is restored on exit.
+
+    It is a `contextvars.ContextVar`: asyncio tasks started inside inherit it, threads already running do not.
+    Raises as `get_backend` does, on entry.
+    """
+    backend = get_backend(name)
+    token = _current.set(backend)
+    try:
+        yield backend
+    finally:
+        _current.reset(token)
