@@ -1,0 +1,297 @@
+"""The NumPy backend: vectorised over blocks of rows that stay in cache, accurate, serial.
+
+float32 rows are computed in float64, which makes the result correctly rounded but for rare ties. float64 rows
+carry what each step rounds away:
+
+* the *error-free shift* ``x - m = d + r`` (TwoDiff, Knuth, TAOCP vol. 2, 4.2.2) and ``exp(d) (1 + r)``;
+* row sums in two parts, of which the leading one is exact (see `_sum_rows`);
+* ``s``, the sum *without one argmax*, and ``L = log1p(s)``, so that ``log p = (d - L) + r`` never cancels and the
+  label's gradient is a sum of the other probabilities.
+
+A row's result depends on that row alone: all reductions run along one contiguous row, in NumPy's fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softbench.interface import IGNORED, INVALID, Array, IndexTarget, RowBackend, SoftTarget, Target
+
+__all__ = ["NumpyBackend"]
+
+F64 = NDArray[np.float64]
+
+_BLOCK: Final = 1 << 14
+"""Elements of a block: a handful of float64 temporaries of this size fit a 1 MB L2 cache (see docs/performance.md)."""
+
+_TINY: Final = -600.0
+"""Shifted logits below this are exponentiated times 2**_UNIT: near -708 a float64 exp starts to lose digits."""
+_UNIT: Final = 512
+_UNIT_LN2_HIGH: Final = float.fromhex("0x1.62e42fefa38p+8")  # 512 ln 2, short enough to be added to d exactly
+_UNIT_LN2_LOW: Final = float.fromhex("0x1.ef35793c7673p-36")
+
+
+class NumpyBackend(RowBackend):
+    """Everything in a handful of NumPy calls per block of rows."""
+
+    name = "numpy"
+
+    def info(self) -> dict[str, object]:
+        """Version; NumPy's elementwise functions use one thread."""
+        return {"device": "cpu", "threads": 1, "numpy": np.__version__}
+
+    def argmax(self, x: Array, out: Array) -> Array:
+        """Zhao eq. (1): NumPy's own argmax takes the first NaN, else the first maximum."""
+        return np.argmax(x, axis=1, out=out)
+
+    def logsumexp(self, x: Array, out: Array) -> Array:
+        """Zhao eq. (3): ``m + L``."""
+        with np.errstate(all="ignore"):
+            for rows, block in _blocks(x):
+                out[rows] = np.where(np.isfinite(block.m), block.m + block.L, block.m)
+        return out
+
+    def softmax(self, x: Array, out: Array) -> Array:
+        """Zhao eq. (4), (5)."""
+        with np.errstate(all="ignore"):
+            for rows, block in _blocks(x):
+                np.divide(block.e, (1.0 + block.s)[:, None], out=out[rows], casting="same_kind")
+                out[rows][block.undefined] = np.nan
+        return out
+
+    def log_softmax(self, x: Array, out: Array) -> Array:
+        """``(d - L) + r``."""
+        with np.errstate(all="ignore"):
+            for rows, block in _blocks(x):
+                block.d -= block.L[:, None]
+                np.add(block.d, block.r, out=out[rows], casting="same_kind")
+                out[rows][block.undefined] = np.nan
+        return out
+
+    def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
+        """Zhao eq. (9)-(11)."""
+        return self._loss_and_gradient(x, target, divisor, loss, out)
+
+    def loss(self, x: Array, target: Target, loss: Array) -> Array:
+        """Zhao eq. (9), (10)."""
+        return self._loss_and_gradient(x, target, 1, loss, None)[0]
+
+    def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
+        """Zhao eq. (6)-(8)."""
+        with np.errstate(all="ignore"):
+            for rows in _slices(p):
+                if isinstance(target, SoftTarget):
+                    q = target.q[rows].astype(np.float64)
+                    terms = _minus_log(p[rows]) * q
+                    terms[(q == 0.0) & (p[rows] == 0)] = 0.0
+                    loss[rows] = _sum_rows(terms)
+                else:
+                    labels = target.labels[rows]
+                    chosen = p[rows][np.arange(len(labels)), np.maximum(labels, 0)]
+                    loss[rows] = _select(_minus_log(chosen) * _row_weight(target, rows), labels)
+        return loss
+
+    def _loss_and_gradient(
+        self, x: Array, target: Target, divisor: Any, loss: Array, out: Array | None
+    ) -> tuple[Array, Any]:
+        """Row losses, and the gradient unless ``out`` is None."""
+        with np.errstate(all="ignore"):
+            for rows, block in _blocks(x):
+                gradient = None if out is None else out[rows]
+                if isinstance(target, SoftTarget):
+                    loss[rows] = _soft(block, target.q[rows].astype(np.float64), divisor, gradient)
+                    continue
+                labels = target.labels[rows]
+                if target.smoothing == 0.0:
+                    losses = _index(block, np.maximum(labels, 0), _row_weight(target, rows), divisor, gradient)
+                else:
+                    losses = _soft(block, _smoothed(target, rows, x.shape[1]), divisor, gradient)
+                loss[rows] = _select(losses, labels)
+                if gradient is not None:
+                    gradient[labels == INVALID] = np.nan
+                    gradient[labels == IGNORED] = 0.0
+        return loss, out
+
+
+class _Block:
+    """Some rows after the shift; everything in float64, reused by the next block."""
+
+    def __init__(self, rows: int, k: int, dtype: np.dtype[Any]) -> None:
+        self.exact = dtype == np.float64  # float64 rows carry their rounding errors along
+        self._d, self._e, self._work = (np.empty((rows, k)) for _ in range(3))
+        self._r = np.empty((rows, k)) if self.exact else np.zeros((1, 1))
+
+    def load(self, x: Array) -> None:
+        """Shift, exponentiate and sum the rows ``x``."""
+        n = len(x)
+        every = np.arange(n)
+        self.d, self.e, work = self._d[:n], self._e[:n], self._work[:n]
+        self.top = x.argmax(axis=1)
+        self.m = x[every, self.top].astype(np.float64)
+        self.undefined = ~np.isfinite(self.m)
+        m = self.m[:, None]
+        if self.exact:
+            self.r = self._r[:n]
+            np.subtract(x, m, out=self.d)
+            np.subtract(x, self.d, out=work)  # TwoDiff
+            np.subtract(work, m, out=self.r)
+            work += self.d
+            np.subtract(x, work, out=work)
+            self.r += work
+            if not np.isfinite(self.r.sum()):
+                self.r[~np.isfinite(self.d)] = 0.0
+            np.exp(self.d, out=self.e)
+            np.multiply(self.e, self.r, out=work)
+            self.e += work
+        else:
+            np.subtract(x, m, out=self.d, dtype=np.float64)
+            self.r = self._r
+            np.exp(self.d, out=self.e)
+        self.e[every, self.top] = 0.0
+        self.s = _sum_rows(self.e, work if self.exact else None)
+        self.e[every, self.top] = 1.0
+        self.L = np.log1p(self.s)
+        self.tiny = self.s < 1e-250
+        """Rows in which the sum of the others may have lost digits to underflow."""
+
+    def tiny_sums(self) -> F64:
+        """``s * 2**_UNIT`` of the rows in ``tiny``."""
+        e = self.scaled_exp(self.tiny)
+        e[np.arange(len(e)), self.top[self.tiny]] = 0.0
+        sums: F64 = e.sum(axis=1)
+        return sums
+
+    def scaled_exp(self, where: Any) -> F64:
+        """``exp(d + r) * 2**_UNIT`` of the chosen entries, all far below 0 (or the maximum, to be overwritten)."""
+        d = self.d[where]
+        r = np.broadcast_to(self.r, self.d.shape)[where]
+        e = np.exp(np.minimum(d + _UNIT_LN2_HIGH, 0.0))
+        scaled: F64 = e + e * (_UNIT_LN2_LOW + r)
+        return scaled
+
+
+def _blocks(x: Array) -> Iterator[tuple[slice, _Block]]:
+    """Blocks of rows, loaded one after the other into the same memory."""
+    block: _Block | None = None
+    for rows in _slices(x):
+        block = block or _Block(rows.stop - rows.start, x.shape[1], x.dtype)
+        block.load(x[rows])
+        yield rows, block
+
+
+def _slices(x: Array) -> Iterator[slice]:
+    n, k = x.shape
+    step = max(1, _BLOCK // k)
+    return (slice(start, min(start + step, n)) for start in range(0, n, step))
+
+
+def _sum_rows(values: F64, work: F64 | None = None) -> F64:
+    """Sum each row of ``values >= 0``; with a ``work`` array of their shape, to about one rounding.
+
+    There, each value is split at ``2**-30`` of its row's largest: the leading parts are integers of fewer than 53
+    bits in units of that, so their sum is exact; what is left is too small for its rounding to matter.
+    """
+    if work is None:
+        plain: F64 = values.sum(axis=1)
+        return plain
+    top = values.max(axis=1)
+    splitter = np.ldexp(3.0, np.frexp(top)[1] + 21)[:, None]
+    np.add(values, splitter, out=work)
+    work -= splitter
+    leading = work.sum(axis=1)
+    np.subtract(values, work, out=work)
+    total: F64 = leading + work.sum(axis=1)
+    return np.where(np.isfinite(top), total, top)
+
+
+def _row_weight(target: IndexTarget, rows: slice) -> F64:
+    """``s_i w[y_i]`` of each row; 1 where there are no weights."""
+    labels = target.labels[rows]
+    weight = np.ones(len(labels)) if target.sample_weight is None else target.sample_weight[rows]
+    return weight if target.class_weight is None else weight * target.class_weight[np.maximum(labels, 0)]
+
+
+def _smoothed(target: IndexTarget, rows: slice, k: int) -> F64:
+    """``q = s ((1 - eps) w_y [k = y] + eps w_k / K)``."""
+    labels = np.maximum(target.labels[rows], 0)
+    every = np.arange(len(labels))
+    weight = np.ones(k) if target.class_weight is None else target.class_weight
+    q = np.tile(target.smoothing / k * weight, (len(labels), 1))
+    q[every, labels] += (1.0 - target.smoothing) * weight[labels]
+    return q if target.sample_weight is None else q * target.sample_weight[rows][:, None]
+
+
+def _select(losses: F64, labels: Array) -> F64:
+    """Losses of rows that have one: ignored rows 0, rows whose label is no class NaN."""
+    losses[labels == INVALID] = np.nan
+    losses[labels == IGNORED] = 0.0
+    return losses
+
+
+def _minus_log(p: Array) -> F64:
+    """``-log p``, +0 at 1."""
+    logs: F64 = np.log(p, dtype=np.float64)
+    return np.subtract(0.0, logs, out=np.asarray(logs))
+
+
+def _index(block: _Block, labels: Array, weight: F64, divisor: Any, gradient: Array | None) -> F64:
+    """Losses ``w (lse - x_y)`` of a block and its gradient ``w (p - onehot(y)) / divisor``."""
+    every = np.arange(len(labels))
+    shift = block.d[every, labels]
+    shift_error = np.broadcast_to(block.r, block.d.shape)[every, labels]
+    losses = ((block.L - shift) - shift_error) * weight  # never lse - x_y
+    is_top = labels == block.top
+    sums = block.s
+    tiny = block.tiny & is_top  # log1p(s) is s, and s needs its digits
+    scaled: F64 | None = block.tiny_sums()[is_top[block.tiny]] if tiny.any() else None
+    if scaled is not None:
+        losses[tiny] = np.ldexp(scaled * weight[tiny], -_UNIT)
+    losses[block.undefined] = np.nan
+    if gradient is None:
+        return losses
+    factor = weight / divisor if divisor else np.full_like(weight, np.nan)
+    factor /= 1.0 + sums
+    others = np.where(is_top, sums, (sums - block.e[every, labels]) + 1.0)  # never p_y - 1
+    label_gradient = 0.0 - others * factor
+    if scaled is not None:
+        label_gradient[tiny] = 0.0 - np.ldexp(scaled * factor[tiny], -_UNIT)
+    _scale(block, factor, gradient)
+    gradient[every, labels] = label_gradient
+    gradient[block.undefined] = np.nan
+    return losses
+
+
+def _scale(block: _Block, factor: F64, out: Array) -> None:
+    """``out = exp(d + r) * factor``; a weight above 1 must not magnify what an underflowing exp lost."""
+    np.multiply(block.e, factor[:, None], out=out, casting="same_kind")
+    if (factor > 1.0).any():
+        where = (block.d < _TINY) & (factor > 1.0)[:, None]
+        if where.any():
+            factors = np.broadcast_to(factor[:, None], where.shape)[where]
+            out[where] = np.ldexp(block.scaled_exp(where) * factors, -_UNIT)
+
+
+def _soft(block: _Block, q: F64, divisor: Any, gradient: Array | None) -> F64:
+    """Losses ``sum_k q_k (L - d_k - r_k)`` of a block and its gradient ``((sum q) p - q) / divisor``."""
+    total = q.sum(axis=1)
+    terms = np.subtract(block.L[:, None], block.d)
+    terms -= block.r
+    terms *= q
+    terms[(q == 0.0) & np.isneginf(block.d)] = 0.0
+    losses = _sum_rows(terms, np.empty_like(terms) if block.exact else None)
+    if block.tiny.any():
+        rest = (-block.d[block.tiny] - np.broadcast_to(block.r, q.shape)[block.tiny]) * q[block.tiny]
+        rest[q[block.tiny] == 0.0] = 0.0
+        losses[block.tiny] = rest.sum(axis=1) + np.ldexp(total[block.tiny] * block.tiny_sums(), -_UNIT)
+    losses[block.undefined] = np.nan
+    if gradient is None:
+        return losses
+    _scale(block, total / (1.0 + block.s), block.e)
+    block.e -= q
+    np.divide(block.e, divisor or np.nan, out=gradient, casting="same_kind")
+    gradient[block.undefined] = np.nan
+    return losses
