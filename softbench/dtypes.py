@@ -6,6 +6,7 @@ it; ``bfloat16`` is `ml_dtypes.bfloat16`, recognised by its name.
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -65,6 +66,7 @@ def sum_tolerance(name: str) -> float:
     return max(1e-6, math.sqrt(fmt.eps)) if fmt else 1e-6
 
 
+@functools.cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy dtype of a name; ``bfloat16`` needs `ml_dtypes`, which whoever holds such an array has."""
     if name == "bfloat16":

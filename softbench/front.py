@@ -17,7 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import numpy as np
 from numpy.exceptions import AxisError
 
-from softbench.dtypes import result_dtype, row_dtype
+from softbench.dtypes import numpy_dtype, result_dtype, row_dtype
 from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
 
 __all__ = ["Backend", "Reduction"]
@@ -30,27 +30,21 @@ _REDUCTIONS: Final = get_args(Reduction)
 _PLAIN: Final = {id(np.dtype(name)): name for name in ("float32", "float64")}
 
 
-class _Rows(NamedTuple):
-    """Logits (or probabilities) lowered to rows, and how to raise results from rows again."""
+class _Rows:
+    """Logits (or probabilities) on their way to rows, and how to raise results from rows again."""
 
-    x: Array  # as accepted, n-d
-    axis: int  # 0 <= axis < x.ndim
-    result: str  # dtype of array results
-    compute: str  # dtype of the rows
+    __slots__ = ("axis", "compute", "k", "n", "outer", "result", "x")
 
-    @property
-    def outer(self) -> tuple[int, ...]:
+    def __init__(self, x: Array, axis: int, result: str, compute: str) -> None:
+        shape: tuple[int, ...] = x.shape
+        self.x = x  # as accepted, n-d
+        self.axis = axis  # 0 <= axis < x.ndim
+        self.result = result  # dtype of array results
+        self.compute = compute  # dtype of the rows
+        self.k = shape[axis]
+        self.outer = shape[:axis] + shape[axis + 1 :]
         """Shape without the axis: what index targets, weights and per-row results have."""
-        shape: tuple[int, ...] = self.x.shape
-        return shape[: self.axis] + shape[self.axis + 1 :]
-
-    @property
-    def n(self) -> int:
-        return math.prod(self.outer)
-
-    @property
-    def k(self) -> int:
-        return int(self.x.shape[self.axis])
+        self.n = math.prod(self.outer)
 
 
 class _Lowered(NamedTuple):
@@ -70,6 +64,7 @@ class Backend:
         self.rows = rows
         """The row kernels (`softbench.interface.RowBackend`)."""
         self.name = rows.name
+        self._formats: dict[Any, tuple[str, str]] = {}  # by dtype, whose name is slow to ask for
 
     def __repr__(self) -> str:
         return f"<softbench backend {self.name!r}>"
@@ -239,14 +234,22 @@ class Backend:
 
     def _lower(self, logits: Any, axis: int, argument: str = "logits") -> _Rows:
         x = self.rows.accept(logits, argument)
-        result = result_dtype(x.dtype.name)
-        if result is None:
-            raise TypeError(
-                f"{argument} has dtype {x.dtype.name}: expected float16, bfloat16, float32, float64 or an integer type"
-            )
+        try:
+            result, compute = self._formats[x.dtype]
+        except KeyError:
+            result, compute = self._formats[x.dtype] = self._format(x.dtype.name, argument)
         if x.ndim == 0:
             raise TypeError(f"{argument} is 0-d: expected an array with at least one axis of classes")
-        return _Rows(x, _check_axis(axis, x.ndim), result, row_dtype(result, self.rows.dtypes))
+        return _Rows(x, _check_axis(axis, x.ndim), result, compute)
+
+    def _format(self, name: str, argument: str) -> tuple[str, str]:
+        """Dtypes of results and of rows for logits of this dtype."""
+        result = result_dtype(name)
+        if result is None:
+            raise TypeError(
+                f"{argument} has dtype {name}: expected float16, bfloat16, float32, float64 or an integer type"
+            )
+        return result, row_dtype(result, self.rows.dtypes)
 
     def _as_rows(self, r: _Rows) -> Array:
         return self.rows.as_rows(r.x, r.axis, r.compute)
@@ -286,15 +289,16 @@ class Backend:
         given = self.rows.accept(out, "out")
         if given is not out and isinstance(out, (list, tuple)):
             raise TypeError(f"out must be an array to write into, got a {type(out).__name__}")
-        if given.dtype.name != r.result or not getattr(given.dtype, "isnative", True):
+        if given.dtype != numpy_dtype(r.result):
             raise ValueError(f"out has dtype {given.dtype}, expected {r.result}")
         if given.shape != r.x.shape:
             raise ValueError(f"out has shape {given.shape}, expected {r.x.shape}")
-        if not self.rows.layout(given).writeable:
+        layout = self.rows.layout(given)
+        if not layout.writeable:
             raise ValueError("out is read-only")
-        if any(s == 0 and n > 1 for s, n in zip(given.strides or (), given.shape, strict=False)):
+        if not layout.contiguous and any(s == 0 < n - 1 for s, n in zip(given.strides, given.shape, strict=True)):
             raise ValueError(f"out has a zero stride ({given.strides}): its elements share memory")
-        if self.rows.shares_memory(given, r.x) and not self._is_same(given, r.x):
+        if given is not r.x and self.rows.shares_memory(given, r.x) and not self._is_same(given, r.x):
             raise ValueError(
                 "out overlaps logits without being the same array: pass the logits themselves, or separate memory"
             )
@@ -306,14 +310,13 @@ class Backend:
     def _is_same(self, a: Array, b: Array) -> bool:
         """Whether two arrays are the same memory, element for element."""
         same_form = a.shape == b.shape and a.strides == b.strides and a.dtype == b.dtype
-        return bool(same_form and self.rows.layout(a).address == self.rows.layout(b).address)
+        return bool(same_form and self.rows.address(a) == self.rows.address(b))
 
     def _per_row(self, values: Array, shape: tuple[int, ...], r: _Rows, logits: Any) -> Any:
         """Per-row results ``(N,)`` in the dtype and shape the caller expects."""
         rows = self.rows
-        return rows.wrap(
-            rows.from_rows(values.reshape(-1, 1), (*shape, 1), len(shape), r.result).reshape(shape), logits
-        )
+        column = rows.from_rows(values.reshape(r.n, 1), (r.n, 1), 1, r.result)
+        return rows.wrap(column.reshape(shape), logits)
 
     # -- targets ---------------------------------------------------------------------------------------
 

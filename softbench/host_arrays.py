@@ -24,7 +24,6 @@ _FSUM_MAX = 4096  # math.fsum is exact and cheap up to here, a tree of vector op
 class Layout(NamedTuple):
     """What the front asks of an array's memory."""
 
-    address: int
     contiguous: bool
     """In C order and aligned, so that a kernel can write into it."""
     writeable: bool
@@ -79,9 +78,13 @@ class HostArrays:
         """Wait until everything asked of this backend so far is done."""
 
     def layout(self, array: Array) -> Layout:
-        """Where and how an array lies in memory."""
+        """How an array lies in memory."""
         flags = array.flags
-        return Layout(array.ctypes.data, flags.c_contiguous and flags.aligned, flags.writeable)
+        return Layout(flags.c_contiguous and flags.aligned, flags.writeable)
+
+    def address(self, array: Array) -> int:
+        """Where the first element lies."""
+        return int(array.ctypes.data)
 
     def shares_memory(self, a: Array, b: Array) -> bool:
         """Whether two arrays overlap (True when that is too hard to decide)."""
@@ -106,9 +109,10 @@ class HostArrays:
         """``x`` with ``axis`` last, as a C-contiguous, aligned ``(N, K)`` array of ``dtype``; a view where possible."""
         if axis != x.ndim - 1:
             x = np.moveaxis(x, axis, -1)
-        rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
-        if rows.dtype.name != dtype or not rows.dtype.isnative:
-            rows = _cast(rows, dtype)
+        rows = np.ascontiguousarray(x if x.ndim == 2 else x.reshape(-1, x.shape[-1]))
+        wanted = numpy_dtype(dtype)
+        if rows.dtype != wanted:  # byte-swapped ones differ too
+            rows = _cast(rows, wanted)
         return rows if rows.flags.aligned else rows.copy()
 
     def from_rows(self, rows: Array, shape: tuple[int, ...], axis: int, dtype: str, out: Array | None = None) -> Array:
@@ -116,17 +120,16 @@ class HostArrays:
 
         ``shape`` includes ``axis``; ``rows`` is ``(N, K)``.
         """
-        last = len(shape) - 1
-        moved = rows.reshape(shape[:axis] + shape[axis + 1 :] + (shape[axis],)) if axis != last else rows.reshape(shape)
-        if axis != last:
-            moved = np.moveaxis(moved, -1, axis)
+        if axis == len(shape) - 1:
+            moved = rows.reshape(shape)
+        else:
+            moved = np.moveaxis(rows.reshape(shape[:axis] + shape[axis + 1 :] + (shape[axis],)), -1, axis)
         if out is not None:
             with np.errstate(over="ignore"):
                 np.copyto(out, moved, casting="same_kind")
             return out
-        if moved.dtype.name != dtype:
-            moved = _cast(moved, dtype)
-        return np.ascontiguousarray(moved)
+        wanted = numpy_dtype(dtype)
+        return np.ascontiguousarray(moved if moved.dtype == wanted else _cast(moved, wanted))
 
     # -- targets and weights ---------------------------------------------------------------------------
 
@@ -196,7 +199,7 @@ class HostArrays:
                 q *= class_weight
             if sample_weight is not None:
                 q *= sample_weight[:, None]
-        return _cast(q, dtype)
+        return _cast(q, numpy_dtype(dtype))
 
     def divisor(self, labels: Array, sample_weight: Array | None, class_weight: Array | None) -> Any:
         """Sum of ``s_i w[y_i]`` over rows not IGNORED (an INVALID row counts with class weight 1)."""
@@ -225,9 +228,9 @@ def _on_device(obj: Any) -> bool:
     return probe is not None and not isinstance(obj, np.ndarray) and int(probe()[0]) != 1  # 1 is kDLCPU
 
 
-def _cast(array: Array, dtype: str) -> Array:
+def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
     with np.errstate(over="ignore"):  # a float64 loss may be too large for float16: inf is the rounded result
-        return array.astype(numpy_dtype(dtype))
+        return array.astype(dtype)
 
 
 def _sum(values: Array) -> float:
