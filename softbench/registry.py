@@ -10,16 +10,18 @@ import contextlib
 import difflib
 import functools
 import importlib
-import importlib.metadata
 import os
 import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.front import Backend
 from softbench.interface import Availability, RowBackend
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["RESERVED", "available_backends", "current_backend", "get_backend", "list_backends", "use_backend"]
 
@@ -60,10 +62,12 @@ _instances: dict[str, Backend] = {}
 
 
 @functools.cache
-def _plugins() -> dict[str, importlib.metadata.EntryPoint]:
+def _plugins() -> dict[str, EntryPoint]:
     """Entry points of other distributions, by name. A built-in name wins, with a warning."""
-    found: dict[str, importlib.metadata.EntryPoint] = {}
-    for point in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
+    from importlib.metadata import entry_points  # as slow to import as the rest of softbench
+
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name in BUILT_IN:
             warnings.warn(
                 f"plugin {point.value!r} wants the name of built-in backend {point.name!r}: ignored", stacklevel=3
