@@ -245,7 +245,6 @@ def _index(block: _Block, labels: Array, weight: F64, divisor: Any, gradient: Ar
     shift_error = np.broadcast_to(block.r, block.d.shape)[every, labels]
     losses = ((block.L - shift) - shift_error) * weight  # never lse - x_y
     is_top = labels == block.top
-    sums = block.s
     tiny = block.tiny & is_top  # log1p(s) is s, and s needs its digits
     scaled: F64 | None = block.tiny_sums()[is_top[block.tiny]] if tiny.any() else None
     if scaled is not None:
@@ -254,12 +253,12 @@ def _index(block: _Block, labels: Array, weight: F64, divisor: Any, gradient: Ar
     if gradient is None:
         return losses
     factor = weight / divisor if divisor else np.full_like(weight, np.nan)
-    factor /= 1.0 + sums
-    others = np.where(is_top, sums, (sums - block.e[every, labels]) + 1.0)  # never p_y - 1
-    label_gradient = 0.0 - others * factor
+    total = 1.0 + block.s
+    others = np.where(is_top, block.s, (block.s - block.e[every, labels]) + 1.0)  # never p_y - 1
+    label_gradient = 0.0 - others / total * factor
     if scaled is not None:
         label_gradient[tiny] = 0.0 - np.ldexp(scaled * factor[tiny], -_UNIT)
-    _scale(block, factor, gradient)
+    _scale(block, factor / total, gradient)
     gradient[every, labels] = label_gradient
     gradient[block.undefined] = np.nan
     return losses

@@ -37,6 +37,7 @@ class _Row(NamedTuple):
     mantissa: list[float]
     exponent: list[int]
     s: float  # sum of exp(x_k - max) over k != top
+    total: float  # 1 + s, rounded once
     L: float  # log1p(s)
 
     def exp_times(self, k: int, factor: float) -> float:
@@ -44,13 +45,13 @@ class _Row(NamedTuple):
         f, e = math.frexp(factor)
         return math.ldexp(self.mantissa[k] * f, self.exponent[k] + e)
 
-    def others_times(self, label: int, factor: float) -> float:
-        """``sum of exp(x_k - max) over k != label``, times ``factor``: what is left out is left out, not subtracted."""
+    def others(self, label: int, factor: float, over: float = 1.0) -> float:
+        """Sum of ``exp(x_k - max)`` over ``k != label`` (left out, not subtracted), ``/ over * factor``."""
         scaled = math.fsum(
             math.ldexp(self.mantissa[k], max(self.exponent[k], -2000) + _UNIT) for k in range(len(self.d)) if k != label
         )
         f, e = math.frexp(factor)
-        return math.ldexp(scaled * f, e - _UNIT)
+        return math.ldexp(scaled / over * f, e - _UNIT)
 
 
 def _first_max(x: list[float]) -> int:
@@ -86,15 +87,17 @@ def _shift(x: list[float]) -> _Row | None:
             exponent.append(n)
         d.append(high)
         r.append(low)
-    terms = (math.ldexp(mantissa[k], max(exponent[k], -2000)) for k in range(len(x)) if k != top)
+    terms = [math.ldexp(f, max(e, -2000)) for f, e in zip(mantissa, exponent, strict=True)]
+    total = math.fsum(terms)
+    terms[top] = 0.0
     s = math.fsum(terms)
-    return _Row(top, d, r, mantissa, exponent, s, math.log1p(s))
+    return _Row(top, d, r, mantissa, exponent, s, total, math.log1p(s))
 
 
 def _soft_loss(row: _Row, q: list[float]) -> float:
     """``sum_k q_k (L - d_k - r_k)``, every term >= 0 where q is; ``q_k == 0`` contributes 0. Zhao eq. (9)."""
     shifts = (weight * -row.d[k] - weight * row.r[k] for k, weight in enumerate(q) if weight != 0.0)
-    return _fsum([row.others_times(row.top, _fsum(q)) if row.s < 1e-200 else _fsum(q) * row.L, *shifts])
+    return _fsum([row.others(row.top, _fsum(q)) if row.s < 1e-200 else _fsum(q) * row.L, *shifts])
 
 
 def _fsum(values: list[float]) -> float:
@@ -142,8 +145,8 @@ class PythonBackend(RowBackend):
             if row is None:
                 out[i] = math.nan
             else:
-                total = 1.0 + row.s
-                out[i] = [math.ldexp(f / total, max(e, -2000)) for f, e in zip(row.mantissa, row.exponent, strict=True)]
+                terms = zip(row.mantissa, row.exponent, strict=True)
+                out[i] = [math.ldexp(f / row.total, max(e, -2000)) for f, e in terms]
         return out
 
     def log_softmax(self, x: Array, out: Array) -> Array:
@@ -207,15 +210,14 @@ def _index_row(values: list[float], target: IndexTarget, i: int, divisor: float)
         return math.nan, math.nan
     weight = _row_weight(target, i, label)
     if row.s < 1e-200 and label == row.top:
-        loss = row.others_times(row.top, weight)  # log1p(s) = s, still with all its digits
+        loss = row.others(row.top, weight)  # log1p(s) = s, still with all its digits
     else:
         loss = weight * ((row.L - row.d[label]) - row.r[label])  # never lse - x_y
     factor = _quotient(weight, divisor)
     if factor != factor:  # nothing has weight
         return loss, math.nan
-    factor /= 1.0 + row.s
-    gradient = [row.exp_times(k, factor) for k in range(len(values))]
-    gradient[label] = 0.0 - row.others_times(label, factor)  # never p_y - 1
+    gradient = [row.exp_times(k, factor / row.total) for k in range(len(values))]
+    gradient[label] = 0.0 - row.others(label, factor, row.total)  # never p_y - 1
     return loss, gradient
 
 
@@ -234,5 +236,5 @@ def _soft_row(values: list[float], q: list[float], divisor: float) -> tuple[floa
     if row is None:
         return math.nan, math.nan
     total = _fsum(q)
-    gradient = [_quotient(row.exp_times(k, total / (1.0 + row.s)) - weight, divisor) for k, weight in enumerate(q)]
+    gradient = [_quotient(row.exp_times(k, total / row.total) - weight, divisor) for k, weight in enumerate(q)]
     return _soft_loss(row, q), gradient
