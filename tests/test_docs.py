@@ -1,0 +1,28 @@
+"""What the documents show is what the repository holds."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def _blocks(path: str, language: str) -> list[str]:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_guide_shows_the_example_package() -> None:
+    example = (ROOT / "examples/third_party_backend/softbench_longdouble/__init__.py").read_text(encoding="utf-8")
+    assert _blocks("docs/adding-a-backend.md", "python")[0] == example
+
+
+def test_readme_begins_with_the_two_commands() -> None:
+    first, second = _blocks("README.md", "bash")[:2]
+    assert first == 'pip install ".[bench]" && softbench run\n'
+    assert second == 'pip install -e ".[test]" && python -m pytest\n'
+
+
+def test_documents_link_to_files_that_exist() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
