@@ -23,7 +23,7 @@ from softbench.record import SCHEMA, BackendRecord, CaseRecord, CeilingRecord, C
 from softbench.registry import available_backends, get_backend, list_backends
 from softbench.timing import Arm, Timing, interleave
 from softbench.units import size
-from softbench.workloads import Case, Inputs
+from softbench.workloads import Case
 
 __all__ = ["Config", "Listener", "Quiet", "run"]
 
@@ -102,18 +102,19 @@ def run(config: Config, listener: Listener | None = None, record: Record | None 
     record = {} if record is None else record
     cases = workloads.select(config.cases, config.dtype)
     began = time.perf_counter()
-    record.update(
-        schema=SCHEMA,
-        version=softbench.__version__,
-        started=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        complete=False,
-        config=asdict(config),
-        machine=machine.fingerprint(),
-        versions=machine.versions(),
-        notes=[],
-        backends={},
-        cases=[],
-    )
+    start: Record = {
+        "schema": SCHEMA,
+        "version": softbench.__version__,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "complete": False,
+        "config": asdict(config),
+        "machine": machine.fingerprint(),
+        "versions": machine.versions(),
+        "notes": [],
+        "backends": {},
+        "cases": [],
+    }
+    record.update(start)
     try:
         with _thread_limit(config.threads), _compilation_cache() as cache:
             named = [get_backend(name) for name in config.backends or ()]
@@ -311,7 +312,8 @@ def _remarks(record: Record) -> list[str]:
     ]
     if impossible:
         remarks.append(
-            "above the measured limit, which is impossible, so not believed and not recommended: " + ", ".join(impossible)
+            "above the measured limit, which is impossible, so not believed and not recommended: "
+            + ", ".join(impossible)
         )
     return remarks
 

@@ -39,8 +39,10 @@ def ceiling(operation: Operation, nbytes: int, threads: int | None = None) -> Ce
     """The best way to read, copy or update ``nbytes`` of host memory with up to ``threads`` threads (None: all)."""
     methods = _METHODS[operation](_aligned(nbytes), threads or usable_cores())
     arms = {name: Arm(call) for name, call in methods.items()}
-    timings = interleave(arms, _TRIAL_SECONDS) if len(arms) > 1 else {name: None for name in arms}
-    best = min(timings, key=lambda name: timing.median if (timing := timings[name]) else 0.0)
+    best = next(iter(arms))
+    if len(arms) > 1:
+        timings = interleave(arms, _TRIAL_SECONDS)
+        best = min(timings, key=lambda name: timings[name].median)
     moved = nbytes if operation == "read" else 2 * nbytes
     return Ceiling(operation, best, moved, arms[best])
 
@@ -83,7 +85,7 @@ def _kernels(threads: int) -> Any:
 
 def _read(a: np.ndarray[Any, Any], threads: int) -> dict[str, Callable[[], Any]]:
     kernels = _kernels(threads)
-    methods = {"1 thread": functools.partial(kernels.read_one, a)}
+    methods: dict[str, Callable[[], Any]] = {"1 thread": functools.partial(kernels.read_one, a)}
     if threads > 1:
         partial = np.empty(-(-a.nbytes // kernels.BLOCK), np.uint64)
         methods[f"{threads} threads"] = functools.partial(kernels.read_all, a, partial)
@@ -92,7 +94,7 @@ def _read(a: np.ndarray[Any, Any], threads: int) -> dict[str, Callable[[], Any]]
 
 def _copy(a: np.ndarray[Any, Any], threads: int) -> dict[str, Callable[[], Any]]:
     kernels = _kernels(threads)
-    b = np.zeros_like(a) if a.ctypes.data % _LINE else _aligned(a.nbytes)
+    b = _aligned(a.nbytes)
     methods: dict[str, Callable[[], Any]] = {"1 thread, memcpy": functools.partial(np.copyto, b, a)}
     if threads > 1:
         methods[f"{threads} threads, memcpy"] = functools.partial(kernels.copy_all, a, b)
@@ -102,7 +104,7 @@ def _copy(a: np.ndarray[Any, Any], threads: int) -> dict[str, Callable[[], Any]]
 
 def _update(a: np.ndarray[Any, Any], threads: int) -> dict[str, Callable[[], Any]]:
     kernels = _kernels(threads)
-    methods = {"1 thread": functools.partial(kernels.update_one, a)}
+    methods: dict[str, Callable[[], Any]] = {"1 thread": functools.partial(kernels.update_one, a)}
     if threads > 1:
         methods[f"{threads} threads"] = functools.partial(kernels.update_all, a)
     return methods

@@ -95,7 +95,9 @@ def backend_table(backends: dict[str, BackendRecord], *, title: str = "Backends"
         if full:
             cells += [_verdict(entry), _worst(entry), *_startup(entry)]
         missing = entry["reason"] + (f" ({entry['install']})" if entry.get("install") else "")
-        about = entry.get("summary", "") + (f"; {entry['reason']}" if entry["reason"] else "") if entry["ok"] else missing
+        about = (
+            entry.get("summary", "") + (f"; {entry['reason']}" if entry["reason"] else "") if entry["ok"] else missing
+        )
         table.add_row(*cells, Text(about))
     return table
 
@@ -163,7 +165,9 @@ def _backend_line(name: str, result: Result, best: float) -> Text:
     line = Text(f"  {name}  {duration(result['median']):>8}  ")
     line.append(f"{'+-' + percent((high - low) / 2 / result['median']):>6}  ", style="dim")
     fraction = result["fraction"]
-    line.append(f"{'-' if fraction is None else percent(fraction):>8}", style="bold red" if result["impossible"] else "")
+    line.append(
+        f"{'-' if fraction is None else percent(fraction):>8}", style="bold red" if result["impossible"] else ""
+    )
     if "accuracy" in result:
         line.append(f"  {ulps(float(result['accuracy']['max_ulp'])):>9}")
     line.append("  fastest" if ratio == 1.0 else f"  {ratio:,.3g}x", style="green" if ratio == 1.0 else "")

@@ -63,8 +63,14 @@ def _in_fresh_process(name: str, cases: list[Case], cache: str) -> tuple[list[fl
     problem = ""
     try:
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=_TIMEOUT, check=False, stdin=subprocess.DEVNULL
-        )  # fmt: skip
+            command,
+            env=environment,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=_TIMEOUT,
+            check=False,
+        )
         lines = done.stdout
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]

@@ -64,7 +64,7 @@ class Case:
     why: str
     """Why this op and shape is measured at all."""
     result: Literal["fresh", "out", "in place"] = "fresh"
-    """Where an array result goes: a new array per call (page faults and all), one allocated before, or over the logits."""
+    """Where an array result goes: a new array per call, page faults and all; one allocated before; over the logits."""
     target: Literal["none", "index", "soft"] = "none"
     logits: Literal["normal", "digits"] = "normal"
     bound: Literal["call", "memory"] = "memory"
@@ -133,7 +133,7 @@ CASES: Final[tuple[Case, ...]] = (
           bound="call"),
     _case("loss_and_gradient-64x10-f32", "loss_and_gradient", (64, 10), "float32",
           "one training step on a small batch: the cost of a call", "quick asv", bound="call", target="index"),
-    # Real logits, of a trained model: most rows have one dominant class, unlike random ones. The fit's own op and dtype.
+    # Real logits, of a trained model: most rows have one dominant class, unlike random ones.
     _case("loss_and_gradient-digits-f64", "loss_and_gradient", (1797, 10), "float64",
           "real input: logits of a softmax regression trained on scikit-learn's digits", "quick asv metrics",
           target="index", logits="digits"),
@@ -238,14 +238,14 @@ def make_inputs(case: Case) -> Inputs:
         trained, labels = digits_logits()
         return Inputs(trained.astype(dtype), labels)
     kind = dtype if dtype.name in ("float32", "float64") else np.dtype(np.float32)
-    logits = rng.standard_normal((n, k), dtype=kind)  # type: ignore[call-overload]
+    logits = rng.standard_normal((n, k), dtype=kind)
     logits *= kind.type(LOGIT_SCALE)
-    target = None
+    target: np.ndarray[Any, Any] | None = None
     if case.target == "index":
         target = rng.integers(0, k, n)
     elif case.target == "soft":  # a teacher's probabilities
-        target = rng.standard_gamma(0.5, (n, k)) + 1e-3
-        target = (target / target.sum(axis=1, keepdims=True)).astype(dtype)
+        weights = rng.standard_gamma(0.5, (n, k)) + 1e-3
+        target = (weights / weights.sum(axis=1, keepdims=True)).astype(dtype)
     return Inputs(logits.astype(dtype, copy=False), target)
 
 
