@@ -256,7 +256,7 @@ class Backend:
 
     def _map(self, kernel: Callable[[Array, Array], Array], logits: Any, axis: int, out: Any) -> Any:
         """A function from logits to an array of their shape."""
-        if out is None and type(logits) is np.ndarray and logits.ndim == 2 and (axis == -1 or axis == 1):
+        if out is None and type(logits) is np.ndarray and logits.ndim == 2 and type(axis) is int and axis in (-1, 1):
             dtype = logits.dtype
             flags = logits.flags
             if id(dtype) in _PLAIN and flags.c_contiguous and flags.aligned and logits.size and self.rows.kind == "cpu":

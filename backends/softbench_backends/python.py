@@ -17,6 +17,8 @@ import math
 import platform
 from typing import Any, Final, NamedTuple
 
+import numpy as np
+
 from softbench.interface import IGNORED, INVALID, Array, IndexTarget, RowBackend, SoftTarget, Target
 
 __all__ = ["PythonBackend"]
@@ -81,7 +83,7 @@ def _shift(x: list[float]) -> _Row | None:
             mantissa.append(0.0)
             exponent.append(0)
         else:
-            n = max(round(high / math.log(2)), -(1 << 20))
+            n = round(max(high / math.log(2), -float(1 << 20)))
             reduced = (high - n * _LN2_HIGH) - n * _LN2_LOW
             mantissa.append(math.exp(reduced + low) if n > -(1 << 20) else 0.0)
             exponent.append(n)
@@ -151,18 +153,20 @@ class PythonBackend(RowBackend):
 
     def log_softmax(self, x: Array, out: Array) -> Array:
         """``(d_k - L) + r_k``."""
-        for i, values in enumerate(x.tolist()):
-            row = _shift(values)
-            out[i] = math.nan if row is None else [(d - row.L) + r for d, r in zip(row.d, row.r, strict=True)]
+        with np.errstate(over="ignore"):  # a shift beyond the rows' dtype rounds to -inf
+            for i, values in enumerate(x.tolist()):
+                row = _shift(values)
+                out[i] = math.nan if row is None else [(d - row.L) + r for d, r in zip(row.d, row.r, strict=True)]
         return out
 
     def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
         """Zhao eq. (9)-(11)."""
-        for i, values in enumerate(x.tolist()):
-            if isinstance(target, SoftTarget):
-                loss[i], out[i] = _soft_row(values, target.q[i].tolist(), divisor)
-            else:
-                loss[i], out[i] = _index_row(values, target, i, divisor)
+        with np.errstate(over="ignore"):  # weights can take a gradient beyond the rows' dtype
+            for i, values in enumerate(x.tolist()):
+                if isinstance(target, SoftTarget):
+                    loss[i], out[i] = _soft_row(values, target.q[i].tolist(), divisor)
+                else:
+                    loss[i], out[i] = _index_row(values, target, i, divisor)
         return loss, out
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
