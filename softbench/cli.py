@@ -137,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (_UsageError, UnknownBackendError, BackendUnavailableError) as error:
         return _complain(error, 2)
     except OSError as error:
-        return _complain(error, 1)
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
     return status
 
 
@@ -216,9 +216,10 @@ def _info(parsed: argparse.Namespace) -> None:
     out.print(report.backend_table(backends))
     for name, entry in backends.items():
         if "info" in entry:
-            out.print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in entry["info"].items()), markup=False)
-    out.print("versions: " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
-    out.print("threads: " + json.dumps(record["threads"]), markup=False)
+            told = {key: value for key, value in entry["info"].items() if key not in ("name", "kind")}
+            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in told.items()))
+    print("versions: " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
+    print("threads: " + json.dumps(record["threads"]))
 
 
 # -- run -----------------------------------------------------------------------------------------------

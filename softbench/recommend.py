@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from softbench.record import BackendRecord, CaseRecord, Recommendation, Record, Step
-from softbench.units import duration
 
 __all__ = ["Line", "envelope", "recommend"]
 
@@ -68,21 +67,6 @@ def _lines(case: CaseRecord, backends: Mapping[str, BackendRecord], state: Liter
     ]
 
 
-def _case_text(case: CaseRecord, lines: list[Line], cold: list[Step], cached: list[Step]) -> str:
-    ranked = sorted(lines, key=lambda line: line.per_call)
-    best = ranked[0]
-    text = f"{best.backend}: {duration(best.per_call)}"
-    if len(ranked) > 1:
-        text += f", {ranked[1].backend} {ranked[1].per_call / best.per_call:.3g}x that"
-    start = cold[-1]["from_call"]
-    if start > 1:
-        text += f"; pays from call {start:,}"
-        if cached[-1]["backend"] == best.backend and cached[-1]["from_call"] != start:
-            text += f", once compiled from call {cached[-1]['from_call']:,}"
-        text += f" ({cold[-2]['backend']} before)"
-    return text
-
-
 def _overall(cases: list[CaseRecord], backends: Mapping[str, BackendRecord]) -> str:
     """One sentence: who is fastest how often, and by how much on the geometric mean of all cases measured."""
     times = {
@@ -122,15 +106,16 @@ def recommend(record: Record) -> None:
         cold_lines = _lines(case, backends, "cold")
         if not cold_lines:
             continue
-        cold, cached = envelope(cold_lines), envelope(_lines(case, backends, "cached"))
-        fastest = min(cold_lines, key=lambda line: line.per_call).backend
+        ranked = sorted(cold_lines, key=lambda line: line.per_call)
+        second = ranked[1] if len(ranked) > 1 else None
         found.append(
             {
                 "case": case["name"],
-                "fastest": fastest,
-                "cold": cold,
-                "cached": cached,
-                "text": _case_text(case, cold_lines, cold, cached),
+                "fastest": ranked[0].backend,
+                "runner_up": second.backend if second else "",
+                "ratio": second.per_call / ranked[0].per_call if second else None,
+                "cold": envelope(cold_lines),
+                "cached": envelope(_lines(case, backends, "cached")),
             }
         )
     record["recommendations"] = found

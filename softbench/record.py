@@ -33,7 +33,7 @@ class Startup(TypedDict):
     """What using a backend costs before the first result."""
 
     imported: float | None
-    """Making the backend: its library's import, above ``import softbench``."""
+    """Making the backend and one trivial call (argmax of one row), which makes it load its library."""
     first_calls: list[FirstCall]
     problem: str
 
@@ -137,9 +137,12 @@ class Recommendation(TypedDict):
 
     case: str
     fastest: str
+    """Per call, once everything is compiled."""
+    runner_up: str
+    ratio: float | None
+    """Time of the runner-up over that of the fastest; None without one."""
     cold: list[Step]
     cached: list[Step]
-    text: str
 
 
 class Record(TypedDict, total=False):

@@ -42,6 +42,7 @@ def _parts(record: Record) -> Iterable[RenderableType]:
     if record.get("recommendations"):
         yield Text()
         yield _advice_table(record)
+        yield Text(_ADVICE, style="dim")
     for note in record.get("notes", []):
         yield Text(note, style="yellow")
     if record.get("overall"):
@@ -195,7 +196,26 @@ def _skips(cases: list[CaseRecord]) -> Iterable[Text]:
 def _advice_table(record: Record) -> Table:
     table = Table(title="Which to choose", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     table.add_column("case", no_wrap=True)
-    table.add_column("take", overflow="fold")
+    table.add_column("take", no_wrap=True)
+    table.add_column("next best", no_wrap=True)
+    table.add_column("pays from call", justify="right", no_wrap=True)
+    table.add_column("compiled", justify="right", no_wrap=True)
+    table.add_column("before", no_wrap=True)
     for advice in record["recommendations"]:
-        table.add_row(advice["case"], advice["text"])
+        before = advice["cold"][-2]["backend"] if len(advice["cold"]) > 1 else ""
+        table.add_row(
+            advice["case"],
+            Text(advice["fastest"], style="green"),
+            f"{advice['runner_up']} {advice['ratio']:,.3g}x" if advice["ratio"] else "",
+            f"{advice['cold'][-1]['from_call']:,}",
+            f"{advice['cached'][-1]['from_call']:,}",
+            Text(before, style="dim"),
+        )
     return table
+
+
+_ADVICE: Final = (
+    "next best: its time as a multiple; pays from call: the first call at which import, compilation and all calls so "
+    "far have cost less than with anybody else; compiled: the same where an earlier process has left compiled code; "
+    "before: who is the cheapest until then"
+)
