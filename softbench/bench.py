@@ -25,7 +25,7 @@ from softbench.timing import Arm, Timing, interleave
 from softbench.units import size
 from softbench.workloads import Case
 
-__all__ = ["Config", "Listener", "Quiet", "run"]
+__all__ = ["Config", "Listener", "Quiet", "ceilings", "run", "unfit"]
 
 #: An interpreted backend needs a microsecond or so per logit: beyond this a single call would eat the time budget.
 INTERPRETED_LIMIT: Final = 50_000
@@ -127,7 +127,7 @@ def run(config: Config, listener: Listener | None = None, record: Record | None 
                 chosen = startup.representatives(cases)
                 for backend in backends:
                     told.step(f"{backend.name}: import and first calls")
-                    mine = [case for case in chosen if _unfit(backend, case) is None]
+                    mine = [case for case in chosen if unfit(backend, case) is None]
                     record["backends"][backend.name]["startup"] = startup.measure(backend.name, mine, cache)
             if config.check:
                 for backend in backends:
@@ -190,7 +190,7 @@ def _conformance(backend: Backend) -> Conformance:
     }
 
 
-def _unfit(backend: Backend, case: Case) -> str | None:
+def unfit(backend: Backend, case: Case) -> str | None:
     """Why a backend is not timed on a case, if so."""
     if backend.rows.cost == "interpreted" and case.elements > INTERPRETED_LIMIT:
         return f"interpreted: more than {INTERPRETED_LIMIT:,} logits would take too long"
@@ -231,7 +231,7 @@ def _measure(case: Case, entry: CaseRecord, backends: list[Backend], config: Con
     arms: dict[str, Arm] = {}
     fit: list[Backend] = []
     for backend in backends:
-        reason = _unfit(backend, case)
+        reason = unfit(backend, case)
         if reason:
             entry["results"][backend.name] = {"skipped": reason}
             continue
@@ -243,11 +243,11 @@ def _measure(case: Case, entry: CaseRecord, backends: list[Backend], config: Con
             entry["results"][backend.name] = {"skipped": f"{type(error).__name__}: {error}"}
             continue
         fit.append(backend)
-    ceilings = _ceilings(case, fit, config.threads) if case.bound == "memory" else {}
-    limits = {f"limit {home}": ceiling.arm for home, ceiling in ceilings.items()}
+    limits_of = ceilings(case, fit, config.threads) if case.bound == "memory" else {}
+    limits = {f"limit {home}": ceiling.arm for home, ceiling in limits_of.items()}
     share = config.seconds / max(1, len(workloads.select(config.cases, config.dtype)))
     timings = interleave({**arms, **limits}, share)
-    for home, limit in ceilings.items():
+    for home, limit in limits_of.items():
         entry["ceilings"][home] = _limit_record(case, limit, timings[f"limit {home}"])
     for backend in fit:
         limited = entry["ceilings"].get(_home(backend))
@@ -259,7 +259,7 @@ def _home(backend: Backend) -> str:
     return "cpu" if backend.availability().kind == "cpu" else backend.name
 
 
-def _ceilings(case: Case, backends: list[Backend], threads: int | None) -> dict[str, Ceiling]:
+def ceilings(case: Case, backends: list[Backend], threads: int | None) -> dict[str, Ceiling]:
     """The limits that apply, by whose memory it is."""
     traffic = case.traffic
     found: dict[str, Ceiling] = {}
