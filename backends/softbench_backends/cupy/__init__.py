@@ -1,0 +1,410 @@
+"""The CuPy backend: CUDA C++ kernels, compiled by NVRTC when they are first asked for.
+
+The kernels are in the ``.cu`` and ``.cuh`` files of this folder, one templated source for all dtypes; `plan` says
+which one runs when, `device` is CuPy, and this module is the rest of the host's part: what the front asks of an
+array library, and the launches. Everything runs on the caller's current stream; only checks of values
+(``validate=True``) wait for the device.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+
+from softbench.dtypes import numpy_dtype, sum_tolerance
+from softbench.host_arrays import HostArrays, Layout
+from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
+from softbench_backends.cupy import plan
+from softbench_backends.cupy.device import CupyDevice, Device, Launch, unavailable
+
+__all__ = ["CupyBackend"]
+
+_MAX_GRID: Final = (1 << 31) - 1
+_MAX_GRID_Y: Final = 65535
+_FLAT_BLOCK: Final = 256
+_FLAT_GRID: Final = 1 << 16  # kernels over single elements loop beyond this many blocks
+_SUM_BLOCK: Final = 256
+_SUM_CHUNK: Final = 8192  # CHUNK of primitives.cuh
+_PART_DOUBLES: Final = 8  # of StoredPart in segments.cuh
+
+
+class CupyBackend(RowBackend):
+    """Row kernels in CUDA C++ through CuPy; takes and returns CuPy, Numba and torch arrays."""
+
+    name = "cupy"
+    kind = "gpu"
+    requires = ("cupy",)
+    install = 'pip install "softbench[cuda13]"'
+    dtypes = frozenset(plan.STORAGE)
+
+    def __init__(self, device: Device | None = None) -> None:
+        self.device: Device = device or CupyDevice()
+        self.xp = self.device.xp
+
+    @classmethod
+    def availability(cls) -> Availability:
+        """Whether there is a CuPy, a driver, a device and a compiler; asked once."""
+        reason = unavailable()
+        return Availability(not reason, cls.kind, reason, cls.install if reason else "")
+
+    def info(self) -> dict[str, object]:
+        """Versions, device name and compute capability."""
+        return self.device.info()
+
+    # -- in and out ------------------------------------------------------------------------------------
+
+    def accept(self, obj: Any, argument: str) -> Array:
+        """A CuPy array over the memory of ``obj``; ``class_weight`` may also be in host memory.
+
+        TypeError for everything else in host memory (naming ``asarray``) and on another device.
+        """
+        if type(obj) is self.xp.ndarray:
+            return obj
+        adopted = self.device.adopt(obj)
+        if adopted is not None:
+            return adopted
+        kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
+        if "sparse" in type(obj).__module__:
+            raise TypeError(f"{argument} is a sparse matrix ({kind}): pass a dense array, e.g. {argument}.toarray()")
+        host = super().accept(obj, argument)  # refuses what makes no array at all
+        if argument == "class_weight":
+            return self.asarray(host)
+        raise TypeError(
+            f"{argument} is a {kind} in host memory, and this backend computes on a CUDA device: convert it with the "
+            f"backend's asarray(), or select a backend for the CPU"
+        )
+
+    def wrap(self, result: Array, like: Any) -> Any:
+        """``result`` as a Numba or torch array if ``like`` is one, else as a CuPy array; 0-d stays an array."""
+        return self.device.give(result, like)
+
+    def asarray(self, obj: Any) -> Array:
+        """A CuPy array of anything on a device or that `numpy.asarray` takes, copied to the device if need be."""
+        adopted = self.device.adopt(obj)
+        return self.xp.asarray(np.asarray(obj)) if adopted is None else adopted
+
+    def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
+        """A copy in host memory."""
+        return self.device.to_numpy(array)
+
+    def synchronize(self) -> None:
+        """Wait for the current stream."""
+        self.device.synchronize()
+
+    def layout(self, array: Array) -> Layout:
+        """How an array lies in memory."""
+        return self.device.layout(array)
+
+    def address(self, array: Array) -> int:
+        """The device pointer of the first element."""
+        return self.device.address(array)
+
+    def shares_memory(self, a: Array, b: Array) -> bool:
+        """Whether two arrays overlap, from their addresses, shapes and strides."""
+        return HostArrays.shares_memory(self, self._shadow(a), self._shadow(b))
+
+    def _shadow(self, array: Array) -> np.ndarray[Any, Any]:
+        """A NumPy array with the addresses of a device array, which are never read."""
+        return np.asarray(_Shadow(self.address(array), array.shape, array.strides, array.dtype.itemsize))
+
+    # -- rows ------------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A C-contiguous array of garbage."""
+        return self.xp.empty(shape, numpy_dtype(dtype) if isinstance(dtype, str) else dtype)
+
+    def full(self, shape: tuple[int, ...], value: float, dtype: str) -> Array:
+        """A C-contiguous array of one value."""
+        if dtype == "bfloat16":
+            return self._cast(self.xp.full(shape, value, np.float64), dtype)
+        return self.xp.full(shape, value, numpy_dtype(dtype))
+
+    def as_rows(self, x: Array, axis: int, dtype: str) -> Array:
+        """``x`` with ``axis`` last as C-contiguous ``(N, K)`` rows of ``dtype``; a view where possible."""
+        rows = x if axis == x.ndim - 1 else self.xp.moveaxis(_plain(x), axis, -1).view(x.dtype)
+        return self._cast(self._contiguous(rows.reshape(-1, x.shape[axis])), dtype)
+
+    def from_rows(self, rows: Array, shape: tuple[int, ...], axis: int, dtype: str, out: Array | None = None) -> Array:
+        """The inverse of `as_rows` for a result: an array of ``shape`` and ``dtype``, or ``out`` filled."""
+        rows = self._cast(rows, dtype)
+        if axis != len(shape) - 1:
+            moved = rows.reshape(shape[:axis] + shape[axis + 1 :] + (shape[axis],))
+            rows = self.xp.moveaxis(_plain(moved), -1, axis).view(rows.dtype)
+        if out is None:
+            return self._contiguous(rows.reshape(shape))
+        self.xp.copyto(_plain(out), _plain(rows.reshape(shape)))
+        return out
+
+    def _contiguous(self, array: Array) -> Array:
+        return self.xp.ascontiguousarray(_plain(array)).view(array.dtype)
+
+    def _cast(self, array: Array, dtype: str) -> Array:
+        """``array`` in ``dtype``; bfloat16, for which the array module may lack a cast, goes through a kernel."""
+        source = array.dtype.name
+        if source == dtype:
+            return array
+        if "bfloat16" not in (source, dtype):
+            with np.errstate(over="ignore"):  # a float64 loss may be too large for float16
+                return array.astype(numpy_dtype(dtype))
+        source, middle = ("bfloat16", "float32") if source == "bfloat16" else ("float64", "bfloat16")
+        converted = self.empty(array.shape, middle)
+        if array.size:
+            given = array if array.dtype.name == source else array.astype(np.float64)
+            name = f"convert<{plan.STORAGE[source]}, {plan.STORAGE[middle]}>"
+            self._flat(name, array.size, self._contiguous(given), converted, np.int64(array.size))
+        return converted if middle == dtype else converted.astype(numpy_dtype(dtype))
+
+    # -- targets and weights ---------------------------------------------------------------------------
+
+    def index_labels(self, labels: Array, n_classes: int, ignore_index: int | None, validate: bool) -> Array:
+        """Labels as int64: a class, IGNORED or INVALID. With ``validate`` one wait for the device, and ValueError."""
+        given = self._contiguous(labels)
+        out = self.xp.empty(given.shape, np.int64)
+        if given.size == 0:
+            return out
+        limits = np.iinfo(given.dtype)
+        ignores = ignore_index is not None and int(limits.min) <= ignore_index <= int(limits.max)
+        ignored = np.array(ignore_index if ignores else 0, given.dtype).astype(np.int64)  # uint64 wraps, as in C
+        arguments = (given, out, np.int64(given.size), np.int64(n_classes), np.int32(ignores), ignored[()])
+        first = self._first(given.size, validate)
+        self._flat(f"check_labels<{plan.LABEL_TYPES[given.dtype.name]}>", given.size, *arguments, first)
+        row = self._found(first, given.size)
+        if row is not None:
+            raise ValueError(
+                f"target[{row}] is {self._item(given, row)}, which is no class: expected 0 <= label < {n_classes}"
+                + ("" if ignore_index is None else f" or ignore_index={ignore_index}")
+            )
+        return out
+
+    def check_range(self, values: Array, argument: str, low: float, high: float) -> None:
+        """ValueError naming the first entry that is NaN or outside ``[low, high]``; waits for the device."""
+        if values.size == 0:
+            return
+        given = self._real(self._contiguous(values))
+        first = self._first(given.size)
+        name = f"check_range<{plan.STORAGE[given.dtype.name]}>"
+        self._flat(name, given.size, given, np.int64(given.size), np.float64(low), np.float64(high), first)
+        at = self._found(first, given.size)
+        if at is not None:
+            where = ", ".join(str(int(i)) for i in np.unravel_index(at, values.shape))
+            bound = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+            raise ValueError(f"{argument}[{where}] is {self._item(given, at)}, expected {bound}")
+
+    def check_distribution(self, y: Array) -> None:
+        """ValueError naming the first row that is negative, NaN, or does not sum to 1; waits for the device."""
+        n, k = y.shape
+        given = self._real(y)
+        lanes, block = plan.lanes_for(k)
+        first = self._first(n)
+        tolerance = np.float64(sum_tolerance(y.dtype.name))
+        name = f"check_distribution<{plan.STORAGE[given.dtype.name]}>"
+        self._per_row(name, n, lanes, block, given, np.int64(n), np.int64(k), np.int32(lanes), tolerance, first)
+        row = self._found(first, n)
+        if row is None:
+            return
+        wrong = self.to_numpy(self._cast(given[row], "float64"))
+        negative = np.flatnonzero(wrong < 0)
+        if negative.size:
+            at = int(negative[0])
+            raise ValueError(f"target[{row}, {at}] is {wrong[at]}: soft targets must not be negative")
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = wrong.sum()
+        raise ValueError(f"target row {row} sums to {total}: a soft target must be a distribution (sum 1)")
+
+    def soft_rows(
+        self, y: Array, dtype: str, smoothing: float, class_weight: Array | None, sample_weight: Array | None
+    ) -> Array:
+        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K)``, in float32 for half precision rows."""
+        dtype = plan.compute_dtype(dtype)
+        if smoothing == 0.0 and class_weight is None and sample_weight is None:
+            return self.as_rows(y, 1, dtype)
+        given = self._real(self._contiguous(y))
+        q = self.empty(y.shape, dtype)
+        name = f"soft_rows<{plan.STORAGE[given.dtype.name]}, {plan.STORAGE[dtype]}>"
+        sizes = np.int64(y.size), np.int64(y.shape[1])
+        self._flat(name, y.size, given, q, *sizes, np.float64(smoothing), class_weight, sample_weight)
+        return q
+
+    def divisor(self, labels: Array, sample_weight: Array | None, class_weight: Array | None) -> Array:
+        """Sum of ``s_i w[y_i]`` over rows not IGNORED, as a 0-d float64 array; waits for nothing."""
+        return self._sum(len(labels), None, labels, sample_weight, class_weight)
+
+    def total(self, values: Array, divisor: Any = None) -> Array:
+        """Sum of float64 ``values`` in an order that depends on N alone, over ``divisor``; waits for nothing."""
+        return self._sum(len(values), self._contiguous(values), None, None, None, divisor)
+
+    def _sum(
+        self, n: int, values: Any, labels: Any, sample_weight: Any, class_weight: Any, divisor: Any = None
+    ) -> Array:
+        count = -(-n // _SUM_CHUNK)
+        chunks = self.xp.empty((max(count, 1), 2), np.float64)
+        if count:
+            arguments = (values, labels, sample_weight, class_weight, np.int64(n), chunks)
+            self.device.launch("sum_chunks", Launch((count, 1), _SUM_BLOCK), arguments)
+        total = self.xp.empty((), np.float64)
+        by = self._divisor(1.0 if divisor is None else divisor)
+        division = np.int32(divisor is not None), *by
+        self.device.launch("sum_total", Launch((1, 1), _SUM_BLOCK), (chunks, np.int64(count), *division, total))
+        return total
+
+    # -- row kernels -----------------------------------------------------------------------------------
+
+    def argmax(self, x: Array, out: Array) -> Array:
+        """Zhao eq. (1), (2)."""
+        n, k = x.shape
+        lanes, block = plan.lanes_for(k)
+        width = plan.vector_width(k, x.dtype.name)
+        name = f"argmax<{plan.STORAGE[x.dtype.name]}, {width}>"
+        whole = np.int32(self._whole(width, x))
+        self._per_row(name, n, lanes, block, x, out, np.int64(n), np.int64(k), np.int32(lanes), whole)
+        return out
+
+    def logsumexp(self, x: Array, out: Array) -> Array:
+        """Zhao eq. (3)."""
+        self._rows("LOGSUMEXP", x, None, out)
+        return out
+
+    def softmax(self, x: Array, out: Array) -> Array:
+        """Zhao eq. (4), (5)."""
+        self._rows("SOFTMAX", x, out, None)
+        return out
+
+    def log_softmax(self, x: Array, out: Array) -> Array:
+        """``(d - L) + r``."""
+        self._rows("LOG_SOFTMAX", x, out, None)
+        return out
+
+    def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
+        """Zhao eq. (9), (10), (11)."""
+        self._losses(x, target, divisor, loss, out)
+        return loss, out
+
+    def loss(self, x: Array, target: Target, loss: Array) -> Array:
+        """Zhao eq. (9), (10)."""
+        self._losses(x, target, 1, loss, None)
+        return loss
+
+    def gradient(self, x: Array, target: Target, divisor: Any, out: Array) -> Array:
+        """Zhao eq. (11)."""
+        self._losses(x, target, divisor, None, out)
+        return out
+
+    def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
+        """Zhao eq. (6)-(8)."""
+        n, k = p.shape
+        storage = plan.STORAGE[p.dtype.name]
+        if isinstance(target, SoftTarget):
+            lanes, block = plan.lanes_for(k)
+            q = self._cast(target.q, plan.compute_dtype(p.dtype.name))
+            sizes = np.int64(n), np.int64(k), np.int32(lanes)
+            self._per_row(f"log_loss_soft<{storage}>", n, lanes, block, p, loss, *sizes, q)
+        else:
+            weights = target.labels, target.sample_weight, target.class_weight
+            self._flat(f"log_loss_index<{storage}>", n, p, loss, np.int64(n), np.int64(k), *weights)
+        return loss
+
+    def _losses(self, x: Array, target: Target, divisor: Any, loss: Array | None, out: Array | None) -> None:
+        if isinstance(target, SoftTarget):
+            q = self._cast(target.q, plan.compute_dtype(x.dtype.name))
+            self._rows("SOFT", x, out, loss, (None, None, None, np.float64(0.0), q, *self._divisor(divisor)))
+        else:
+            operation = "SMOOTH" if target.smoothing else "INDEX"
+            self._rows(operation, x, out, loss, (*_index_arguments(target), *self._divisor(divisor)))
+
+    def _rows(self, operation: str, x: Array, out: Array | None, per_row: Array | None, target: Any = None) -> None:
+        """Launch one operation over rows: ``out`` takes its ``(N, K)`` result, ``per_row`` its ``(N,)`` result."""
+        target = target or (None, None, None, np.float64(0.0), None, None, np.float64(1.0))
+        n, k = x.shape
+        dtype = x.dtype.name
+        storage = plan.STORAGE[dtype]
+        if k <= plan.RESIDENT_MAX:
+            how = plan.resident(k, dtype)
+            name = f"resident<{storage}, {operation}, {how.width}, {how.elements}>"
+            sizes = np.int64(n), np.int64(k), np.int32(how.lanes), np.int32(self._whole(how.width, x, out))
+            self._per_row(name, n, how.lanes, how.block, x, out, per_row, *sizes, *target)
+            return
+        cut = plan.segments(k, dtype)
+        labels, _, class_weight, _, q, *_ = target
+        whole = np.int32(self._whole(cut.width, x, out))
+        length = np.int64(k), np.int64(cut.length)
+        # Rows are read a second time for `out`: as many at once as leave the first reading in half of the cache.
+        group = max(1, self.device.cache_bytes // (2 * k * x.dtype.itemsize)) if out is not None else n
+        group = min(group, n, _MAX_GRID_Y)
+        parts = self.xp.empty((group, cut.pieces, _PART_DOUBLES), np.float64)
+        chosen = self.xp.empty((group,), np.float64)
+        sums = f"segment_sums<{storage}, {plan.SUMS_OF[operation]}, {cut.width}>"
+        write = f"segment_write<{storage}, {operation}, {cut.width}>"
+        for first in range(0, n, group):
+            rows = min(group, n - first)
+            start = np.int64(first)
+            arguments = (x, start, *length, whole, labels, class_weight, q, parts, chosen)
+            self.device.launch(sums, Launch((cut.pieces, rows), cut.block), arguments)
+            arguments = (x, out, per_row, start, *length, np.int32(cut.pieces), whole, *target, parts, chosen)
+            grid = (cut.pieces if out is not None else 1, rows)
+            self.device.launch(write, Launch(grid, cut.block), arguments)
+
+    # -- launches --------------------------------------------------------------------------------------
+
+    def _flat(self, kernel: str, n: int, *arguments: Any) -> None:
+        """Launch a kernel that loops over ``n`` elements."""
+        self.device.launch(kernel, Launch((min(-(-n // _FLAT_BLOCK), _FLAT_GRID), 1), _FLAT_BLOCK), arguments)
+
+    def _per_row(self, kernel: str, n: int, lanes: int, block: int, *arguments: Any) -> None:
+        """Launch a kernel whose blocks loop over ``n`` rows, ``lanes`` threads to a row."""
+        self.device.launch(kernel, Launch((min(-(-n * lanes // block), _MAX_GRID), 1), block), arguments)
+
+    def _whole(self, width: int, *arrays: Array | None) -> bool:
+        """Whether all arrays allow accesses of ``width`` elements at once."""
+        return all(array is None or self.address(array) % (width * array.dtype.itemsize) == 0 for array in arrays)
+
+    def _divisor(self, divisor: Any) -> tuple[Array | None, np.float64]:
+        """A divisor as two kernel arguments: where it lies on the device, or its value."""
+        if isinstance(divisor, self.xp.ndarray):
+            return divisor, np.float64(1.0)
+        return None, np.float64(divisor)
+
+    def _first(self, size: int, wanted: bool = True) -> Array | None:
+        """A cell for the first offender among ``size``, or None where nobody will look."""
+        if not wanted:
+            return None
+        if self.device.capturing():
+            raise RuntimeError(
+                "values cannot be checked while the stream is captured into a graph: pass validate=False"
+            )
+        return self.xp.full((1,), size, np.uint64)
+
+    def _found(self, first: Array | None, size: int) -> int | None:
+        """The offender in the cell, if there is one; waits for the device."""
+        at = size if first is None else int(self.to_numpy(first)[0])
+        return at if at < size else None
+
+    def _item(self, array: Array, at: int) -> Any:
+        return self.to_numpy(array.reshape(-1)[at : at + 1])[0]
+
+    def _real(self, array: Array) -> Array:
+        """``array`` in a dtype the kernels know: integers become float64."""
+        return array if array.dtype.name in plan.STORAGE else array.astype(np.float64)
+
+
+class _Shadow:
+    """Bounds of an array in memory that this process may not read."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, True),
+            "shape": shape,
+            "strides": strides,
+            "typestr": f"|V{itemsize}",
+        }
+
+
+def _plain(array: Array) -> Array:
+    """Half precision as 16-bit integers, which any array module can copy."""
+    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+
+
+def _index_arguments(target: IndexTarget) -> tuple[Any, ...]:
+    return target.labels, target.sample_weight, target.class_weight, np.float64(target.smoothing), None

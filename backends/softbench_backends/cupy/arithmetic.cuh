@@ -1,0 +1,181 @@
+// Arithmetic that keeps its rounding errors, and exp of a shifted logit.
+//
+// Every operation whose rounding matters is an intrinsic with a fixed rounding mode, which no compiler option may
+// contract into a fused multiply-add or flush to zero.
+#pragma once
+
+#include "formats.cuh"
+
+DEVICE float add(float a, float b) { return __fadd_rn(a, b); }
+DEVICE double add(double a, double b) { return __dadd_rn(a, b); }
+DEVICE float subtract(float a, float b) { return __fsub_rn(a, b); }
+DEVICE double subtract(double a, double b) { return __dsub_rn(a, b); }
+DEVICE float multiply(float a, float b) { return __fmul_rn(a, b); }
+DEVICE double multiply(double a, double b) { return __dmul_rn(a, b); }
+DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+DEVICE double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+template <class C> DEVICE bool is_finite(C v) { return v - v == C(0); }
+
+// Maximum that keeps a NaN (the plain fmax drops it).
+DEVICE float maximum(float a, float b) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    float m;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(m) : "f"(a), "f"(b));
+    return m;
+#else
+    return a > b || a != a ? a : b;
+#endif
+}
+DEVICE double maximum(double a, double b) { return a > b || a != a ? a : b; }
+
+// An unevaluated sum hi + lo.
+struct Pair {
+    double hi, lo;
+};
+
+// TwoSum (Knuth): a + b = hi + lo exactly. Both orders of the arguments give the same two numbers.
+DEVICE Pair two_sum(double a, double b) {
+    const double s = add(a, b), t = subtract(s, a);
+    return {s, add(subtract(a, subtract(s, t)), subtract(b, t))};
+}
+
+// TwoDiff: a - b = d + r exactly, unless d overflows (then r is NaN).
+template <class C> DEVICE C two_difference(C a, C b, C& r) {
+    const C d = subtract(a, b), t = subtract(a, d);
+    r = add(subtract(a, add(d, t)), subtract(t, b));
+    return d;
+}
+
+DEVICE Pair product(double a, double b) {
+    const double p = multiply(a, b);
+    return {p, fused(a, b, -p)};
+}
+
+DEVICE Pair product(Pair a, double b) {
+    const Pair p = product(a.hi, b);
+    return {p.hi, fused(a.lo, b, p.lo)};
+}
+
+DEVICE Pair sum(Pair a, Pair b) {
+    const Pair s = two_sum(a.hi, b.hi);
+    return {s.hi, add(s.lo, add(a.lo, b.lo))};
+}
+
+DEVICE Pair quotient(Pair a, Pair b) {
+    const double q = a.hi / b.hi;
+    return {q, (fused(-q, b.hi, a.hi) + a.lo - q * b.lo) / b.hi};
+}
+
+// inf and NaN live in the leading part alone: the trailing one is NaN then.
+DEVICE double value(Pair a) { return is_finite(a.hi) && a.lo == a.lo ? a.hi + a.lo : a.hi; }
+
+// Sum of many terms in a fixed order: float terms in double, double terms in a pair.
+template <class C> struct Sum;
+
+template <> struct Sum<float> {
+    double v = 0;
+    __device__ __forceinline__ void add_term(double term) { v += term; }
+    __device__ __forceinline__ void add_product(double a, double b) { v = fused(a, b, v); }
+    __device__ __forceinline__ void scale(double by) { v *= by; }
+    __device__ __forceinline__ Pair pair() const { return {v, 0}; }
+};
+
+template <> struct Sum<double> {
+    Pair v = {0, 0};
+    __device__ __forceinline__ void add_term(double term) { v = sum(v, Pair{term, 0}); }
+    __device__ __forceinline__ void add_product(double a, double b) { v = sum(v, product(a, b)); }
+    __device__ __forceinline__ void scale(double by) { v = product(v, by); }
+    __device__ __forceinline__ Pair pair() const { return v; }
+};
+
+DEVICE Sum<float> combined(Sum<float> a, Sum<float> b) {
+    a.v += b.v;
+    return a;
+}
+
+DEVICE Sum<double> combined(Sum<double> a, Sum<double> b) {
+    a.v = sum(a.v, b.v);
+    return a;
+}
+
+// exp(d + r) = (1 + q) 2^n with |q| < 0.42, for d <= 0 or slightly above.
+//
+// Cody-Waite reduction: the leading part of ln 2 is short, so its multiple is subtracted exactly; polynomials are
+// minimax for (exp(t) - 1 - t) / t^2 on |t| <= ln(2) / 2, of relative error 2^-27.8 and 2^-60.1 in exp(t).
+//
+// `unit` is the power of two by which sums of exponentials are scaled up, so that no term that could still matter is
+// subnormal; exponentials below `lowest` are 0.
+template <class C> struct Exp;
+
+template <> struct Exp<float> {
+    static constexpr int unit = 64;
+    static constexpr float lowest = -131.0f;
+
+    static __device__ __forceinline__ float parts(float d, float r, int& n) {
+        const float z = fused(d, 1.44269502f, 12582912.0f);  // 1.5 * 2^23: rounds to an integer in the last bits
+        n = __float_as_int(z) - 0x4b400000;
+        const float k = subtract(z, 12582912.0f);
+        const float t = add(fused(k, -0.693145751953125f, d), fused(k, -1.4286068e-06f, r));
+        float p = 0.0013814465f;
+        p = fused(p, t, 0.008368781f);
+        p = fused(p, t, 0.041668393f);
+        p = fused(p, t, 0.1666652f);
+        p = fused(p, t, 0.49999994f);
+        return fused(multiply(t, t), p, t);
+    }
+
+    // exp(d + r) 2^unit
+    static __device__ __forceinline__ float scaled(float d, float r) {
+        int n;
+        const float f = add(1.0f, parts(d, r, n));
+        return d >= lowest ? __int_as_float(__float_as_int(f) + ((n + unit) << 23)) : 0.0f;
+    }
+};
+
+template <> struct Exp<double> {
+    static constexpr int unit = 512;
+    static constexpr double lowest = -1062.0;
+
+    static __device__ __forceinline__ double parts(double d, double r, int& n) {
+        const double z = fused(d, 0x1.71547652b82fep+0, 0x1.8p+52);
+        n = __double2loint(z);
+        const double k = subtract(z, 0x1.8p+52);
+        const double t = add(fused(k, -0x1.62e42fefa2p-1, d), fused(k, -0x1.9ef35793c7673p-41, r));
+        double p = 0x1.1e3cee7a141d1p-29;
+        p = fused(p, t, 0x1.af6c60f08c143p-26);
+        p = fused(p, t, 0x1.27e5b4e45b3a1p-22);
+        p = fused(p, t, 0x1.71ddefdca5c79p-19);
+        p = fused(p, t, 0x1.a01a0136034f3p-16);
+        p = fused(p, t, 0x1.a01a01b398ef7p-13);
+        p = fused(p, t, 0x1.6c16c16c3076bp-10);
+        p = fused(p, t, 0x1.111111110ec1ap-7);
+        p = fused(p, t, 0x1.5555555555502p-5);
+        p = fused(p, t, 0x1.555555555555bp-3);
+        p = fused(p, t, 0.5);
+        return fused(multiply(t, t), p, t);
+    }
+
+    static __device__ __forceinline__ double scaled(double d, double r) {
+        int n;
+        const double f = add(1.0, parts(d, r, n));
+        return d >= lowest ? __hiloint2double(__double2hiint(f) + ((n + unit) << 20), __double2loint(f)) : 0.0;
+    }
+};
+
+// exp(x - m) 2^unit, from the error-free shift x - m = d + r.
+template <class C> DEVICE C shifted_exp(C x, C m) {
+    C r;
+    const C d = two_difference(x, m, r);
+    return Exp<C>::scaled(d, r);
+}
+
+// factor * 2^exponent * exp(x - m) in double, without an intermediate that over- or underflows.
+DEVICE double wide_exp(double x, double m, double factor, int exponent) {
+    double r;
+    const double d = two_difference(x, m, r);
+    if (!(d >= -2600.0)) return d == d ? 0.0 * factor : d;
+    int n, e;
+    const double f = (1.0 + Exp<double>::parts(d, r, n)) * frexp(factor, &e);
+    return ldexp(f, n + e + exponent);
+}

@@ -1,0 +1,187 @@
+"""The device as the backend sees it: CuPy, behind the few operations that are not an array function.
+
+Everything of CuPy that NumPy does not have is here, so that the backend's host logic can be run with NumPy as the
+array module and another way to launch kernels.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from softbench.host_arrays import Layout
+from softbench_backends.cupy.source import source
+
+__all__ = ["CupyDevice", "Device", "Launch", "unavailable"]
+
+Array = Any
+
+
+class Launch(NamedTuple):
+    """Grid ``(x, y)``, threads per block, and bytes of dynamic shared memory of a launch."""
+
+    grid: tuple[int, int]
+    block: int
+    shared: int = 0
+
+
+class Device(Protocol):
+    """What the backend asks of a device besides its array module ``xp``."""
+
+    xp: Any
+
+    @property
+    def cache_bytes(self) -> int:
+        """Size of the cache that a second reading of rows may hit (L2)."""
+
+    def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
+        """Start a kernel instance. Arguments are arrays, NumPy scalars of the parameter's exact type, or None."""
+
+    def adopt(self, obj: Any) -> Array | None:
+        """``obj`` as an array of ``xp`` over the same memory if it lies on this device, else None."""
+
+    def give(self, result: Array, like: Any) -> Any:
+        """``result`` as the kind of array ``like`` is, over the same memory."""
+
+    def layout(self, array: Array) -> Layout:
+        """How an array lies in memory."""
+
+    def address(self, array: Array) -> int:
+        """Where the first element of an array lies."""
+
+    def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
+        """A copy in host memory; waits for the device."""
+
+    def synchronize(self) -> None:
+        """Wait until everything asked of the device so far is done."""
+
+    def capturing(self) -> bool:
+        """Whether the current stream is being captured into a graph, so that nothing may be waited for."""
+
+    def info(self) -> dict[str, object]:
+        """Versions and name of the device."""
+
+
+class CupyDevice:
+    """CuPy's current device and stream."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.xp = cupy
+        self._kernels: dict[tuple[int, str], Any] = {}
+        self._compiling = threading.Lock()
+
+    @functools.cached_property
+    def cache_bytes(self) -> int:
+        """Size of the L2 cache."""
+        return int(self.xp.cuda.runtime.getDeviceProperties(self.xp.cuda.runtime.getDevice())["l2CacheSize"])
+
+    def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
+        """Start a kernel instance on the current stream, compiling it first if need be (CuPy keeps it on disk)."""
+        key = (self.xp.cuda.runtime.getDevice(), kernel)
+        function = self._kernels.get(key)
+        if function is None:
+            with self._compiling:
+                module = self.xp.RawModule(code=source(), options=("-std=c++17",), name_expressions=(kernel,))
+                function = self._kernels[key] = module.get_function(kernel)
+        function(how.grid, (how.block,), tuple(_NULL if a is None else a for a in arguments), shared_mem=how.shared)
+
+    def adopt(self, obj: Any) -> Array | None:
+        """CuPy arrays as they are; Numba and torch arrays on this device without a copy, ordered by their streams."""
+        if not isinstance(obj, self.xp.ndarray):
+            device = getattr(obj, "__dlpack_device__", None)
+            if device is not None and int(device()[0]) in _CUDA_KINDS:
+                obj = self.xp.from_dlpack(obj.detach() if _is_torch(obj) else obj)
+            elif hasattr(obj, "__cuda_array_interface__"):
+                obj = self.xp.asarray(obj)
+            else:
+                return None
+        here = self.xp.cuda.runtime.getDevice()
+        if obj.device.id != here:
+            raise TypeError(
+                f"an array lies on CUDA device {obj.device.id}, and the current device is {here}: "
+                f"enter `with cupy.cuda.Device({obj.device.id}):` first"
+            )
+        return obj
+
+    def give(self, result: Array, like: Any) -> Any:
+        """Numba and torch arrays for Numba and torch arrays; else CuPy's own."""
+        if isinstance(like, self.xp.ndarray):
+            return result
+        if _is_torch(like):
+            return sys.modules["torch"].from_dlpack(result)
+        if type(like).__module__.startswith("numba"):
+            from numba import cuda
+
+            return cuda.as_cuda_array(result)
+        return result
+
+    def layout(self, array: Array) -> Layout:
+        """CuPy arrays are aligned to their elements and writeable."""
+        return Layout(array.flags.c_contiguous, True)
+
+    def address(self, array: Array) -> int:
+        """The device pointer."""
+        return int(array.data.ptr)
+
+    def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
+        """A copy in host memory, in the order of the current stream."""
+        adopted = self.adopt(array)
+        return np.asarray(array) if adopted is None else np.asarray(self.xp.asnumpy(adopted))
+
+    def synchronize(self) -> None:
+        """Wait for the current stream."""
+        self.xp.cuda.get_current_stream().synchronize()
+
+    def capturing(self) -> bool:
+        """Whether the current stream is being captured."""
+        return bool(self.xp.cuda.get_current_stream().is_capturing())
+
+    def info(self) -> dict[str, object]:
+        """CuPy, CUDA runtime and driver versions, device name and compute capability."""
+        runtime = self.xp.cuda.runtime
+        properties = runtime.getDeviceProperties(runtime.getDevice())
+        return {
+            "device": properties["name"].decode(),
+            "compute_capability": f"{properties['major']}.{properties['minor']}",
+            "multiprocessors": properties["multiProcessorCount"],
+            "cupy": self.xp.__version__,
+            "cuda_runtime": _version(runtime.runtimeGetVersion()),
+            "cuda_driver": _version(runtime.driverGetVersion()),
+        }
+
+
+@functools.cache
+def unavailable() -> str:
+    """Why CuPy cannot compute here; empty if it can. Asked once: probing a device may take seconds."""
+    try:
+        import cupy
+    except ModuleNotFoundError as error:
+        return "cupy is not installed" if error.name == "cupy" else f"cupy cannot be imported: {error}"
+    except Exception as error:
+        return f"cupy cannot be imported: {error}"
+    try:
+        if cupy.cuda.runtime.getDeviceCount() == 0:
+            return "no CUDA device"
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
+
+
+_NULL = np.uint64(0)  # a pointer argument of a kernel
+_CUDA_KINDS = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
+
+
+def _is_torch(obj: Any) -> bool:
+    return type(obj).__module__.partition(".")[0] == "torch"
+
+
+def _version(number: int) -> str:
+    return f"{number // 1000}.{number % 1000 // 10}"

@@ -1,0 +1,3 @@
+// The CUDA C++ source of the CuPy backend. Kernels are templates; the host names the instances it wants.
+#include "primitives.cuh"
+#include "segments.cuh"

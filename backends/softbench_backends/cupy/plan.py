@@ -1,0 +1,151 @@
+"""Which kernel instance runs for which rows. It depends on K, dtype and operation only, never on N or the device.
+
+==============  ==============================================================  =======
+K               kernel                                                          regime
+==============  ==============================================================  =======
+1 .. 512        ``resident``, 4 to 32 lanes of a warp per row, row in registers  1
+513 .. 8192     ``resident``, a block of 64 to 512 threads per row               2
+8193 ..         ``segment_sums`` and ``segment_write``, up to 32 blocks per row  3
+==============  ==============================================================  =======
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+__all__ = [
+    "LABEL_TYPES",
+    "RESIDENT_MAX",
+    "STORAGE",
+    "SUMS_OF",
+    "Resident",
+    "Segments",
+    "compute_dtype",
+    "instances",
+    "lanes_for",
+    "resident",
+    "segments",
+    "vector_width",
+]
+
+STORAGE: Final = {"float16": "half_t", "bfloat16": "bf16_t", "float32": "float", "float64": "double"}
+"""C++ type of each row dtype."""
+
+LABEL_TYPES: Final = {
+    "int8": "signed char",
+    "uint8": "unsigned char",
+    "int16": "short",
+    "uint16": "unsigned short",
+    "int32": "int",
+    "uint32": "unsigned",
+    "int64": "i64",
+    "uint64": "u64",
+}
+"""C++ type of each dtype of labels."""
+
+ITEMSIZE: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+
+ROW_OPERATIONS: Final = ("LOGSUMEXP", "SOFTMAX", "LOG_SOFTMAX", "INDEX", "SMOOTH", "SOFT")
+
+SUMS_OF: Final = {
+    "LOGSUMEXP": "SOFTMAX",
+    "SOFTMAX": "SOFTMAX",
+    "LOG_SOFTMAX": "SOFTMAX",
+    "INDEX": "INDEX",
+    "SMOOTH": "SMOOTH",
+    "SOFT": "SOFT",
+}
+"""The operation whose ``segment_sums`` serves each operation."""
+
+_RESIDENT: Final = (  # largest K, lanes per row, elements per lane
+    (16, 4, 4),
+    (32, 8, 4),
+    (64, 16, 4),
+    (128, 32, 4),
+    (256, 32, 8),
+    (512, 32, 16),
+    (1024, 64, 16),
+    (2048, 128, 16),
+    (4096, 256, 16),
+    (8192, 512, 16),
+)
+RESIDENT_MAX: Final = _RESIDENT[-1][0]
+
+_WARPED_BLOCK: Final = 128  # threads of a block whose rows take a warp or less each
+_SEGMENT_BLOCK: Final = 512
+_SEGMENT_MIN: Final = 16384  # a segment's block should outlive the cost of combining segments
+_SEGMENT_STEP: Final = 4096  # elements a block reads per step, at most: segments are whole steps
+_SEGMENTS_MAX: Final = 32  # one per lane of the warp that combines them
+
+
+class Resident(NamedTuple):
+    """A launch of ``resident``: ``lanes`` threads per row hold ``elements`` each and load ``width`` at once."""
+
+    lanes: int
+    elements: int
+    width: int
+    block: int
+
+
+class Segments(NamedTuple):
+    """Launches of ``segment_sums`` and ``segment_write``: ``pieces`` segments of ``length`` elements per row."""
+
+    length: int
+    pieces: int
+    width: int
+    block: int
+
+
+def compute_dtype(dtype: str) -> str:
+    """The dtype in which the arithmetic on rows of ``dtype`` is done, and of soft targets for them."""
+    return "float64" if dtype == "float64" else "float32"
+
+
+def vector_width(k: int, dtype: str, elements: int = 8) -> int:
+    """How many consecutive elements a lane takes at once: 16 bytes of them if that divides rows of K, else one."""
+    width = min(16 // ITEMSIZE[dtype], elements)
+    return width if k % width == 0 else 1
+
+
+def resident(k: int, dtype: str) -> Resident:
+    """The launch for rows of ``k <= RESIDENT_MAX``."""
+    lanes, elements = next((lanes, elements) for most, lanes, elements in _RESIDENT if k <= most)
+    return Resident(
+        lanes, elements, vector_width(k, dtype, elements), max(lanes, _WARPED_BLOCK) if lanes <= 32 else lanes
+    )
+
+
+def segments(k: int, dtype: str) -> Segments:
+    """The launches for longer rows."""
+    length = max(_SEGMENT_MIN, -(-k // (_SEGMENTS_MAX * _SEGMENT_STEP)) * _SEGMENT_STEP)
+    return Segments(length, -(-k // length), vector_width(k, dtype), _SEGMENT_BLOCK)
+
+
+def lanes_for(k: int) -> tuple[int, int]:
+    """Lanes per row and threads per block of kernels that loop over a row: argmax, log loss, checks."""
+    lanes = next((lanes for most, lanes, _ in _RESIDENT if k <= most), 1024)
+    return lanes, max(lanes, _WARPED_BLOCK) if lanes <= 32 else lanes
+
+
+def instances(dtypes: tuple[str, ...] = tuple(STORAGE)) -> list[str]:
+    """Every kernel instance that rows of ``dtypes`` can ask for, by name; and those that no row dtype touches."""
+    names = ["sum_chunks", "sum_total"]
+    names += [f"check_labels<{label}>" for label in LABEL_TYPES.values()]
+    names.append("convert<double, bf16_t>")
+    for dtype in dtypes:
+        storage, compute = STORAGE[dtype], STORAGE[compute_dtype(dtype)]
+        widest = 16 // ITEMSIZE[dtype]
+        names += [f"argmax<{storage}, {width}>" for width in (1, widest)]
+        names += [f"log_loss_index<{storage}>", f"log_loss_soft<{storage}>"]
+        names += [f"check_range<{storage}>", f"check_distribution<{storage}>"]
+        names += [f"soft_rows<{storage}, float>", f"soft_rows<{storage}, double>"]
+        for operation in ROW_OPERATIONS:
+            for elements in sorted({elements for _, _, elements in _RESIDENT}):
+                names += [f"resident<{storage}, {operation}, {w}, {elements}>" for w in (1, min(widest, elements))]
+            for width in (1, widest):
+                if operation == SUMS_OF[operation]:
+                    names.append(f"segment_sums<{storage}, {operation}, {width}>")
+                names.append(f"segment_write<{storage}, {operation}, {width}>")
+        if compute != storage:
+            names.append(f"convert<{storage}, {compute}>")
+    return names

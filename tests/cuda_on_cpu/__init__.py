@@ -1,0 +1,184 @@
+"""The CuPy backend with its CUDA source executed on the CPU: host logic over NumPy, kernels built by g++.
+
+Label what passes here "source executed on CPU". It is never "tested on a GPU".
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softbench.host_arrays import HostArrays, Layout
+from softbench.interface import Availability
+from softbench_backends.cupy import CupyBackend, plan
+from softbench_backends.cupy.device import Launch
+from softbench_backends.cupy.source import FOLDER, source
+
+__all__ = ["CpuDevice", "CupyOnCpu", "build", "compiler", "generate"]
+
+SHIM = Path(__file__).parent / "cuda_on_cpu.h"
+FLAGS = ("-std=c++20", "-O1", "-ffp-contract=off", "-U_FORTIFY_SOURCE")
+
+
+def compiler() -> str | None:
+    """The C++ compiler, if there is one."""
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+@functools.cache
+def _cpu_flags() -> tuple[str, ...]:
+    """Fused multiply-add in hardware where this CPU has it: std::fma is right without, but slow."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return ("-mfma",) if " fma " in text else ()
+
+
+def generate(dtypes: tuple[str, ...]) -> str:
+    """A translation unit with every kernel instance for rows of ``dtypes``."""
+    lines = [f'#include "{SHIM}"', f'#include "{FOLDER / "kernels.cu"}"']
+    lines.append('extern "C" const cuda_on_cpu::Instance instances[] = {')
+    lines += [f"CUDA_ON_CPU_INSTANCE({name})," for name in plan.instances(dtypes)]
+    lines.append("{nullptr, nullptr}};")
+    return "\n".join(lines) + "\n"
+
+
+def build(text: str, *flags: str, output: str = "kernels.so") -> Path:
+    """Compile ``text`` once per content, into a folder of this user's that later runs find again."""
+    gxx = compiler()
+    assert gxx is not None, "no C++ compiler"
+    command = [gxx, *FLAGS, *_cpu_flags(), *flags]
+    key = hashlib.sha256("\0".join([*command, text, source(), SHIM.read_text()]).encode()).hexdigest()[:24]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softbench-tests"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        cache = Path(tempfile.mkdtemp(prefix="softbench-tests-"))
+    target = cache / f"{key}-{output}"
+    if not target.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            made, unit = Path(folder) / output, Path(folder) / "kernels.cpp"
+            unit.write_text(text)
+            done = subprocess.run([*command, str(unit), "-o", str(made)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[:4000]}")
+            made.replace(target)
+    return target
+
+
+class _Dim3(ctypes.Structure):
+    _fields_ = (("x", ctypes.c_uint), ("y", ctypes.c_uint), ("z", ctypes.c_uint))
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (("grid", _Dim3), ("block", _Dim3), ("shared", ctypes.c_size_t))
+
+
+_Call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Launch), ctypes.POINTER(ctypes.c_void_p))
+
+
+class _Instance(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("launch", _Call))
+
+
+@functools.cache
+def _library(dtype: str) -> dict[str, Any]:
+    """Kernel instances for rows of one dtype, by name."""
+    library = ctypes.CDLL(str(build(generate((dtype,)), "-fPIC", "-shared")))
+    instances = (_Instance * 4096).in_dll(library, "instances")
+    found: dict[str, Any] = {"": library}  # keeps the library loaded
+    for instance in instances:
+        if instance.name is None:
+            break
+        found[instance.name.decode()] = instance.launch
+    return found
+
+
+class CpuDevice:
+    """NumPy as the array module, and launches that run on the CPU."""
+
+    xp = np
+    cache_bytes = 1 << 20  # small, so that long rows come in several groups
+
+    def __init__(self) -> None:
+        self.launched: list[tuple[str, Launch]] = []
+        self.is_capturing = False
+
+    def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
+        self.launched.append((kernel, how))
+        call = self._find(kernel)
+        pointers = (ctypes.c_void_p * len(arguments))()
+        cells = []
+        for i, argument in enumerate(arguments):
+            if isinstance(argument, np.ndarray):
+                assert argument.flags.c_contiguous or argument.size == 0, f"{kernel}: argument {i} is not contiguous"
+                argument = np.uint64(argument.ctypes.data)
+            elif argument is None:
+                argument = np.uint64(0)
+            assert isinstance(argument, np.generic), f"{kernel}: argument {i} has no exact type: {argument!r}"
+            cells.append(ctypes.create_string_buffer(argument.tobytes(), 16))
+            pointers[i] = ctypes.addressof(cells[-1])
+        launch = _Launch(_Dim3(*how.grid, 1), _Dim3(how.block, 1, 1), how.shared)
+        failed = call(ctypes.byref(launch), pointers)
+        assert failed == 0, f"{kernel}: {'divergent barrier' if failed == 1 else 'impossible launch'} ({how})"
+
+    def _find(self, kernel: str) -> Any:
+        _, _, inside = kernel.partition("<")
+        storage = inside.partition(",")[0].rstrip(">")
+        dtype = {cpp: name for name, cpp in plan.STORAGE.items()}.get(storage, "float32")
+        return _library(dtype)[kernel]
+
+    def adopt(self, obj: Any) -> Any:
+        return None if isinstance(obj, np.generic) else HostArrays().accept(obj, "argument")
+
+    def give(self, result: Any, like: Any) -> Any:
+        return HostArrays().wrap(result, like)
+
+    def layout(self, array: Any) -> Layout:
+        return HostArrays().layout(array)
+
+    def address(self, array: Any) -> int:
+        return HostArrays().address(array)
+
+    def to_numpy(self, array: Any) -> Any:
+        return np.asarray(array)
+
+    def synchronize(self) -> None:
+        pass
+
+    def capturing(self) -> bool:
+        return self.is_capturing
+
+    def info(self) -> dict[str, object]:
+        return {"device": "cpu", "note": "CUDA source executed on CPU"}
+
+
+class CupyOnCpu(CupyBackend):
+    """The CuPy backend on `CpuDevice`."""
+
+    name = "cupy_on_cpu"
+    kind = "simulator"
+    requires = ()
+    cost = "simulated"
+
+    def __init__(self) -> None:
+        super().__init__(CpuDevice())
+
+    @classmethod
+    def availability(cls) -> Availability:
+        return Availability(True, cls.kind) if compiler() else Availability(False, cls.kind, "no C++ compiler")
+
+    def accept(self, obj: Any, argument: str) -> Any:
+        return HostArrays.accept(self, obj, argument)
+
+    def as_rows(self, x: Any, axis: int, dtype: str) -> Any:
+        # Device arrays are aligned and of native byte order; arrays in host memory need not be.
+        return super().as_rows(np.require(x, x.dtype.newbyteorder("="), "A"), axis, dtype)

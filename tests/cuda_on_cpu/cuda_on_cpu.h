@@ -1,0 +1,328 @@
+// Runs CUDA C++ source on the CPU: include this first, then the unmodified kernels.
+//
+// One block runs at a time. Its threads are fibers, resumed in turn, that wait at __syncthreads and at shuffles until
+// every thread of the block, or of the warp, has arrived. With CUDA_ON_CPU_THREADS they are operating system threads
+// instead, so that -fsanitize=thread can look for races on shared and global memory.
+//
+// This shows what the source computes. It cannot show what depends on the device: lockstep, alignment faults, launch
+// limits, register spills, speed. What passes here is "source executed on CPU", never "tested on a GPU".
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#ifdef CUDA_ON_CPU_THREADS
+#include <atomic>
+#include <barrier>
+#include <memory>
+#include <thread>
+#else
+#include <csetjmp>
+#include <ucontext.h>
+#endif
+
+#define __device__
+#define __host__
+#define __global__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__  // as `static __shared__`: one block at a time, so a static variable is the block's own
+
+struct dim3 {
+    unsigned x = 1, y = 1, z = 1;
+};
+
+inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
+
+// Dynamic shared memory: kernels declare it `extern __shared__`.
+alignas(128) inline unsigned char dynamic_shared[227 * 1024];
+
+namespace cuda_on_cpu {
+
+constexpr unsigned WARP = 32;
+
+#ifdef CUDA_ON_CPU_THREADS
+
+struct Warp {
+    std::barrier<> barrier;
+    uint64_t slots[WARP][2];
+    explicit Warp(unsigned lanes) : barrier(lanes) {}
+};
+
+struct Block {
+    std::barrier<> barrier;
+    std::atomic<int> votes = 0;
+    std::vector<std::unique_ptr<Warp>> warps;
+    explicit Block(unsigned threads) : barrier(threads) {
+        for (unsigned first = 0; first < threads; first += WARP)
+            warps.push_back(std::make_unique<Warp>(threads - first < WARP ? threads - first : WARP));
+    }
+};
+
+inline Block* block = nullptr;
+
+template <class Run> int run_block(unsigned threads, dim3 index, dim3 grid, Run run) {
+    Block here(threads);
+    block = &here;
+    std::vector<std::thread> pool;
+    for (unsigned t = 0; t < threads; ++t)
+        pool.emplace_back([&, t] {
+            threadIdx = {t, 0, 0};
+            blockIdx = index;
+            blockDim = {threads, 1, 1};
+            gridDim = grid;
+            run();
+            here.warps[t / WARP]->barrier.arrive_and_drop();
+            here.barrier.arrive_and_drop();
+        });
+    for (auto& thread : pool) thread.join();
+    return 0;
+}
+
+inline void synchronize() { block->barrier.arrive_and_wait(); }
+
+inline int any_of_block(int vote) {
+    if (vote) block->votes = 1;
+    synchronize();
+    const int result = block->votes;
+    synchronize();
+    block->votes = 0;
+    synchronize();
+    return result;
+}
+
+inline void exchange(const void* mine, void* theirs, size_t size, unsigned lane) {
+    Warp& warp = *block->warps[threadIdx.x / WARP];
+    std::memcpy(warp.slots[threadIdx.x % WARP], mine, size);
+    warp.barrier.arrive_and_wait();
+    std::memcpy(theirs, warp.slots[lane], size);
+    warp.barrier.arrive_and_wait();
+}
+
+#else
+
+// Threads that wait for one another; a thread is at most one round ahead, so two sets of slots are enough.
+struct Rendezvous {
+    unsigned members = 0, arrived = 0, round = 0;
+};
+
+struct Fiber {
+    ucontext_t start;
+    jmp_buf at;
+    bool started = false, done = false;
+    std::vector<char> stack = std::vector<char>(64 * 1024);
+};
+
+struct Warp {
+    Rendezvous meeting;
+    uint64_t slots[2][WARP][2];
+};
+
+struct Scheduler {
+    std::vector<Fiber> fibers;
+    std::vector<Warp> warps;
+    Rendezvous block;
+    int votes = 0;
+    unsigned current = 0;
+    unsigned long progress = 0;
+    jmp_buf home;
+    void (*entry)(void*) = nullptr;
+    void* argument = nullptr;
+};
+
+inline Scheduler scheduler;
+
+inline void fiber_main() {
+    scheduler.entry(scheduler.argument);
+    Scheduler& s = scheduler;
+    s.fibers[s.current].done = true;
+    ++s.progress;
+    _longjmp(s.home, 1);
+}
+
+__attribute__((noinline)) inline void resume(unsigned t) {
+    Scheduler& s = scheduler;
+    if (_setjmp(s.home)) return;
+    s.current = t;
+    threadIdx.x = t;
+    Fiber& f = s.fibers[t];
+    if (f.started) _longjmp(f.at, 1);
+    f.started = true;
+    getcontext(&f.start);
+    f.start.uc_stack.ss_sp = f.stack.data();
+    f.start.uc_stack.ss_size = f.stack.size();
+    f.start.uc_link = nullptr;
+    makecontext(&f.start, fiber_main, 0);
+    setcontext(&f.start);
+}
+
+__attribute__((noinline)) inline void yield() {
+    Scheduler& s = scheduler;
+    if (!_setjmp(s.fibers[s.current].at)) _longjmp(s.home, 1);
+}
+
+inline void wait_at(Rendezvous& meeting) {
+    ++scheduler.progress;
+    const unsigned round = meeting.round;
+    if (++meeting.arrived == meeting.members) {
+        meeting.arrived = 0;
+        ++meeting.round;
+        return;
+    }
+    while (meeting.round == round) yield();
+}
+
+// 0, or 1 if some thread waited for one that had left or gone elsewhere.
+template <class Run> int run_block(unsigned threads, dim3 index, dim3 grid, Run run) {
+    Scheduler& s = scheduler;
+    if (s.fibers.size() < threads) s.fibers.resize(threads);
+    s.warps.assign((threads + WARP - 1) / WARP, Warp());
+    for (unsigned w = 0; w < s.warps.size(); ++w)
+        s.warps[w].meeting.members = threads - w * WARP < WARP ? threads - w * WARP : WARP;
+    s.block = {threads, 0, 0};
+    s.votes = 0;
+    s.entry = [](void* r) { (*static_cast<Run*>(r))(); };
+    s.argument = &run;
+    for (unsigned t = 0; t < threads; ++t) s.fibers[t].started = s.fibers[t].done = false;
+    threadIdx = {0, 0, 0};
+    blockIdx = index;
+    blockDim = {threads, 1, 1};
+    gridDim = grid;
+    for (bool alive = true; alive;) {
+        const unsigned long before = s.progress;
+        alive = false;
+        for (unsigned t = 0; t < threads; ++t) {
+            if (s.fibers[t].done) continue;
+            resume(t);
+            alive = alive || !s.fibers[t].done;
+        }
+        if (alive && s.progress == before) return 1;
+    }
+    return 0;
+}
+
+inline void synchronize() { wait_at(scheduler.block); }
+
+inline int any_of_block(int vote) {
+    Scheduler& s = scheduler;
+    s.votes |= vote != 0;
+    wait_at(s.block);
+    const int result = s.votes;
+    wait_at(s.block);
+    s.votes = 0;
+    wait_at(s.block);
+    return result;
+}
+
+inline void exchange(const void* mine, void* theirs, size_t size, unsigned lane) {
+    Warp& warp = scheduler.warps[threadIdx.x / WARP];
+    auto& slots = warp.slots[warp.meeting.round % 2];
+    std::memcpy(slots[threadIdx.x % WARP], mine, size);
+    wait_at(warp.meeting);
+    std::memcpy(theirs, slots[lane], size);
+}
+
+#endif
+
+inline std::mutex one_launch;
+
+struct Launch {
+    dim3 grid, block;
+    size_t shared;
+};
+
+template <class... A> int launch(void (*kernel)(A...), const Launch& how, void** args) {
+    const std::lock_guard<std::mutex> lock(one_launch);
+    if (how.shared > sizeof dynamic_shared || how.block.y * how.block.z != 1 || how.block.x > 1024) return 2;
+    if (how.grid.x == 0 || how.grid.y == 0 || how.grid.y > 65535 || how.grid.z > 65535) return 2;
+    for (unsigned z = 0; z < how.grid.z; ++z)
+        for (unsigned y = 0; y < how.grid.y; ++y)
+            for (unsigned x = 0; x < how.grid.x; ++x) {
+                std::memset(dynamic_shared, 0xa5, how.shared);  // garbage on entry, as on the device
+                const int failed = run_block(how.block.x, {x, y, z}, how.grid, [&] {
+                    [&]<size_t... I>(std::index_sequence<I...>) {
+                        kernel(*static_cast<std::remove_reference_t<A>*>(args[I])...);
+                    }(std::index_sequence_for<A...>{});
+                });
+                if (failed) return failed;
+            }
+    return 0;
+}
+
+// One instance of a kernel template, by the name the host asks for it.
+struct Instance {
+    const char* name;
+    int (*launch)(const Launch&, void**);
+};
+
+}  // namespace cuda_on_cpu
+
+#define CUDA_ON_CPU_INSTANCE(...)                                                             \
+    {                                                                                         \
+        #__VA_ARGS__, [](const cuda_on_cpu::Launch& how, void** args) {                       \
+            return cuda_on_cpu::launch(&__VA_ARGS__, how, args);                              \
+        }                                                                                     \
+    }
+
+// ---- what CUDA C++ has built in ----
+
+inline void __syncthreads() { cuda_on_cpu::synchronize(); }
+inline int __syncthreads_or(int vote) { return cuda_on_cpu::any_of_block(vote); }
+
+template <class V> V __shfl_xor_sync(unsigned, V v, int lane) {
+    V theirs;
+    cuda_on_cpu::exchange(&v, &theirs, sizeof v, (threadIdx.x % cuda_on_cpu::WARP) ^ static_cast<unsigned>(lane));
+    return theirs;
+}
+
+inline unsigned long long atomicMin(unsigned long long* at, unsigned long long v) {
+    static std::mutex mutex;
+    const std::lock_guard<std::mutex> lock(mutex);
+    const unsigned long long old = *at;
+    if (v < old) *at = v;
+    return old;
+}
+
+inline int __float_as_int(float v) {
+    int bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    return bits;
+}
+inline float __int_as_float(int bits) {
+    float v;
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+}
+inline double __hiloint2double(int hi, int lo) {
+    const uint64_t bits = static_cast<uint64_t>(static_cast<uint32_t>(hi)) << 32 | static_cast<uint32_t>(lo);
+    double v;
+    std::memcpy(&v, &bits, sizeof v);
+    return v;
+}
+inline int __double2hiint(double v) {
+    uint64_t bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    return static_cast<int>(bits >> 32);
+}
+inline int __double2loint(double v) {
+    uint64_t bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    return static_cast<int>(bits);
+}
+
+// Build with -ffp-contract=off: each of these is one rounding.
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
+inline double __dadd_rn(double a, double b) { return a + b; }
+inline double __dsub_rn(double a, double b) { return a - b; }
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __fma_rn(double a, double b, double c) { return std::fma(a, b, c); }
