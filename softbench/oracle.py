@@ -1,0 +1,488 @@
+"""What the functions return: the semantics stated a second time, independently of every backend and of the front.
+
+All functions take public arguments and return a `Truth` (two doubles per entry). Arithmetic, by dtype of the logits:
+
+* float16, bfloat16, float32: float64 in NumPy. Error far below 1e-3 ulp of float32.
+* float64 (and integers): x87 ``longdouble`` where NumPy has it, else Arb. The shift is error-free in float64 first,
+  because ``exp`` of a *rounded* difference would lose ``|d| 2**-64``. Error below 0.05 ulp of float64.
+* Arb (`softbench.arb`, needs python-flint) on request, ``arithmetic="arb"``: what the oracle itself is judged by.
+
+The forms are those that cancel nothing: ``m`` the row maximum, ``x_k - m = d_k + r_k`` exactly, ``s`` the sum of all
+``exp(d_k) (1 + r_k)`` but one maximum's own, ``S = 1 + s``, ``L = log1p(s)``; then ``log p_k = (d_k - L) + r_k``,
+``loss = L - (d_y + r_y)``, and the label's gradient is minus the sum of the *others* over ``S``.
+
+A difference ``x_k - m`` beyond float64 counts as ``-inf``: that class is as if absent. Arguments are taken to be valid;
+what a public function must refuse is not checked here.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from softbench.dtypes import result_dtype
+from softbench.ulp import Truth
+
+__all__ = [
+    "Arithmetic",
+    "Truth",
+    "argmax",
+    "gradient",
+    "log1p_s",
+    "log_loss",
+    "log_softmax",
+    "logsumexp",
+    "loss",
+    "probability_mass",
+    "softmax",
+]
+
+Array = NDArray[Any]
+F64 = NDArray[np.float64]
+Arithmetic = Literal["float64", "longdouble", "arb"]
+Reduction = Literal["mean", "sum", "none"]
+
+HAS_X87: Final = np.finfo(np.longdouble).nmant == 63
+"""Whether ``np.longdouble`` is the 80-bit format."""
+
+_MODERATE: Final = 1e100
+"""Weights beyond this (or below its inverse) could lift what underflows in float64 back into float32's range."""
+
+
+class Weighting(NamedTuple):
+    """A target with its options, per row: ``q_k = s w_k ((1 - eps) y_k + eps / K)``, ``y`` one-hot for indices."""
+
+    labels: NDArray[np.int64] | None
+    """``(N,)``, for class indices; those that are no class occur in rows that are `ignored` or `invalid`."""
+    y: Array | None
+    """``(N, K)`` for distributions: float64, or longdouble if given so."""
+    ignored: NDArray[np.bool_]
+    """``(N,)``: rows whose loss is 0 and gradient +0, whatever their logits."""
+    invalid: NDArray[np.bool_]
+    """``(N,)``: rows whose label is no class; all NaN."""
+    s: F64 | None
+    """``(N,)`` sample weights."""
+    w: F64 | None
+    """``(K,)`` class weights."""
+    eps: float
+
+    @property
+    def plain_index(self) -> bool:
+        """Whether the target is one class per row, unsmoothed."""
+        return self.labels is not None and self.eps == 0.0
+
+
+class Engine(Protocol):
+    """An arithmetic: the quantities of rows ``x``, an ``(N, K)`` float64 array with ``K >= 1``."""
+
+    def logsumexp(self, x: F64) -> Truth:
+        """``m + L``, ``(N,)``."""
+
+    def log1p_s(self, x: F64) -> Truth:
+        """``L``, ``(N,)``; NaN for rows without finite probabilities."""
+
+    def softmax(self, x: F64) -> Truth:
+        """``p``, ``(N, K)``."""
+
+    def log_softmax(self, x: F64) -> Truth:
+        """``log p``, ``(N, K)``."""
+
+    def loss(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
+        """``(N,)``, or 0-d for "sum" and "mean"."""
+
+    def gradient(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
+        """``(N, K)``."""
+
+    def probability_mass(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
+        """``(sum_k |q_k|) p``, ``(N, K)``."""
+
+    def log_loss(self, p: F64, target: Weighting, reduction: Reduction) -> Truth:
+        """``(N,)`` or 0-d, from probabilities."""
+
+
+# -- public functions ----------------------------------------------------------------------------------
+
+
+def argmax(logits: ArrayLike, *, axis: int = -1) -> NDArray[np.int64]:
+    """Index of the first NaN along ``axis``, else of the first maximum. ValueError if there are no classes."""
+    rows = _Rows.of(logits, axis)
+    if rows.x.shape[1] == 0:
+        raise ValueError("argmax of no classes")
+    nan = np.isnan(rows.x)
+    first = np.where(nan.any(axis=1), nan.argmax(axis=1), rows.x.argmax(axis=1))
+    return np.asarray(first, dtype=np.int64).reshape(rows.outer)
+
+
+def logsumexp(
+    logits: ArrayLike, *, axis: int = -1, keepdims: bool = False, arithmetic: Arithmetic | None = None
+) -> Truth:
+    """``log sum_k exp(x_k)``; ``-inf`` of no classes.
+
+    Where ``m`` and ``log1p(s)`` cancel, the truth is good to a small fraction of an ulp of the latter, not of the result.
+    """
+    rows = _Rows.of(logits, axis)
+    shape = rows.shape[: rows.axis] + (1,) + rows.shape[rows.axis + 1 :] if keepdims else rows.outer
+    if rows.x.size == 0:
+        return Truth.of(np.full(shape, -np.inf))
+    return _engine(rows.dtype, arithmetic).logsumexp(rows.x).reshape(shape)
+
+
+def log1p_s(logits: ArrayLike, *, axis: int = -1, arithmetic: Arithmetic | None = None) -> Truth:
+    """``L = log1p(s)``, the part of `logsumexp` beyond the maximum; NaN for rows without finite probabilities."""
+    rows = _Rows.of(logits, axis)
+    if rows.x.size == 0:
+        return Truth.of(np.full(rows.outer, np.nan))
+    return _engine(rows.dtype, arithmetic).log1p_s(rows.x).reshape(rows.outer)
+
+
+def softmax(logits: ArrayLike, *, axis: int = -1, arithmetic: Arithmetic | None = None) -> Truth:
+    """``exp(x_k) / sum_j exp(x_j)``."""
+    rows = _Rows.of(logits, axis)
+    if rows.x.size == 0:
+        return Truth.of(np.zeros(rows.shape))
+    return rows.raised(_engine(rows.dtype, arithmetic).softmax(rows.x))
+
+
+def log_softmax(logits: ArrayLike, *, axis: int = -1, arithmetic: Arithmetic | None = None) -> Truth:
+    """``x_k - logsumexp(x)``."""
+    rows = _Rows.of(logits, axis)
+    if rows.x.size == 0:
+        return Truth.of(np.zeros(rows.shape))
+    return rows.raised(_engine(rows.dtype, arithmetic).log_softmax(rows.x))
+
+
+def loss(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    arithmetic: Arithmetic | None = None,
+) -> Truth:
+    """Cross-entropy ``sum_k q_k (lse - x_k)`` with ``q_k = s w_k ((1 - eps) y_k + eps / K)``, from logits.
+
+    ``reduction="mean"`` divides by the sum of ``s w[y]`` over rows not ignored (class indices) or by the sum of ``s``
+    (distributions). Labels that are neither a class nor ``ignore_index`` make their row NaN. Targets are used in their
+    own dtype, converted exactly. Weights are applied in the wide format.
+    """
+    rows = _Rows.of(logits, axis)
+    weighting = _weighting(rows, target, class_weight, sample_weight, ignore_index, label_smoothing)
+    if rows.x.size == 0:
+        return _no_loss(rows, reduction)
+    found = _engine(rows.dtype, arithmetic, weighting).loss(rows.x, weighting, reduction)
+    return found.reshape(rows.outer) if reduction == "none" else found
+
+
+def gradient(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    arithmetic: Arithmetic | None = None,
+) -> Truth:
+    """d `loss` / d logits; for ``reduction="none"`` of each row's own loss. Ignored rows are exactly +0."""
+    rows = _Rows.of(logits, axis)
+    weighting = _weighting(rows, target, class_weight, sample_weight, ignore_index, label_smoothing)
+    if rows.x.size == 0:
+        return Truth.of(np.zeros(rows.shape))
+    return rows.raised(_engine(rows.dtype, arithmetic, weighting).gradient(rows.x, weighting, reduction))
+
+
+def probability_mass(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    arithmetic: Arithmetic | None = None,
+) -> Truth:
+    """``(sum_k |q_k|) p``, divided as the gradient is: the size of what a soft gradient subtracts ``q`` from."""
+    rows = _Rows.of(logits, axis)
+    weighting = _weighting(rows, target, class_weight, sample_weight, ignore_index, label_smoothing)
+    if rows.x.size == 0:
+        return Truth.of(np.zeros(rows.shape))
+    return rows.raised(_engine(rows.dtype, arithmetic, weighting).probability_mass(rows.x, weighting, reduction))
+
+
+def log_loss(
+    probs: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+    reduction: Reduction = "mean",
+    arithmetic: Arithmetic | None = None,
+) -> Truth:
+    """Cross-entropy ``-sum_k q_k log p_k`` of given probabilities; ``0 log 0 = 0``, nothing is clipped."""
+    rows = _Rows.of(probs, axis)
+    weighting = _weighting(rows, target, class_weight, sample_weight, ignore_index, 0.0)
+    if rows.x.size == 0:
+        return _no_loss(rows, reduction)
+    found = _engine(rows.dtype, arithmetic, weighting).log_loss(rows.x, weighting, reduction)
+    return found.reshape(rows.outer) if reduction == "none" else found
+
+
+# -- arguments -----------------------------------------------------------------------------------------
+
+
+class _Rows(NamedTuple):
+    """Logits as rows of float64 (exact, except for integers beyond 2**53)."""
+
+    x: F64
+    shape: tuple[int, ...]
+    axis: int
+    dtype: str
+    """Of array results."""
+
+    @classmethod
+    def of(cls, logits: ArrayLike, axis: int) -> _Rows:
+        array = np.asarray(logits)
+        dtype = result_dtype(array.dtype.name)
+        if dtype is None or array.ndim == 0:
+            raise TypeError(f"no oracle for a {array.ndim}-d array of {array.dtype.name}")
+        axis %= array.ndim
+        return cls(np.ascontiguousarray(_as_rows(array, axis).astype(np.float64)), array.shape, axis, dtype)
+
+    @property
+    def outer(self) -> tuple[int, ...]:
+        return self.shape[: self.axis] + self.shape[self.axis + 1 :]
+
+    def raised(self, rows: Truth) -> Truth:
+        """Results ``(N, K)`` in the shape of the logits."""
+        shape = (*self.outer, self.shape[self.axis])
+        return Truth(*(np.ascontiguousarray(np.moveaxis(part.reshape(shape), -1, self.axis)) for part in rows))
+
+
+def _as_rows(array: Array, axis: int) -> Array:
+    moved = np.moveaxis(array, axis, -1)
+    return moved.reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
+
+
+def _weighting(
+    rows: _Rows,
+    target: ArrayLike,
+    class_weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    ignore_index: int | None,
+    eps: float,
+) -> Weighting:
+    n, k = rows.x.shape
+    t = np.asarray(target)
+    s = None if sample_weight is None else np.asarray(sample_weight).astype(np.float64).reshape(n)
+    w = None if class_weight is None else np.asarray(class_weight).astype(np.float64).reshape(k)
+    none = np.zeros(n, np.bool_)
+    if t.ndim == len(rows.shape):
+        if t.shape != rows.shape or ignore_index is not None:
+            raise ValueError(f"target {t.shape} for logits {rows.shape}, ignore_index={ignore_index}")
+        y = _as_rows(t, rows.axis).astype(np.longdouble if t.dtype == np.longdouble else np.float64)
+        return Weighting(None, y, none, none, s, w, float(eps))
+    if t.shape != rows.outer or (k == 0 and n > 0):
+        raise ValueError(f"labels {t.shape} for logits {rows.shape}")
+    flat = t.reshape(n)
+    ignored = none if ignore_index is None else np.asarray(flat == ignore_index)
+    invalid = ~ignored & ((flat < 0) | (flat >= k))
+    return Weighting(np.where(ignored | invalid, 0, flat).astype(np.int64), None, ignored, invalid, s, w, float(eps))
+
+
+def _no_loss(rows: _Rows, reduction: Reduction) -> Truth:
+    """The loss of no rows, or of rows without classes (an empty sum)."""
+    if reduction == "none":
+        return Truth.of(np.zeros(rows.outer))
+    return Truth.of(np.asarray(np.nan if reduction == "mean" and rows.x.shape[0] == 0 else 0.0))
+
+
+def _engine(dtype: str, arithmetic: Arithmetic | None, target: Weighting | None = None) -> Engine:
+    if arithmetic is None:
+        if dtype != "float64" and (target is None or _is_moderate(target)):
+            arithmetic = "float64"
+        else:
+            arithmetic = "longdouble" if HAS_X87 else "arb"
+    if arithmetic == "arb":
+        from softbench.arb import ArbEngine
+
+        return ArbEngine()
+    if arithmetic == "longdouble" and not HAS_X87:
+        raise RuntimeError("np.longdouble is not the 80-bit format here: use arithmetic='arb'")
+    return NumpyEngine(np.longdouble if arithmetic == "longdouble" else np.float64)
+
+
+def _is_moderate(target: Weighting) -> bool:
+    weights = [part[part != 0] for part in (target.s, target.w, target.y) if part is not None]
+    with np.errstate(invalid="ignore"):
+        return all(((np.abs(w) < _MODERATE) & (np.abs(w) > 1 / _MODERATE)).all() for w in weights)
+
+
+# -- NumPy ---------------------------------------------------------------------------------------------
+
+
+class _Shifted(NamedTuple):
+    """Rows after the shift, all but ``m`` and ``top`` in the wide format."""
+
+    m: F64
+    top: NDArray[np.int64]
+    defined: NDArray[np.bool_]
+    """Rows that have finite probabilities."""
+    d: Array
+    r: Array
+    e: Array
+    """``exp(d) (1 + r)``."""
+    s: Array
+    L: Array
+
+    def p(self) -> Array:
+        probabilities: Array = self.e / (1 + self.s)[:, None]
+        probabilities[~self.defined] = np.nan
+        return probabilities
+
+
+class NumpyEngine:
+    """`Engine` in a NumPy dtype. Sums are pairwise: below ``(16 + log2 K) 2**-64`` relative in longdouble."""
+
+    def __init__(self, wide: type[np.floating[Any]]) -> None:
+        self.wide = wide
+
+    def _shifted(self, x: F64) -> _Shifted:
+        every = np.arange(len(x))
+        m = x.max(axis=1)  # NaN if there is one
+        defined = np.isfinite(m)
+        top = np.where(defined, (x == m[:, None]).argmax(axis=1), 0)
+        high = x - m[:, None]  # TwoDiff (Knuth, TAOCP vol. 2, 4.2.2), in float64
+        virtual = x - high
+        low = (x - (high + virtual)) + (virtual - m[:, None])
+        low[~np.isfinite(high)] = 0.0
+        d, r = high.astype(self.wide), low.astype(self.wide)
+        e = np.exp(d)
+        e += e * r
+        e[every, top] = 0
+        s = e.sum(axis=1)
+        e[every, top] = 1
+        return _Shifted(m, top, defined, d, r, e, s, np.log1p(s))
+
+    def logsumexp(self, x: F64) -> Truth:
+        with np.errstate(all="ignore"):
+            row = self._shifted(x)
+            return Truth.of(np.where(row.defined, row.m + row.L, row.m))
+
+    def log1p_s(self, x: F64) -> Truth:
+        with np.errstate(all="ignore"):
+            row = self._shifted(x)
+            return Truth.of(np.where(row.defined, row.L, np.nan))
+
+    def softmax(self, x: F64) -> Truth:
+        with np.errstate(all="ignore"):
+            return Truth.of(self._shifted(x).p())
+
+    def log_softmax(self, x: F64) -> Truth:
+        with np.errstate(all="ignore"):
+            row = self._shifted(x)
+            logs = (row.d - row.L[:, None]) + row.r
+            logs[~row.defined] = np.nan
+            return Truth.of(logs)
+
+    def loss(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
+        with np.errstate(all="ignore"):
+            row = self._shifted(x)
+            if target.labels is not None and target.plain_index:
+                label = np.arange(len(x)), target.labels
+                losses = self._row_weight(target) * ((row.L - row.d[label]) - row.r[label])
+            else:
+                q = self._q(target, x.shape[1])
+                terms = q * ((row.L[:, None] - row.d) - row.r)
+                terms[q == 0] = 0  # also where the class is absent
+                losses = terms.sum(axis=1)
+            losses[~row.defined] = np.nan
+            return self._reduced(losses, target, reduction)
+
+    def gradient(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
+        with np.errstate(all="ignore"):
+            row = self._shifted(x)
+            divisor = self._divisor(target, reduction)
+            if target.labels is not None and target.plain_index:
+                label = np.arange(len(x)), target.labels
+                factor = self._row_weight(target) / divisor
+                g = row.p() * factor[:, None]
+                row.e[label] = 0  # leave one out
+                others = row.e.sum(axis=1) / (1 + row.s) * factor
+                g[label] = np.where(others == 0, others, -others)
+            else:
+                q = self._q(target, x.shape[1])
+                g = (q.sum(axis=1)[:, None] * row.p() - q) / divisor
+            g[~row.defined | target.invalid] = np.nan
+            g[target.ignored] = 0
+            return Truth.of(g)
+
+    def probability_mass(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
+        with np.errstate(all="ignore"):
+            q = np.abs(self._q(target, x.shape[1]))
+            mass = q.sum(axis=1)[:, None] * self._shifted(x).p() / self._divisor(target, reduction)
+            mass[target.ignored] = 0
+            return Truth.of(mass)
+
+    def log_loss(self, p: F64, target: Weighting, reduction: Reduction) -> Truth:
+        with np.errstate(all="ignore"):
+            logs = 0 - np.log(p.astype(self.wide))  # +0 at p = 1
+            if target.labels is not None:
+                losses = self._row_weight(target) * logs[np.arange(len(p)), target.labels]
+            else:
+                q = self._q(target, p.shape[1])
+                terms = q * logs
+                terms[(q == 0) & (p == 0)] = 0
+                losses = terms.sum(axis=1)
+            return self._reduced(losses, target, reduction)
+
+    def _reduced(self, losses: Array, target: Weighting, reduction: Reduction) -> Truth:
+        losses[target.invalid] = np.nan
+        losses[target.ignored] = 0
+        if reduction == "none":
+            return Truth.of(losses)
+        return Truth.of(losses.sum() / self._divisor(target, reduction))
+
+    def _row_weight(self, target: Weighting) -> Array:
+        """``s w[y]`` of each row."""
+        weight = np.ones(len(target.ignored), self.wide)
+        if target.s is not None:
+            weight *= target.s
+        if target.w is not None and target.labels is not None:
+            weight *= np.where(target.invalid, 1.0, target.w[target.labels])
+        return weight
+
+    def _divisor(self, target: Weighting, reduction: Reduction) -> Any:
+        """What a mean divides by; NaN for nothing."""
+        if reduction != "mean":
+            return self.wide(1)
+        weight = self._row_weight(target)
+        total = weight[~target.ignored].sum()
+        return total if total != 0 else self.wide(np.nan)
+
+    def _q(self, target: Weighting, k: int) -> Array:
+        """``s w_k ((1 - eps) y_k + eps / K)``."""
+        if target.labels is None:
+            q = np.array(target.y, dtype=self.wide, order="C")
+        else:
+            q = (target.labels[:, None] == np.arange(k)).astype(self.wide)
+        if target.eps != 0.0:
+            eps = self.wide(target.eps)
+            q = (1 - eps) * q + eps / k
+        if target.w is not None:
+            q *= target.w
+        if target.s is not None:
+            q *= target.s[:, None]
+        return q
