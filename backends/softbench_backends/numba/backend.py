@@ -1,0 +1,169 @@
+"""The backend: what a call comes down to, which kernel, and whether on one thread or on all."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+import numpy as np
+
+from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
+from softbench_backends.numba.limits import ALIGNED_BYTES, SERIAL_SIZE, SHORT
+
+__all__ = ["NumbaBackend"]
+
+_NONE: Final = np.empty(0)
+_NO_LABELS: Final = np.empty(0, np.int64)
+
+
+class NumbaBackend(RowBackend):
+    """Explicit vectors on all cores, compiled by Numba: see `softbench_backends.numba.numerics` for the arithmetic."""
+
+    name = "numba"
+    summary = "fused SIMD kernels on all CPU cores, compiled by Numba at first use"
+    requires: ClassVar[tuple[str, ...]] = ("numba",)
+    install = "pip install numba"
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[tuple[str, int, bool, bool], Callable[..., Any]] = {}
+
+    def info(self) -> dict[str, object]:
+        """Versions, threads and the instruction set compiled for."""
+        import llvmlite
+        import numba
+
+        from softbench_backends.numba import threads
+
+        return {
+            "device": "cpu",
+            "numba": numba.__version__,
+            "llvmlite": llvmlite.__version__,
+            "threads": numba.get_num_threads(),
+            "threading_layer": threads.layer() or "not started",
+        }
+
+    # -- arrays ----------------------------------------------------------------------------------------
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """As the base class; large arrays start on a cache line, so that rows may be streamed past the caches."""
+        array = super().empty(shape, dtype)
+        if array.nbytes < ALIGNED_BYTES or array.ctypes.data % 64 == 0:
+            return array
+        raw = np.empty(array.nbytes + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        return raw[start : start + array.nbytes].view(array.dtype).reshape(shape)
+
+    # -- calls -----------------------------------------------------------------------------------------
+
+    def _call(self, op: str, x: Array, streaming: bool, *args: Any) -> None:
+        """Run a kernel on ``(x, *args)``, on all threads if there is enough to do."""
+        parallel = x.size > SERIAL_SIZE and x.shape[0] > 1
+        if parallel:
+            from softbench_backends.numba import threads
+
+            n = min(threads.count(), x.shape[0])
+            if n > 1:
+                threads.run(self._entry(op, x, True), x, *args, streaming, n)
+                return
+        self._entry(op, x, False)(x, *args)
+
+    def _entry(self, op: str, x: Array, parallel: bool) -> Callable[..., Any]:
+        key = (op, x.itemsize, x.shape[1] <= SHORT[x.itemsize], parallel)
+        try:
+            return self._entries[key]
+        except KeyError:
+            return self._compile(key)
+
+    def _compile(self, key: tuple[str, int, bool, bool]) -> Callable[..., Any]:
+        from softbench_backends.numba.entries import entry
+
+        with self._lock:
+            if key not in self._entries:
+                self._entries[key] = entry(*key)
+            return self._entries[key]
+
+    def argmax(self, x: Array, out: Array) -> Array:  # noqa: D102
+        self._call("argmax", x, False, out)
+        return out
+
+    def logsumexp(self, x: Array, out: Array) -> Array:  # noqa: D102
+        self._call("logsumexp", x, False, out)
+        return out
+
+    def softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
+        self._call("softmax", x, _streams(x, out), out)
+        return out
+
+    def log_softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
+        self._call("log_softmax", x, _streams(x, out), out)
+        return out
+
+    def loss_and_gradient(  # noqa: D102
+        self, x: Array, target: Target, divisor: Any, loss: Array, out: Array
+    ) -> tuple[Array, Array]:
+        op, arrays = _lower(x, target)
+        divided = float(divisor) if divisor != 0 else float("nan")
+        smoothing = target.smoothing if isinstance(target, IndexTarget) else 0.0
+        self._call(op, x, _streams(x, out), *arrays, loss, out, smoothing, divided, True)
+        return loss, out
+
+    def loss(self, x: Array, target: Target, loss: Array) -> Array:  # noqa: D102
+        op, arrays = _lower(x, target)
+        smoothing = target.smoothing if isinstance(target, IndexTarget) else 0.0
+        self._call(op, x, False, *arrays, loss, x, smoothing, 1.0, False)
+        return loss
+
+    def log_loss(self, p: Array, target: Target, loss: Array) -> Array:  # noqa: D102
+        _, arrays = _lower(p, target)
+        op = "log_loss_soft" if isinstance(target, SoftTarget) else "log_loss_index"
+        self._call(op, p, False, *arrays, loss, p, 0.0, 1.0, False)
+        return loss
+
+
+def _lower(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Array]]:
+    """The kernel for a target and what it takes: ``q``, labels, sample weight and class weight, empty where absent."""
+    if isinstance(target, SoftTarget):
+        return "soft", (target.q, _NO_LABELS, _NONE, _NONE)
+    sample = _NONE if target.sample_weight is None else target.sample_weight
+    classes = _NONE if target.class_weight is None else target.class_weight
+    if target.smoothing == 0.0:
+        return "index", (x, target.labels, sample, classes)
+    k = x.shape[1]
+    base = np.full((1, k), math.ldexp(1.0, -k.bit_length()), x.dtype)  # `rows.smoothing_unit`
+    if target.class_weight is not None:
+        base *= classes
+    return "soft", (base, target.labels, sample, classes)
+
+
+def _streams(x: Array, out: Array) -> bool:
+    """Whether the result is too large for the caches to keep any of it."""
+    return out.nbytes >= _last_level_cache() and x is not out and x.ctypes.data != out.ctypes.data
+
+
+def _last_level_cache() -> int:
+    """Bytes of the largest cache, 32 MiB where the system does not say."""
+    global _cache_bytes
+    if _cache_bytes == 0:
+        _cache_bytes = _read_cache_size()
+    return _cache_bytes
+
+
+_cache_bytes = 0
+
+
+def _read_cache_size() -> int:
+    sizes = []
+    base = "/sys/devices/system/cpu/cpu0/cache"
+    units = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+    try:
+        for index in os.listdir(base):
+            with open(f"{base}/{index}/size") as file:
+                text = file.read().strip()
+            sizes.append(int(text[:-1]) * units[text[-1]])
+    except (OSError, KeyError, ValueError, IndexError):
+        pass
+    return max(sizes, default=32 << 20)

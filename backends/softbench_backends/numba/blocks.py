@@ -1,0 +1,41 @@
+"""`softbench_backends.numba.numerics` as Numba intrinsics, for kernels."""
+
+from __future__ import annotations
+
+from softbench_backends.numba import numerics
+from softbench_backends.numba.lanes import block
+
+accumulate = block(numerics.accumulate)
+accumulate4 = block(numerics.accumulate4)
+accumulator = block(numerics.accumulator)
+column_term = block(numerics.column_term)
+factor = block(numerics.factor)
+first_match = block(numerics.first_match)
+fold = block(numerics.fold)
+index_loss = block(numerics.index_loss)
+join = block(numerics.join)
+label_entry = block(numerics.label_entry)
+larger = block(numerics.larger)
+largest = block(numerics.largest)
+leading = block(numerics.leading)
+log_probability = block(numerics.log_probability)
+log_sum = block(numerics.log_sum)
+logsumexp = block(numerics.logsumexp)
+nan_seen = block(numerics.nan_seen)
+only_labelled = block(numerics.only_labelled)
+others = block(numerics.others)
+pick = block(numerics.pick)
+probability = block(numerics.probability)
+quotient = block(numerics.quotient)
+settle = block(numerics.settle)
+shifted_exp = block(numerics.shifted_exp)
+shifted_probability = block(numerics.shifted_probability)
+soft_gradient = block(numerics.soft_gradient)
+soft_label_entry = block(numerics.soft_label_entry)
+soft_loss = block(numerics.soft_loss)
+soft_sums = block(numerics.soft_sums)
+soft_term = block(numerics.soft_term)
+term = block(numerics.term)
+two_diff = block(numerics.two_diff)
+two_product = block(numerics.two_product)
+two_sum = block(numerics.two_sum)

@@ -1,0 +1,270 @@
+"""Kernels for short rows: as many rows at a time as a vector has lanes, each row in a lane of its own.
+
+A row of a few classes would leave most lanes of a vector idle and cost a logarithm and a division by
+itself. Here groups of rows are transposed in registers, so that vector ``c`` holds class ``c`` of every row
+of the group, and everything, the label's entry and the loss included, is done on whole vectors.
+"""
+
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from softbench_backends.numba.blocks import (
+    accumulate,
+    accumulator,
+    column_term,
+    factor,
+    index_loss,
+    label_entry,
+    larger,
+    leading,
+    log_probability,
+    log_sum,
+    logsumexp,
+    only_labelled,
+    others,
+    pick,
+    probability,
+    quotient,
+    settle,
+    shifted_exp,
+    soft_gradient,
+    soft_label_entry,
+    soft_loss,
+    soft_sums,
+    soft_term,
+)
+from softbench_backends.numba.lanes import (
+    address,
+    columns_to_rows,
+    load,
+    load_rows,
+    offset,
+    put,
+    rows_to_columns,
+    scratch,
+    spread,
+    store,
+    store_first,
+    width,
+)
+from softbench_backends.numba.limits import SHORT
+from softbench_backends.numba.rows import row_weight, smoothed
+
+MOST_CLASSES = max(SHORT.values())  # what the scratch tiles hold
+
+
+@njit(error_model="numpy")
+def enter(x, rows, k, tile):
+    """``rows`` rows of ``k`` elements from ``x`` into the columns of ``tile``."""
+    w = width(x)
+    for c in range(0, k, w):
+        rows_to_columns(offset(x, c), k, rows, min(w, k - c), offset(tile, c * w))
+
+
+@njit(error_model="numpy")
+def leave(tile, out, rows, k):
+    """The inverse of `enter`."""
+    w = width(out)
+    for c in range(0, k, w):
+        columns_to_rows(offset(tile, c * w), offset(out, c), k, rows, min(w, k - c))
+
+
+@njit(error_model="numpy")
+def column_max(tile, k):
+    """Maximum of every row, passing over NaN."""
+    w = width(tile)
+    m = larger(spread(tile, -math.inf), load(tile, 0))
+    for c in range(1, k):
+        m = larger(m, load(tile, c * w))
+    return m
+
+
+@njit(error_model="numpy")
+def column_sum(tile, e, k, m):
+    """The scaled exponentials to ``e``; per row the sum of those below the maximum, its correction, the argmaxes."""
+    w = width(tile)
+    hi, lo = accumulator(m)
+    _, argmaxes = accumulator(m)
+    for c in range(k):
+        exp, below, argmaxes = column_term(load(tile, c * w), m, argmaxes)
+        store(e, c * w, exp)
+        hi, lo = accumulate(hi, lo, below)
+    return hi, lo, argmaxes
+
+
+@njit(error_model="numpy")
+def softmax_columns(x, out, first, last, streaming):
+    """`RowBackend.softmax` of the rows ``first <= i < last``."""
+    k = x.shape[1]
+    w = width(address(x))
+    tile = scratch(address(x), MOST_CLASSES)
+    for i in range(first, last, w):
+        rows = min(w, last - i)
+        enter(offset(address(x), i * k), rows, k, tile)
+        m = column_max(tile, k)
+        hi, lo, argmaxes = column_sum(tile, tile, k, m)
+        s, lo = others(m, hi, lo, argmaxes)
+        f, g = factor(m, s, lo, 1.0, 0.0)
+        for c in range(k):
+            store(tile, c * w, probability(load(tile, c * w), f, g))
+        leave(tile, offset(address(out), i * k), rows, k)
+
+
+@njit(error_model="numpy")
+def log_softmax_columns(x, out, first, last, streaming):
+    """`RowBackend.log_softmax` of the rows ``first <= i < last``."""
+    k = x.shape[1]
+    w = width(address(x))
+    tile = scratch(address(x), MOST_CLASSES)
+    unused = scratch(address(x), MOST_CLASSES)
+    for i in range(first, last, w):
+        rows = min(w, last - i)
+        enter(offset(address(x), i * k), rows, k, tile)
+        m = column_max(tile, k)
+        hi, lo, argmaxes = column_sum(tile, unused, k, m)
+        s, lo = others(m, hi, lo, argmaxes)
+        log = log_sum(m, s, lo)
+        for c in range(k):
+            store(tile, c * w, log_probability(load(tile, c * w), m, log))
+        leave(tile, offset(address(out), i * k), rows, k)
+
+
+@njit(error_model="numpy")
+def logsumexp_columns(x, out, first, last, streaming):
+    """`RowBackend.logsumexp` of the rows ``first <= i < last``."""
+    k = x.shape[1]
+    w = width(address(x))
+    tile = scratch(address(x), MOST_CLASSES)
+    for i in range(first, last, w):
+        rows = min(w, last - i)
+        enter(offset(address(x), i * k), rows, k, tile)
+        m = column_max(tile, k)
+        hi, lo, argmaxes = column_sum(tile, tile, k, m)
+        s, lo = others(m, hi, lo, argmaxes)
+        store_first(address(out), i, rows, logsumexp(m, s, lo, hi))
+
+
+@njit(error_model="numpy")
+def argmax_columns(x, out, first, last, streaming):
+    """`RowBackend.argmax` of the rows ``first <= i < last``."""
+    k = x.shape[1]
+    w = width(address(x))
+    tile = scratch(address(x), MOST_CLASSES)
+    for i in range(first, last, w):
+        rows = min(w, last - i)
+        enter(offset(address(x), i * k), rows, k, tile)
+        best = load(tile, 0)
+        at = load_rows(address(x), address(out), i, 0, 0)
+        for c in range(1, k):
+            best, at = leading(best, at, load(tile, c * w), c)
+        store_first(address(out), i, rows, at)
+
+
+@njit(error_model="numpy")
+def index_columns(
+    x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+):
+    """`RowBackend.loss_and_gradient` for labels without smoothing; ``out`` is written if ``gradient`` is set."""
+    k = x.shape[1]
+    xp = address(x)
+    w = width(xp)
+    tile = scratch(xp, MOST_CLASSES)
+    e = scratch(xp, MOST_CLASSES)
+    weights = scratch(address(loss), 2)
+    for r in range(w):
+        put(weights, r, 1.0)
+    weight = load_rows(xp, weights, 0, w, 1.0)
+    share, less = quotient(weight, 0.0, divisor, 0.0)
+    for i in range(first, last, w):
+        rows = min(w, last - i)
+        enter(offset(xp, i * k), rows, k, tile)
+        y = load_rows(xp, address(labels), i, rows, -1)
+        if sample_weight.size or class_weight.size:
+            for r in range(rows):
+                label = labels[i + r]
+                put(weights, r, row_weight(i + r, label, sample_weight, class_weight) if 0 <= label < k else 1.0)
+            weight = load_rows(xp, weights, 0, w, 1.0)
+            share, less = quotient(weight, 0.0, divisor, 0.0)
+        m = column_max(tile, k)
+        at_label = load(tile, 0)
+        for c in range(1, k):
+            at_label = pick(at_label, load(tile, c * w), y, c)
+        hi, lo, argmaxes = column_sum(tile, e, k, m)
+        s, lo = others(m, hi, lo, argmaxes)
+        value = index_loss(m, s, log_sum(m, s, lo), at_label, weight)
+        store_first(address(loss), i, rows, only_labelled(value, y, k))
+        if gradient:
+            f, g = factor(m, s, lo, share, less)
+            entry = label_entry(m, s, lo, at_label, f, g, share)
+            for c in range(k):
+                p = probability(load(e, c * w), f, g)
+                store(e, c * w, only_labelled(pick(p, entry, y, c), y, k))
+            leave(e, offset(address(out), i * k), rows, k)
+
+
+@njit(error_model="numpy")
+def soft_columns(
+    x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+):
+    """`RowBackend.loss_and_gradient` for soft targets or smoothed labels: see `rows.soft_rows`."""
+    k = x.shape[1]
+    xp, lp = address(x), address(loss)
+    w = width(xp)
+    tile = scratch(xp, MOST_CLASSES)
+    targets = scratch(xp, MOST_CLASSES)
+    e = scratch(xp, MOST_CLASSES)
+    of_alls, of_alls_low, of_labels, of_labels_low = scratch(lp, 2), scratch(lp, 2), scratch(lp, 2), scratch(lp, 2)
+    for r in range(w):
+        put(of_alls, r, 1.0)
+        put(of_alls_low, r, 0.0)
+        put(of_labels, r, 0.0)
+        put(of_labels_low, r, 0.0)
+    if labels.size:
+        for c in range(k):
+            store(targets, c * w, spread(xp, q[0, c]))
+    for i in range(first, last, w):
+        rows = min(w, last - i)
+        enter(offset(xp, i * k), rows, k, tile)
+        y = load_rows(xp, address(labels), i, rows if labels.size else 0, 0)
+        if labels.size:
+            for r in range(rows):
+                label = labels[i + r]
+                if 0 <= label < k:
+                    high, low, h, less = smoothed(i + r, label, k, smoothing, sample_weight, class_weight)
+                    put(of_alls, r, high)
+                    put(of_alls_low, r, low)
+                    put(of_labels, r, h)
+                    put(of_labels_low, r, less)
+        else:
+            enter(offset(address(q), i * k), rows, k, targets)
+        of_all, of_all_low = load_rows(xp, of_alls, 0, w, 0.0), load_rows(xp, of_alls_low, 0, w, 0.0)
+        of_label, of_label_low = load_rows(xp, of_labels, 0, w, 0.0), load_rows(xp, of_labels_low, 0, w, 0.0)
+        m = column_max(tile, k)
+        at_label, q_label = load(tile, 0), load(targets, 0)
+        mass_hi, mass_lo = accumulator(m)
+        cost_hi, cost_lo = accumulator(m)
+        for c in range(k):
+            v, p = load(tile, c * w), load(targets, c * w)
+            at_label, q_label = pick(at_label, v, y, c), pick(q_label, p, y, c)
+            mass_hi, mass_lo = accumulate(mass_hi, mass_lo, p)
+            cost_hi, cost_lo = accumulate(cost_hi, cost_lo, soft_term(v, m, p))
+        hi, lo, argmaxes = column_sum(tile, e, k, m)
+        s, lo = others(m, hi, lo, argmaxes)
+        mass, cost = soft_sums(settle(mass_hi, mass_lo), settle(cost_hi, cost_lo), of_all, of_label, m, at_label)
+        store_first(lp, i, rows, only_labelled(soft_loss(m, s, lo, mass, cost), y, k))
+        if gradient:
+            share, less = quotient(mass, 0.0, divisor, 0.0)
+            f, g = factor(m, s, lo, share, less)
+            high, low = quotient(of_all, of_all_low, divisor, 0.0)
+            h, less = quotient(of_label, of_label_low, divisor, 0.0)
+            entry = soft_label_entry(shifted_exp(at_label, m), f, g, q_label, high, low, h, less)
+            for c in range(k):
+                value = soft_gradient(load(e, c * w), f, g, load(targets, c * w), high, low)
+                if labels.size:
+                    value = pick(value, entry, y, c)
+                store(e, c * w, only_labelled(value, y, k))
+            leave(e, offset(address(out), i * k), rows, k)

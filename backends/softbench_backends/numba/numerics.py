@@ -1,0 +1,403 @@
+"""The arithmetic of softmax on lanes: every formula of this package, once, for float32, float64 and any width.
+
+Notation, as in `softbench.interface`: ``m`` is the maximum of a row, ``d + r = x - m`` exactly, ``s`` the sum
+of ``exp(x_k - m)`` over all ``k`` but one argmax, ``S = 1 + s`` and ``L = log1p(s)``.
+
+Exponentials are kept times a power of two, ``2^c`` (a prime marks it: ``e' = 2^c e``, ``s' = 2^c s``), because
+a probability may be subnormal where its exponential times a weight is not: a subnormal has lost digits, and a
+weight would magnify that loss. The scale leaves with the last rounding (`probability`).
+Sums are float64: of float32 terms that is wide enough; of float64 terms a second float64, ``lo``, carries the
+rounding errors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+from softbench_backends.numba.lanes import Lanes, absolute, fma, select
+
+LN2: Final = 0.6931471805599453
+
+
+class _Format(NamedTuple):
+    """What the blocks need to know of a floating-point format."""
+
+    mantissa: int
+    bias: int
+    c: int
+    """Exponentials are scaled by 2^c; 4 of them still add up without overflow."""
+    ln2: tuple[float, float]
+    """ln 2 as a number of the format and the rest of it."""
+    exp: tuple[float, ...]
+    """exp(t) = 1 + t + t^2 (exp[0] + exp[1] t + ...) for |t| <= ln(2)/2: minimax in the relative error (Remez)."""
+
+    @property
+    def low(self) -> float:
+        """Differences below this one have an exponential of zero, scaled or not."""
+        return -(self.c + self.bias) * LN2
+
+
+# Truncation: 0.026 ulp in float32 and 0.016 ulp in float64.
+_FORMATS: Final = {
+    32: _Format(
+        mantissa=23,
+        bias=127,
+        c=124,
+        ln2=(0.693147182464599609375, -1.904654299957767878541823431924500011926579e-9),
+        exp=(
+            float.fromhex("0x1.fffffcp-2"),
+            float.fromhex("0x1.555492p-3"),
+            float.fromhex("0x1.5558f2p-5"),
+            float.fromhex("0x1.1239d4p-7"),
+            float.fromhex("0x1.6a244cp-10"),
+        ),
+    ),
+    64: _Format(
+        mantissa=52,
+        bias=1023,
+        c=900,
+        ln2=(LN2, 2.319046813846299558417771e-17),
+        exp=(
+            float.fromhex("0x1.000000000000ap-1"),
+            float.fromhex("0x1.55555555554fap-3"),
+            float.fromhex("0x1.555555555088cp-5"),
+            float.fromhex("0x1.1111111127b9cp-7"),
+            float.fromhex("0x1.6c16c1842674dp-10"),
+            float.fromhex("0x1.a01a012a69a3fp-13"),
+            float.fromhex("0x1.a0199a16cb835p-16"),
+            float.fromhex("0x1.71df253a3fd1ep-19"),
+            float.fromhex("0x1.28ad68b8868dfp-22"),
+            float.fromhex("0x1.ad7f7af9f265ap-26"),
+        ),
+    ),
+}
+
+# log(1 + f) = 2 z + z (w^2 polynomial), z = f / (2 + f): fdlibm's s_log1p.c (Sun Microsystems, 1993).
+_LOG: Final = (
+    6.666666666666735130e-01,
+    3.999999999940941908e-01,
+    2.857142874366239149e-01,
+    2.222219843214978396e-01,
+    1.818357216161805012e-01,
+    1.531383769920937332e-01,
+    1.479819860511658591e-01,
+)
+_LN2_HIGH: Final = 6.93147180369123816490e-01  # 21 trailing zero bits: k times it is exact
+_LN2_LOW: Final = 1.90821492927058770002e-10
+_SQRT_HALF: Final = 0x3FE6A09E00000000  # bits of the number below sqrt(1/2) that a logarithm's argument is scaled to
+_ONE: Final = 0x3FF0000000000000  # bits of 1.0
+
+
+# -- error-free transformations ---------------------------------------------------------------------------
+
+
+def two_sum(a: Lanes, b: Lanes) -> tuple[Lanes, Lanes]:
+    """``a + b`` and its rounding error, exactly (Knuth)."""
+    s = a + b
+    t = s - a
+    return s, (a - (s - t)) + (b - t)
+
+
+def two_diff(a: Lanes, b: Lanes) -> tuple[Lanes, Lanes]:
+    """``a - b`` and its rounding error, exactly (Knuth)."""
+    d = a - b
+    t = d - a
+    return d, (a - (d - t)) - (b + t)
+
+
+def two_product(a: Lanes, b: Lanes) -> tuple[Lanes, Lanes]:
+    """``a b`` and its rounding error, exactly."""
+    p = a * b
+    return p, fma(a, b, -p)
+
+
+def quotient(nh: Lanes, nl: Lanes, dh: Lanes, dl: Lanes) -> tuple[Lanes, Lanes]:
+    """``(nh + nl) / (dh + dl)`` as a number and a correction; a quotient that is not finite has none."""
+    q = nh / dh
+    rest = (fma(-q, dh, nh) + nl) - q * dl
+    correction = rest / dh
+    return q, select(absolute(correction) < math.inf, correction, 0.0)
+
+
+# -- the exponential ----------------------------------------------------------------------------------------
+
+
+def exp_scaled(d: Lanes, r: Lanes) -> Lanes:
+    """``2^c exp(d + r)`` for ``d <= 0`` and ``|r| <= ulp(d) / 2``; exactly 0 far down, NaN for NaN."""
+    fmt = _FORMATS[d.bits]
+    r = select(d > fmt.low, r, 0.0)  # far down r is huge, or NaN where the difference overflowed
+    d = select(d < fmt.low, fmt.low, d)
+    # n = round(d log2(e)), by adding 1.5 2^mantissa; what is added besides makes the low bits of the sum the
+    # biased exponent of 2^(n + c), which is 0, that of the number 0, where d was clamped.
+    magic = float(3 << (fmt.mantissa - 1)) + fmt.c + fmt.bias
+    z = fma(d, 1.0 / LN2, magic)
+    n = z - magic
+    t = fma(n, -fmt.ln2[0], d) + fma(n, -fmt.ln2[1], r)
+    p = t.constant(fmt.exp[-1])
+    for coefficient in (*fmt.exp[-2::-1], 1.0, 1.0):
+        p = fma(p, t, coefficient)
+    return p * (z.as_bits() << fmt.mantissa).as_float()
+
+
+def shifted_exp(x: Lanes, m: Lanes) -> Lanes:
+    """``e'``: the scaled exponential of ``x - m``."""
+    return exp_scaled(*two_diff(x, m))
+
+
+def difference(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
+    """``d, r`` in float64; ``r = 0`` where ``d`` overflows."""
+    d, r = two_diff(x.to(64), m.to(64))
+    return d, select(d > -math.inf, r, 0.0)
+
+
+# -- pass one: the maximum ----------------------------------------------------------------------------------
+
+
+def larger(best: Lanes, x: Lanes) -> Lanes:
+    """The maximum so far; passes over NaN (which the sum will meet)."""
+    return select(x > best, x, best)
+
+
+def largest(v: Lanes) -> Lanes:
+    """The maximum over the lanes."""
+    while v.n > 1:
+        a, b = v.halves()
+        v = larger(a, b)
+    return v
+
+
+def nan_seen(seen: Lanes, x: Lanes) -> Lanes:
+    """NaN in the lanes that met a NaN so far."""
+    return select(x.is_nan(), x, seen)
+
+
+def first_match(x: Lanes, m: Lanes) -> Lanes:
+    """Number of the first lane equal to ``m``, or NaN if ``m`` is; as many as there are lanes if there is none."""
+    m = m.to(x.bits).splat(x.n)
+    return (x.equals(m) | (x.is_nan() & m.is_nan())).first_set()
+
+
+def leading(best: Lanes, at: Lanes, x: Lanes, c: Lanes) -> tuple[Lanes, Lanes]:
+    """The first maximum so far, or the first NaN, and its class, after class ``c`` with logits ``x``."""
+    ahead = ((x > best) | x.is_nan()) & ~best.is_nan()
+    return select(ahead, x, best), select(ahead, c, at)
+
+
+# -- pass two: the sum of the others ------------------------------------------------------------------------
+
+
+def term(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """``e'``, the same with 0 for every argmax, and how many argmaxes there are."""
+    e = shifted_exp(x, m)
+    top = x.equals(m)
+    return e, select(top, 0.0, e), top.count()
+
+
+def column_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """As `term` where every lane is a row of its own: the argmaxes so far are counted lane by lane, in float64."""
+    e = shifted_exp(x, m)
+    top = x.equals(m)
+    return e, select(top, 0.0, e), argmaxes + select(top, argmaxes.constant(1.0), 0.0)
+
+
+def accumulator(like: Lanes) -> tuple[Lanes, Lanes]:
+    """An empty sum of vectors like this one: float64 lanes and their compensation."""
+    zero = (like - like).to(64).constant(0.0)
+    return zero, zero
+
+
+def accumulate(hi: Lanes, lo: Lanes, a: Lanes) -> tuple[Lanes, Lanes]:
+    """Add a vector to a sum."""
+    if a.bits == 32:
+        return hi + a.to(64), lo
+    hi, error = two_sum(hi, a)
+    return hi, lo + error
+
+
+def accumulate4(hi: Lanes, lo: Lanes, a: Lanes, b: Lanes, c: Lanes, d: Lanes) -> tuple[Lanes, Lanes]:
+    """Add four vectors to a sum, at two roundings of their own precision."""
+    return accumulate(hi, lo, (a + b) + (c + d))
+
+
+def fold(hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
+    """Sum over the lanes, as a number and its correction."""
+    while hi.n > 1:
+        (a, b), (c, d) = hi.halves(), lo.halves()
+        hi, error = two_sum(a, b)
+        lo = (c + d) + error
+    return hi, lo
+
+
+def join(hi: Lanes, lo: Lanes, more: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
+    """Sum of two sums."""
+    hi, error = two_sum(hi, more)
+    return hi, (lo + less) + error
+
+
+def others(m: Lanes, hi: Lanes, lo: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes]:
+    """``s'`` and its correction: the sum of the terms below ``m`` and all argmaxes but one.
+
+    NaN where ``m`` is infinite: such rows, like those that hold a NaN, have no softmax.
+    """
+    one = math.ldexp(1.0, _FORMATS[m.bits].c)
+    s, error = two_sum(hi, (argmaxes - 1.0) * one)
+    lo = lo + error
+    total = s + lo
+    lo = lo - (total - s)
+    return select(absolute(m).to(64) < math.inf, total, math.nan), lo
+
+
+# -- what a row's sum becomes -------------------------------------------------------------------------------
+
+
+def _log1p(s: Lanes, lo: Lanes) -> Lanes:
+    u, error = two_sum(s.constant(1.0), s)
+    bits = u.as_bits() + (_ONE - _SQRT_HALF)
+    # Exponents as numbers: or-ed into 2^52, whose last place is 1.
+    k = ((bits >> 52) | 0x4330000000000000).as_float() - (2.0**52 + 1023)
+    scaled = ((bits & (2**52 - 1)) + _SQRT_HALF).as_float()
+    small = k.equals(0.0)
+    f = select(small, s, scaled - 1.0)
+    correction = select(small, lo, lo + error) / u
+    half_square = f * 0.5 * f
+    z = f / (f + 2.0)
+    w = z * z
+    p = w.constant(_LOG[-1])
+    for coefficient in _LOG[-2::-1]:
+        p = fma(p, w, coefficient)
+    return k * _LN2_HIGH - ((half_square - (fma(z, half_square + p * w, k * _LN2_LOW + correction))) - f)
+
+
+def log_sum(m: Lanes, s: Lanes, lo: Lanes) -> Lanes:
+    """``L = log1p(s)``, within an ulp of float64."""
+    unit = math.ldexp(1.0, -_FORMATS[m.bits].c)
+    return _log1p(s * unit, lo * unit)
+
+
+def logsumexp(m: Lanes, s: Lanes, lo: Lanes, terms: Lanes) -> Lanes:
+    """``m + L``; where ``m`` is infinite, ``m`` itself, unless a NaN is among the ``terms`` of the sum."""
+    infinite = absolute(m).equals(math.inf)
+    return select(infinite & ~terms.is_nan(), m.to(64), m.to(64) + log_sum(m, s, lo))
+
+
+def factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
+    """``(share + less) / S`` as ``f g``, such that ``(e' f) g`` neither overflows nor underflows on its way.
+
+    ``g`` is a power of two and undoes the scale of ``e'``.
+    """
+    fmt = _FORMATS[m.bits]
+    unit = math.ldexp(1.0, -fmt.c)
+    s = s * unit
+    if m.bits == 32:
+        f = share / (s + 1.0)
+    else:
+        high, low = two_sum(s.constant(1.0), s)
+        f, correction = quotient(share, less, high, low + lo * unit)
+        f = f + correction
+    # A factor above 1 leaves its exponent k to g.
+    k = ((f.as_bits() >> 52) & 0x7FF) - 1023
+    k = select(k < 0, k.constant(0), k)
+    most = min(fmt.c + fmt.bias, 1022)
+    k = select(k > most, k.constant(most), k)
+    return f * ((1023 - k) << 52).as_float(), ((k + (1023 - fmt.c)) << 52).as_float()
+
+
+def probability(e: Lanes, f: Lanes, g: Lanes) -> Lanes:
+    """``e' f g``."""
+    return e * f.to(e.bits) * g.to(e.bits)
+
+
+def shifted_probability(x: Lanes, m: Lanes, f: Lanes, g: Lanes) -> Lanes:
+    """`probability` from the logit."""
+    return probability(shifted_exp(x, m), f, g)
+
+
+def log_probability(x: Lanes, m: Lanes, log: Lanes) -> Lanes:
+    """``(d - L) + r``: both parts are negative, nothing cancels."""
+    d, r = two_diff(x, m)
+    return (d - log.to(x.bits)) + select(d > -math.inf, r, 0.0)
+
+
+# -- index targets ------------------------------------------------------------------------------------------
+
+
+def _weighted_log(m: Lanes, s: Lanes, weight: Lanes, otherwise: Lanes) -> Lanes:
+    """``L weight`` where ``L = s`` is so small that it has all its digits as ``s'`` only."""
+    if m.bits == 32:
+        return otherwise
+    tiny = (s < 2.0**-60) & (s > 0.0)
+    return select(tiny, (s * weight) * math.ldexp(1.0, -_FORMATS[64].c), otherwise)
+
+
+def index_loss(m: Lanes, s: Lanes, log: Lanes, y: Lanes, weight: Lanes) -> Lanes:
+    """``weight (lse - y)`` in float64, ``y`` the logit of the label: ``L - (d + r)``, never ``lse - y``."""
+    d, r = difference(y, m)
+    loss = weight * ((log - d) - r)
+    return select(d.equals(0.0), _weighted_log(m, s, weight, loss), loss)
+
+
+def label_entry(m: Lanes, s: Lanes, lo: Lanes, y: Lanes, f: Lanes, g: Lanes, share: Lanes) -> Lanes:
+    """Gradient at the label in float64: minus ``share`` times the *others* over ``S`` (``p - 1`` would cancel)."""
+    one = math.ldexp(1.0, _FORMATS[m.bits].c)
+    e = shifted_exp(y, m).to(64)
+    high, error = two_sum(s.constant(one), s)
+    rest = select(y.equals(m), s + lo, (high - e) + (error + lo))
+    # Without the label's own probability it is exactly the share.
+    return select(e.equals(0.0) & (s < math.inf), 0.0 - share, 0.0 - rest * f * g)
+
+
+def pick(chosen: Lanes, x: Lanes, labels: Lanes, c: Lanes) -> Lanes:
+    """``x`` in the rows (lanes) whose label is the class ``c``."""
+    return select(labels.equals(c), x.to(chosen.bits), chosen)
+
+
+def only_labelled(value: Lanes, labels: Lanes, classes: Lanes) -> Lanes:
+    """``value``, but 0 in ignored rows (lanes; label -1) and NaN in those whose label is no class."""
+    invalid = (labels < -1) | ~(labels < classes)
+    return select(labels.equals(-1), value.constant(0.0), select(invalid, value.constant(math.nan), value))
+
+
+# -- soft targets -------------------------------------------------------------------------------------------
+
+
+def soft_term(x: Lanes, m: Lanes, q: Lanes) -> Lanes:
+    """``q (m - x)``, in float64; 0 where ``q = 0``."""
+    d, r = difference(x, m)
+    return select(q.equals(0.0), (d - d).constant(0.0), q.to(64) * ((0.0 - d) - r))
+
+
+def soft_sums(mass: Lanes, cost: Lanes, a: Lanes, h: Lanes, m: Lanes, y: Lanes) -> tuple[Lanes, Lanes]:
+    """``sum q`` and ``sum q (m - x)`` of ``q = a`` times what was summed, plus ``h`` at the label's logit ``y``."""
+    d, r = difference(y, m)
+    at_label = select(h.equals(0.0), (d - d).constant(0.0), h * ((0.0 - d) - r))
+    return fma(mass, a, h), fma(cost, a, at_label)
+
+
+def soft_loss(m: Lanes, s: Lanes, lo: Lanes, mass: Lanes, cost: Lanes) -> Lanes:
+    """``sum q (lse - x)`` as ``(sum q) L + sum q (m - x)``: neither part is negative."""
+    log = log_sum(m, s, lo)
+    return _weighted_log(m, s, mass, log * mass) + cost
+
+
+def settle(hi: Lanes, lo: Lanes) -> Lanes:
+    """A sum and its correction as one number (an infinite sum has a correction of NaN)."""
+    return select(absolute(hi).equals(math.inf), hi, hi + lo)
+
+
+def soft_gradient(e: Lanes, f: Lanes, g: Lanes, q: Lanes, high: Lanes, low: Lanes) -> Lanes:
+    """``e' f g - q (high + low)``, with a single rounding where the second part prevails."""
+    bits = e.bits
+    h = high.to(bits)
+    rest_of_high = (low + (high - h.to(64))).to(bits)
+    t = q * h
+    rest = fma(q, rest_of_high, fma(q, h, -t))
+    return fma(e * f.to(bits), g.to(bits), -rest) - t
+
+
+def soft_label_entry(e: Lanes, f: Lanes, g: Lanes, q: Lanes, high: Lanes, low: Lanes, h: Lanes, less: Lanes) -> Lanes:
+    """`soft_gradient` in float64 at the label, where ``h + less`` is subtracted besides."""
+    t, error = two_product(q.to(64), high)
+    t, carry = two_sum(t, h)
+    rest = fma(q.to(64), low, error) + (carry + less)
+    return fma(e.to(64) * f, g, -rest) - t

@@ -1,0 +1,470 @@
+"""Kernels for long rows: one row at a time, its classes along the lanes.
+
+Three passes over a row: the maximum; the exponentials and their sum; the results. A row that fits the
+caches is read from memory once. Sums are taken tile by tile, and every tile in groups of four vectors, so
+their order depends on the length of a row and its dtype only.
+"""
+
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from softbench_backends.numba.blocks import (
+    accumulate,
+    accumulate4,
+    accumulator,
+    factor,
+    first_match,
+    fold,
+    index_loss,
+    join,
+    label_entry,
+    larger,
+    largest,
+    log_probability,
+    log_sum,
+    logsumexp,
+    nan_seen,
+    others,
+    probability,
+    quotient,
+    settle,
+    shifted_exp,
+    shifted_probability,
+    soft_gradient,
+    soft_label_entry,
+    soft_loss,
+    soft_sums,
+    soft_term,
+    term,
+    two_product,
+    two_sum,
+)
+from softbench_backends.numba.lanes import (
+    address,
+    fence,
+    get,
+    load,
+    load_first,
+    misaligned,
+    offset,
+    prefetch,
+    put,
+    spread,
+    store,
+    store_first,
+    stream,
+    width,
+)
+
+TILE = 16384
+"""Classes that are summed together; also the unit in which one row is shared out to threads."""
+
+KEEP_BYTES = 1 << 18
+"""Exponentials of a row up to this size are kept between the passes, those of a larger one computed again."""
+
+
+AHEAD_BYTES = 1 << 12
+"""From this size on, the next row is prefetched."""
+
+
+@njit(error_model="numpy")
+def row_max(x, n):
+    """Maximum of ``x[:n]``, passing over NaN."""
+    w = width(x)
+    a = b = c = d = spread(x, -math.inf)
+    i = 0
+    while i + 4 * w <= n:
+        a = larger(a, load(x, i))
+        b = larger(b, load(x, i + w))
+        c = larger(c, load(x, i + 2 * w))
+        d = larger(d, load(x, i + 3 * w))
+        i += 4 * w
+    while i < n:
+        a = larger(a, load_first(x, i, n - i, -math.inf))
+        i += w
+    return largest(larger(larger(a, b), larger(c, d)))
+
+
+@njit(error_model="numpy")
+def row_max_or_nan(x, n):
+    """Maximum of ``x[:n]``, NaN if one is there."""
+    w = width(x)
+    best, seen = spread(x, -math.inf), spread(x, 0.0)
+    i = 0
+    while i < n:
+        v = load_first(x, i, n - i, -math.inf)
+        best, seen = larger(best, v), nan_seen(seen, v)
+        i += w
+    return math.nan if first_match(seen, math.nan) < w else float(largest(best))
+
+
+@njit(error_model="numpy")
+def tile_sum(x, e, n, m, keep, ahead):
+    """Sum of the exponentials below the maximum ``m``, its correction, and the number of argmaxes.
+
+    The scaled exponentials go to ``e`` if ``keep`` is set. ``x + ahead`` is prefetched, unless that is 0.
+    """
+    w = width(x)
+    hi, lo = accumulator(spread(x, 0.0))
+    argmaxes = 0
+    i = 0
+    while i + 4 * w <= n:
+        e0, t0, n0 = term(load(x, i), m)
+        e1, t1, n1 = term(load(x, i + w), m)
+        e2, t2, n2 = term(load(x, i + 2 * w), m)
+        e3, t3, n3 = term(load(x, i + 3 * w), m)
+        if ahead:
+            prefetch(x, i + ahead)
+            prefetch(x, i + ahead + w)
+            prefetch(x, i + ahead + 2 * w)
+            prefetch(x, i + ahead + 3 * w)
+        if keep:
+            store(e, i, e0)
+            store(e, i + w, e1)
+            store(e, i + 2 * w, e2)
+            store(e, i + 3 * w, e3)
+        hi, lo = accumulate4(hi, lo, t0, t1, t2, t3)
+        argmaxes += n0 + n1 + n2 + n3
+        i += 4 * w
+    while i < n:
+        e0, t0, n0 = term(load_first(x, i, n - i, -math.inf), m)
+        if keep:
+            store_first(e, i, n - i, e0)
+        hi, lo = accumulate(hi, lo, t0)
+        argmaxes += n0
+        i += w
+    high, low = fold(hi, lo)
+    # Missing lanes hold -inf: they are argmaxes of a row of nothing else, which has no result anyway.
+    return high, low, argmaxes
+
+
+@njit(error_model="numpy")
+def row_sum(x, e, n, m, keep, ahead):
+    """`tile_sum` over all tiles of a row."""
+    hi, lo, argmaxes = 0.0, 0.0, 0
+    for start in range(0, n, TILE):
+        high, low, more = tile_sum(offset(x, start), offset(e, start), min(TILE, n - start), m, keep, ahead)
+        hi, lo = join(hi, lo, high, low)
+        argmaxes += more
+    return hi, lo, argmaxes
+
+
+@njit(error_model="numpy")
+def write_probabilities(e, out, n, f, g, streaming):
+    """``out = e' f g``; ``streaming`` past the caches."""
+    w = width(out)
+    i = 0
+    if streaming:
+        i = min(misaligned(out), n)
+        store_first(out, 0, i, probability(load_first(e, 0, i, 0.0), f, g))
+        while i + 4 * w <= n:
+            stream(out, i, probability(load(e, i), f, g))
+            stream(out, i + w, probability(load(e, i + w), f, g))
+            stream(out, i + 2 * w, probability(load(e, i + 2 * w), f, g))
+            stream(out, i + 3 * w, probability(load(e, i + 3 * w), f, g))
+            i += 4 * w
+    while i + w <= n:
+        store(out, i, probability(load(e, i), f, g))
+        i += w
+    if i < n:
+        store_first(out, i, n - i, probability(load_first(e, i, n - i, 0.0), f, g))
+
+
+@njit(error_model="numpy")
+def write_shifted_probabilities(x, out, n, m, f, g, streaming):
+    """`write_probabilities` from the logits."""
+    w = width(out)
+    i = 0
+    if streaming:
+        i = min(misaligned(out), n)
+        store_first(out, 0, i, shifted_probability(load_first(x, 0, i, 0.0), m, f, g))
+        while i + w <= n:
+            stream(out, i, shifted_probability(load(x, i), m, f, g))
+            i += w
+    while i + w <= n:
+        store(out, i, shifted_probability(load(x, i), m, f, g))
+        i += w
+    if i < n:
+        store_first(out, i, n - i, shifted_probability(load_first(x, i, n - i, 0.0), m, f, g))
+
+
+@njit(error_model="numpy")
+def write_log_probabilities(x, out, n, m, log, streaming):
+    """``out = (x - m) - L``."""
+    w = width(out)
+    i = 0
+    if streaming:
+        i = min(misaligned(out), n)
+        store_first(out, 0, i, log_probability(load_first(x, 0, i, 0.0), m, log))
+        while i + w <= n:
+            stream(out, i, log_probability(load(x, i), m, log))
+            i += w
+    while i + w <= n:
+        store(out, i, log_probability(load(x, i), m, log))
+        i += w
+    if i < n:
+        store_first(out, i, n - i, log_probability(load_first(x, i, n - i, 0.0), m, log))
+
+
+@njit(error_model="numpy")
+def fill(out, n, value):
+    """``out[:n] = value``."""
+    w = width(out)
+    v = spread(out, value)
+    i = 0
+    while i < n:
+        store_first(out, i, n - i, v)
+        i += w
+
+
+@njit(error_model="numpy")
+def _ahead(k, itemsize):
+    """How far ahead of the exponentials to prefetch: the next row, unless rows are too short to matter."""
+    return k if k * itemsize >= AHEAD_BYTES else 0
+
+
+@njit(error_model="numpy")
+def softmax_rows(x, out, first, last, streaming):
+    """`RowBackend.softmax` of the rows ``first <= i < last``."""
+    k = x.shape[1]
+    keep = k * x.itemsize <= KEEP_BYTES
+    buffer = np.empty(k if streaming and keep else 0, x.dtype)
+    ahead = _ahead(k, x.itemsize)
+    for i in range(first, last):
+        xi, oi = offset(address(x), i * k), offset(address(out), i * k)
+        e = address(buffer) if streaming else oi
+        m = row_max(xi, k)
+        hi, lo, argmaxes = row_sum(xi, e, k, m, keep, ahead)
+        s, lo = others(m, hi, lo, float(argmaxes))
+        f, g = factor(m, s, lo, 1.0, 0.0)
+        if keep:
+            write_probabilities(e, oi, k, f, g, streaming)
+        else:
+            write_shifted_probabilities(xi, oi, k, m, f, g, streaming)
+    if streaming:
+        fence()
+
+
+@njit(error_model="numpy")
+def log_softmax_rows(x, out, first, last, streaming):
+    """`RowBackend.log_softmax` of the rows ``first <= i < last``."""
+    k = x.shape[1]
+    ahead = _ahead(k, x.itemsize)
+    for i in range(first, last):
+        xi, oi = offset(address(x), i * k), offset(address(out), i * k)
+        m = row_max(xi, k)
+        hi, lo, argmaxes = row_sum(xi, xi, k, m, False, ahead)
+        s, lo = others(m, hi, lo, float(argmaxes))
+        write_log_probabilities(xi, oi, k, m, log_sum(m, s, lo), streaming)
+    if streaming:
+        fence()
+
+
+@njit(error_model="numpy")
+def logsumexp_rows(x, out, first, last, streaming):
+    """`RowBackend.logsumexp` of the rows ``first <= i < last``."""
+    k = x.shape[1]
+    ahead = _ahead(k, x.itemsize)
+    for i in range(first, last):
+        xi = offset(address(x), i * k)
+        m = row_max(xi, k)
+        hi, lo, argmaxes = row_sum(xi, xi, k, m, False, ahead)
+        s, lo = others(m, hi, lo, float(argmaxes))
+        put(address(out), i, logsumexp(m, s, lo, hi))
+
+
+@njit(error_model="numpy")
+def argmax_rows(x, out, first, last, streaming):
+    """`RowBackend.argmax` of the rows ``first <= i < last``."""
+    k = x.shape[1]
+    w = width(address(x))
+    for i in range(first, last):
+        xi = offset(address(x), i * k)
+        m = row_max_or_nan(xi, k)
+        j = 0
+        found = first_match(load_first(xi, 0, k, -math.inf), m)
+        while found == w:
+            j += w
+            found = first_match(load_first(xi, j, k - j, -math.inf), m)
+        put(address(out), i, j + found)
+
+
+@njit(error_model="numpy")
+def row_weight(i, y, sample_weight, class_weight):
+    """``s_i w_y``; a weight that is absent (an empty array) is 1."""
+    weight = 1.0
+    if sample_weight.size:
+        weight = sample_weight[i]
+    if class_weight.size:
+        weight *= class_weight[y]
+    return weight
+
+
+@njit(error_model="numpy")
+def index_rows(
+    x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+):
+    """`RowBackend.loss_and_gradient` for labels without smoothing; ``out`` is written if ``gradient`` is set."""
+    k = x.shape[1]
+    keep = k * x.itemsize <= KEEP_BYTES
+    buffer = np.empty(k if streaming and keep else 0, x.dtype)
+    ahead = _ahead(k, x.itemsize)
+    for i in range(first, last):
+        xi, oi = offset(address(x), i * k), offset(address(out), i * k)
+        y = labels[i]
+        if y < 0 or y >= k:
+            value = 0.0 if y == -1 else math.nan
+            loss[i] = value
+            if gradient:
+                fill(oi, k, value)
+            continue
+        weight = row_weight(i, y, sample_weight, class_weight)
+        at_label = get(xi, y)
+        e = address(buffer) if streaming else oi
+        m = row_max(xi, k)
+        hi, lo, argmaxes = row_sum(xi, e, k, m, keep and gradient, ahead)
+        s, lo = others(m, hi, lo, float(argmaxes))
+        loss[i] = index_loss(m, s, log_sum(m, s, lo), at_label, weight)
+        if gradient:
+            share, less = quotient(weight, 0.0, divisor, 0.0)
+            f, g = factor(m, s, lo, share, less)
+            if keep:
+                write_probabilities(e, oi, k, f, g, streaming)
+            else:
+                write_shifted_probabilities(xi, oi, k, m, f, g, streaming)
+            put(oi, y, label_entry(m, s, lo, at_label, f, g, share))
+    if streaming:
+        fence()
+
+
+@njit(error_model="numpy")
+def soft_row_sums(x, q, n, m):
+    """Of one row: `row_sum`, the sum of ``q`` and the sum of ``q (m - x)``; of the latter two the totals."""
+    w = width(x)
+    hi, lo = accumulator(spread(x, 0.0))
+    mass_hi, mass_lo = accumulator(spread(x, 0.0))
+    cost_hi, cost_lo = accumulator(soft_term(spread(x, 0.0), m, spread(x, 0.0)))
+    argmaxes = 0
+    i = 0
+    while i < n:
+        v, p = load_first(x, i, n - i, -math.inf), load_first(q, i, n - i, 0.0)
+        _, t, more = term(v, m)
+        hi, lo = accumulate(hi, lo, t)
+        mass_hi, mass_lo = accumulate(mass_hi, mass_lo, p)
+        cost_hi, cost_lo = accumulate(cost_hi, cost_lo, soft_term(v, m, p))
+        argmaxes += more
+        i += w
+    hi, lo = fold(hi, lo)
+    mass_hi, mass_lo = fold(mass_hi, mass_lo)
+    cost_hi, cost_lo = fold(cost_hi, cost_lo)
+    return hi, lo, argmaxes, settle(mass_hi, mass_lo), settle(cost_hi, cost_lo)
+
+
+@njit(error_model="numpy")
+def write_soft_gradient(x, q, out, n, m, f, g, high, low):
+    """``out = p - q (high + low)``."""
+    w = width(out)
+    i = 0
+    while i < n:
+        e = shifted_exp(load_first(x, i, n - i, 0.0), m)
+        store_first(out, i, n - i, soft_gradient(e, f, g, load_first(q, i, n - i, 0.0), high, low))
+        i += w
+
+
+@njit(error_model="numpy")
+def smoothing_unit(k):
+    """Power of two that scales a row of smoothed targets down, so that sums over it do not overflow."""
+    unit = 1.0
+    while k > 0:
+        k //= 2
+        unit *= 0.5
+    return unit
+
+
+@njit(error_model="numpy")
+def smoothed(i, y, k, smoothing, sample_weight, class_weight):
+    """What multiplies ``q``, `smoothing_unit` times the class weights, in row ``i``, and what its label has besides.
+
+    Both with a correction.
+    """
+    weight = sample_weight[i] if sample_weight.size else 1.0
+    of_all, of_all_low = two_product(weight, smoothing)
+    of_all, of_all_low = quotient(of_all, of_all_low, k * smoothing_unit(k), 0.0)
+    if class_weight.size:
+        weight *= class_weight[y]
+    kept, kept_low = two_sum(1.0, -smoothing)
+    of_label, of_label_low = two_product(weight, kept)
+    return of_all, of_all_low, of_label, of_label_low + weight * kept_low
+
+
+@njit(error_model="numpy")
+def soft_rows(
+    x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+):
+    """`RowBackend.loss_and_gradient` for soft targets ``q`` ``(N, K)``, or for smoothed labels.
+
+    Of the latter ``q`` ``(1, K)`` holds the class weights times `smoothing_unit`, and every row a multiple of it.
+    """
+    k = x.shape[1]
+    for i in range(first, last):
+        xi, oi = offset(address(x), i * k), offset(address(out), i * k)
+        y = 0
+        qi = offset(address(q), i * k)
+        of_all, of_all_low, of_label, of_label_low = 1.0, 0.0, 0.0, 0.0
+        if labels.size:
+            y = labels[i]
+            if y < 0 or y >= k:
+                value = 0.0 if y == -1 else math.nan
+                loss[i] = value
+                if gradient:
+                    fill(oi, k, value)
+                continue
+            qi = address(q)
+            of_all, of_all_low, of_label, of_label_low = smoothed(i, y, k, smoothing, sample_weight, class_weight)
+        at_label, q_label = get(xi, y), get(qi, y)
+        m = row_max(xi, k)
+        hi, lo, argmaxes, mass, cost = soft_row_sums(xi, qi, k, m)
+        s, lo = others(m, hi, lo, float(argmaxes))
+        mass, cost = soft_sums(mass, cost, of_all, of_label, m, at_label)
+        loss[i] = soft_loss(m, s, lo, mass, cost)
+        if gradient:
+            share, less = quotient(mass, 0.0, divisor, 0.0)
+            f, g = factor(m, s, lo, share, less)
+            high, low = quotient(of_all, of_all_low, divisor, 0.0)
+            write_soft_gradient(xi, qi, oi, k, m, f, g, high, low)
+            if labels.size:
+                h, less = quotient(of_label, of_label_low, divisor, 0.0)
+                put(oi, y, soft_label_entry(shifted_exp(at_label, m), f, g, q_label, high, low, h, less))
+
+
+@njit(error_model="numpy")
+def log_loss_index(
+    p, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+):
+    """`RowBackend.log_loss` for labels."""
+    k = p.shape[1]
+    for i in range(first, last):
+        y = labels[i]
+        if y < 0 or y >= k:
+            loss[i] = 0.0 if y == -1 else math.nan
+        else:
+            loss[i] = row_weight(i, y, sample_weight, class_weight) * (0.0 - math.log(np.float64(p[i, y])))
+
+
+@njit(error_model="numpy")
+def log_loss_soft(
+    p, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+):
+    """`RowBackend.log_loss` for soft targets."""
+    for i in range(first, last):
+        hi, lo = 0.0, 0.0
+        for j in range(p.shape[1]):
+            if q[i, j] != 0.0 or p[i, j] != p[i, j]:
+                cost, error = two_product(np.float64(q[i, j]), 0.0 - math.log(np.float64(p[i, j])))
+                hi, lo = join(hi, lo, cost, error)
+        loss[i] = settle(hi, lo)

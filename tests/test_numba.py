@@ -1,0 +1,317 @@
+"""What is particular to the numba backend: threads, caching, memory, processors. The kit judges the contract."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
+
+numba = pytest.importorskip("numba", reason="numba is not installed")
+
+from softbench_backends.numba import NumbaBackend, limits  # noqa: E402
+from softbench_backends.numba.limits import SHORT  # noqa: E402
+
+DTYPES = [np.float32, np.float64]
+
+
+@pytest.fixture(scope="module")
+def backend() -> NumbaBackend:
+    return NumbaBackend()
+
+
+def logits(n: int, k: int, dtype: Any, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 4, (n, k)).astype(dtype)
+
+
+def every_result(backend: NumbaBackend, x: np.ndarray) -> dict[str, np.ndarray]:
+    """All results of all row kernels for some target of each kind."""
+    n, k = x.shape
+    rng = np.random.default_rng(k)
+    labels = rng.integers(0, k, n)
+    weights = (1.0 + np.arange(n) % 3, rng.random(k))
+    soft = np.abs(np.roll(x, 1, axis=1))
+    soft[~np.isfinite(soft)] = 0
+    results = {
+        "argmax": backend.argmax(x, np.empty(n, np.int64)),
+        "logsumexp": backend.logsumexp(x, np.empty(n, x.dtype)),
+        "softmax": backend.softmax(x, np.empty_like(x)),
+        "log_softmax": backend.log_softmax(x, np.empty_like(x)),
+    }
+    for name, target in {
+        "index": IndexTarget(labels),
+        "weighted": IndexTarget(labels, *weights),
+        "smoothed": IndexTarget(labels, *weights, smoothing=0.1),
+        "soft": SoftTarget(soft),
+    }.items():
+        loss, gradient = backend.loss_and_gradient(x, target, 3.0, np.empty(n), np.empty_like(x))
+        results[f"{name} loss"], results[f"{name} gradient"] = loss, gradient
+        results[f"{name} loss alone"] = backend.loss(x, target, np.empty(n))
+        results[f"{name} log loss"] = backend.log_loss(results["softmax"], target, np.empty(n))
+    return results
+
+
+def assert_same_bits(a: np.ndarray, b: np.ndarray, what: str) -> None:
+    assert a.tobytes() == b.tobytes(), f"{what} differs"
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+# -- importing -----------------------------------------------------------------------------------------
+
+
+def test_numba_is_loaded_with_the_first_kernel_only() -> None:
+    code = (
+        "import sys\n"
+        "from softbench_backends.numba import NumbaBackend\n"
+        "assert NumbaBackend.availability().ok\n"
+        "be = NumbaBackend()\n"
+        "assert not {'numba', 'llvmlite'} & set(sys.modules), 'loaded too early'\n"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+# -- threads -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [3, 200, 40_000])
+def test_threads_do_not_change_a_bit(
+    backend: NumbaBackend, monkeypatch: pytest.MonkeyPatch, dtype: Any, k: int
+) -> None:
+    x = logits(max(5, 70_000 // k), k, dtype)
+    together = every_result(backend, x)
+    monkeypatch.setattr("softbench_backends.numba.threads._forked", True)  # as in a child: one thread
+    for name, result in every_result(backend, x).items():
+        assert_same_bits(result, together[name], name)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [1, 2, 15, 16, 17, 33, 64, 65, 300])
+def test_a_row_alone_is_the_row_in_a_batch(backend: NumbaBackend, dtype: Any, k: int) -> None:
+    x = logits(40, k, dtype)
+    batch = backend.softmax(x, np.empty_like(x))
+    gradient = backend.loss_and_gradient(x, IndexTarget(np.zeros(40, np.int64)), 1, np.empty(40), np.empty_like(x))[1]
+    for i in range(40):
+        row = x[i : i + 1]
+        assert_same_bits(backend.softmax(row, np.empty_like(row)), batch[i], f"softmax of row {i}")
+        target = IndexTarget(np.zeros(1, np.int64))
+        alone = backend.loss_and_gradient(row, target, 1, np.empty(1), np.empty_like(row))[1]
+        assert_same_bits(alone, gradient[i], f"gradient of row {i}")
+
+
+def test_calls_from_many_threads(backend: NumbaBackend) -> None:
+    inputs = [logits(n, k, np.float32, seed) for seed, (n, k) in enumerate([(9, 10), (500, 200), (3, 40_000)] * 4)]
+    wanted = [backend.softmax(x, np.empty_like(x)) for x in inputs]
+    failures: list[int] = []
+
+    def work(i: int) -> None:
+        results = [backend.softmax(inputs[i], np.empty_like(inputs[i])) for _ in range(20)]
+        failures.extend(i for result in results if result.tobytes() != wanted[i].tobytes())
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(len(inputs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_calls_from_many_threads_on_every_layer(layer: str) -> None:
+    code = (
+        "import threading, numpy as np\n"
+        "from softbench_backends.numba import NumbaBackend\n"
+        "be = NumbaBackend(); x = np.random.default_rng(0).normal(size=(400, 200)).astype('f')\n"
+        "def work():\n"
+        "    for _ in range(50): be.softmax(x, np.empty_like(x))\n"
+        "threads = [threading.Thread(target=work) for _ in range(6)]\n"
+        "[t.start() for t in threads]; [t.join() for t in threads]\n"
+        "print(be.info()['threading_layer'])\n"
+    )
+    done = run_python(code, NUMBA_THREADING_LAYER=layer, NUMBA_NUM_THREADS="2")
+    if "No threading layer could be loaded" in done.stderr:
+        pytest.skip(f"Numba has no {layer} layer here")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == layer
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_child_works() -> None:
+    code = (
+        "import os, numpy as np\n"
+        "from softbench_backends.numba import NumbaBackend\n"
+        "be = NumbaBackend(); x = np.random.default_rng(0).normal(size=(400, 200)).astype('f')\n"
+        "wanted = be.softmax(x, np.empty_like(x))\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    os._exit(0 if (be.softmax(x, np.empty_like(x)) == wanted).all() else 3)\n"
+        "assert os.waitpid(pid, 0)[1] == 0, 'the child failed'\n"
+    )
+    done = run_python(code, NUMBA_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+
+
+# -- memory --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [5, 16, 31, 50, 1000, 40_000, 140_001])
+def test_nothing_is_written_outside_the_result(backend: NumbaBackend, dtype: Any, k: int) -> None:
+    n = 3
+    x = logits(n, k, dtype)
+    for streams in (False, True):
+        guard = np.full(n * k + 64, 7, dtype)
+        for shift in (16, 17):
+            out = guard[shift : shift + n * k].reshape(n, k)
+            if streams:
+                kernel = backend._entry("softmax", x, True)
+                kernel(x, out, True, 2)
+            else:
+                backend.softmax(x, out)
+            assert (guard[:shift] == 7).all()
+            assert (guard[shift + n * k :] == 7).all()
+            assert_same_bits(out, backend.softmax(x, np.empty_like(x)), f"streams={streams}, shift={shift}")
+            guard[:] = 7
+
+
+@pytest.mark.parametrize("k", [4, 40, 4000])
+def test_read_only_arrays_are_not_compiled_for_again(backend: NumbaBackend, k: int) -> None:
+    x = logits(3, k, np.float32)
+    wanted = backend.softmax(x, np.empty_like(x))
+    compiled = len(backend._entries)
+    x.flags.writeable = False
+    assert_same_bits(backend.softmax(x, np.empty_like(x)), wanted, "softmax of a read-only array")
+    assert len(backend._entries) == compiled
+
+
+def test_large_results_start_on_a_cache_line(backend: NumbaBackend) -> None:
+    for dtype in ("float32", "float64"):
+        out = backend.empty((1025, 1025), dtype)
+        assert out.ctypes.data % 64 == 0
+        assert out.flags.c_contiguous
+        assert out.dtype == dtype
+        assert out.nbytes >= limits.ALIGNED_BYTES
+
+
+# -- labels that are no classes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [2, 30, 100])
+@pytest.mark.parametrize("smoothing", [0.0, 0.25])
+def test_ignored_rows_are_not_read_and_invalid_ones_are_nan(
+    backend: NumbaBackend, dtype: Any, k: int, smoothing: float
+) -> None:
+    x = logits(20, k, dtype)
+    labels = np.zeros(20, np.int64)
+    labels[3], labels[17] = IGNORED, INVALID
+    x[3] = np.nan
+    target = IndexTarget(labels, smoothing=smoothing)
+    loss, gradient = backend.loss_and_gradient(x, target, 0.0, np.empty(20), np.empty_like(x))
+    assert loss[3] == 0
+    assert (gradient[3] == 0).all()
+    assert not np.signbit(gradient[3]).any()
+    assert np.isnan(loss[17])
+    assert np.isfinite(np.delete(loss, 17)).all()
+    assert np.isnan(np.delete(gradient, 3, axis=0)).all()  # the divisor is 0
+
+
+# -- the two shapes of kernel meet ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_short_and_long_rows_agree(backend: NumbaBackend, dtype: Any) -> None:
+    k = SHORT[np.dtype(dtype).itemsize]
+    short = logits(21, k, dtype)
+    long = np.concatenate([short, np.full((21, 1), -np.inf, dtype)], axis=1)
+    u = np.finfo(dtype).eps
+    a, b = every_result(backend, short), every_result(backend, long)
+    for name in ("argmax", "logsumexp", "softmax", "log_softmax"):
+        np.testing.assert_allclose(a[name], b[name][:, :k] if b[name].ndim == 2 else b[name], rtol=4 * u, atol=0)
+
+
+# -- the cache on disk ---------------------------------------------------------------------------------
+
+_FIRST_CALL = (
+    "import numpy as np, time\n"
+    "from softbench_backends.numba import NumbaBackend\n"
+    "be = NumbaBackend(); x = np.zeros((3, 100), 'f')\n"
+    "be.softmax(x, np.empty_like(x))\n"
+    "print('ok')\n"
+)
+
+
+def test_kernels_are_kept_on_disk(tmp_path: Any) -> None:
+    for _ in range(2):
+        done = run_python(_FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+    data = list(tmp_path.rglob("*.nbc"))
+    assert len(data) == 1, "a second process compiled again" if data else "nothing was kept"
+
+
+def test_without_a_place_for_the_cache_kernels_still_compile(tmp_path: Any) -> None:
+    (tmp_path / "file").write_text("")
+    code = (
+        "import numba.core.caching as c\n"
+        "c._CacheLocator.ensure_cache_path = lambda self: (_ for _ in ()).throw(OSError('read-only'))\n" + _FIRST_CALL
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_damaged_cache_costs_a_compilation_only(tmp_path: Any) -> None:
+    assert run_python(_FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path)).returncode == 0
+    for path in tmp_path.rglob("*.nbc"):
+        path.write_bytes(path.read_bytes()[:100])
+    done = run_python(_FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+
+
+# -- other processors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cpu", ["haswell", "x86-64"])
+def test_narrower_vectors_give_the_same_bits(cpu: str, tmp_path: Any, backend: NumbaBackend) -> None:
+    import platform
+
+    if platform.machine() not in ("x86_64", "AMD64"):
+        pytest.skip("the processors named are x86-64 ones")
+    cases = [(5, 3), (3, 20), (3, 100)]
+    wanted = [every_result(backend, logits(n, k, np.float32)) for n, k in cases]
+    code = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        "import pickle, numpy as np, test_numba as t\n"
+        "be = t.NumbaBackend()\n"
+        f"got = [t.every_result(be, t.logits(n, k, np.float32)) for n, k in {cases}]\n"
+        "sys.stdout.buffer.write(pickle.dumps(got))\n"
+    )
+    import pickle
+
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    for got, expected in zip(pickle.loads(done.stdout), wanted, strict=True):
+        for name, value in expected.items():
+            assert_same_bits(got[name], value, name)
