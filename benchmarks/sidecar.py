@@ -1,0 +1,107 @@
+"""What asv does not record, beside each result: versions, threads, the machine's fingerprint, reasons of skips.
+
+    python -m benchmarks.sidecar MACHINE      (after asv run; see results/README.md)
+
+writes ``results/MACHINE/<result>.sidecar.jsonc`` for the results that have none, asking the environment that asv made
+for them. (JSON by another ending: asv reads every ``.json`` in that folder as a result of its own.)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCHEMA = "softbench.sidecar/1"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def collect() -> dict[str, object]:
+    """The record of the interpreter this runs in, after every backend has computed something."""
+    import numpy as np
+
+    from softbench import machine, workloads
+    from softbench.bench import unfit
+    from softbench.registry import RESERVED, available_backends, get_backend
+
+    backends, skipped = {}, {}
+    available = available_backends()
+    for name in RESERVED:
+        if name not in available:
+            skipped[name] = "a reserved name, without a backend yet"
+        elif not available[name].ok or available[name].kind == "simulator":
+            skipped[name] = available[name].reason or available[name].kind
+        else:
+            backend = get_backend(name)
+            backend.softmax(backend.asarray(np.zeros((2048, 1024), np.float32)[: 1 if _slow(backend) else None]))
+            backends[name] = {"kind": available[name].kind, **backend.info()}
+            for case in workloads.CASES:
+                if "asv" in case.suites and (reason := unfit(backend, case) or workloads.missing_extra(case)):
+                    skipped[f"{name} on {case.name}"] = reason
+    return {
+        "schema": SCHEMA,
+        "machine": machine.fingerprint(),
+        "versions": machine.versions(),
+        "threads": machine.threads(),
+        "backends": backends,
+        "skipped": skipped,
+    }
+
+
+def _slow(backend) -> bool:
+    return backend.rows.cost != "compiled"
+
+
+def environment(result: dict, environments: Path) -> Path:
+    """The interpreter of the asv environment with the result's Python and requirements; FileNotFoundError."""
+    for info in sorted(environments.glob("*/asv-env-info.json")):
+        found = json.loads(info.read_text())
+        if (found["python"], found["requirements"]) == (result["python"], result["requirements"]):
+            return info.parent / "bin" / "python"
+    raise FileNotFoundError(f"no environment under {environments} has made this result; run asv run first")
+
+
+def write(folder: Path, environments: Path) -> list[Path]:
+    """Sidecars for the results in ``folder`` that have none; the paths written."""
+    written = []
+    for path in sorted(folder.glob("*-*.json")):
+        target = path.with_suffix(".sidecar.jsonc")
+        if target.exists():
+            continue
+        result = json.loads(path.read_text())
+        python = environment(result, environments)
+        # -P: the installed softbench that was measured, not the one of the current folder.
+        done = subprocess.run(
+            [python, "-P", __file__, "--collect"], check=True, capture_output=True, text=True, cwd=folder
+        )
+        record = {"commit": result["commit_hash"], **json.loads(done.stdout)}
+        target.write_text(json.dumps(record, indent=1) + "\n")
+        written.append(target)
+    return written
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.sidecar", description=__doc__.split("\n\n")[0])
+    parser.add_argument("machine", nargs="?", help="folder under results/")
+    parser.add_argument("--collect", action="store_true", help="print the record of this interpreter and write nothing")
+    parsed = parser.parse_args()
+    if parsed.collect:
+        print(json.dumps(collect(), default=str))
+        return 0
+    if not parsed.machine or not (ROOT / "results" / parsed.machine / "machine.json").is_file():
+        known = sorted(path.parent.name for path in (ROOT / "results").glob("*/machine.json"))
+        parser.error(f"name a machine with results: {', '.join(known) or 'there is none yet'}")
+    try:
+        written = write(ROOT / "results" / parsed.machine, ROOT / ".asv" / "env")
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 1
+    for path in written:
+        print(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

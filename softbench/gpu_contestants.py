@@ -1,0 +1,323 @@
+"""Who is timed on a GPU, and with whose clock: softbench's GPU backends beside PyTorch and CuPy's own functions.
+
+Each library times its own work with its own events, on its own stream. Nothing here is imported before it is asked
+for; a library that is missing, or that cannot do an operation, says so by an exception, whose text is the record.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+
+from softbench.registry import available_backends, get_backend
+
+__all__ = ["Clock", "Contestant", "contestants"]
+
+Op = Literal["softmax", "log_softmax", "loss", "loss_and_gradient"]
+Call = Callable[[], Any]
+Host = np.ndarray[Any, Any]
+
+
+class Clock(abc.ABC):
+    """Times queued work by the events of one library. Seconds."""
+
+    @abc.abstractmethod
+    def span(self, calls: Sequence[Call], n: int) -> float:
+        """Device time of ``n`` calls, taken in turns from ``calls``, per call."""
+
+    @abc.abstractmethod
+    def synchronize(self) -> None:
+        """Wait for everything queued."""
+
+    def replay(self, calls: Sequence[Call]) -> Call | None:
+        """All ``calls`` recorded as one graph, to be launched without their host cost; None where that fails."""
+        return None
+
+
+class CupyClock(Clock):
+    """CuPy's events, on its current stream; a graph is captured on a stream of its own."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.cp = cupy
+
+    def span(self, calls: Sequence[Call], n: int) -> float:
+        start, stop = self.cp.cuda.Event(), self.cp.cuda.Event()
+        start.record()
+        for i in range(n):
+            calls[i % len(calls)]()
+        stop.record()
+        stop.synchronize()
+        return float(self.cp.cuda.get_elapsed_time(start, stop)) * 1e-3 / n
+
+    def synchronize(self) -> None:
+        self.cp.cuda.get_current_stream().synchronize()
+
+    def replay(self, calls: Sequence[Call]) -> Call | None:
+        stream = self.cp.cuda.Stream(non_blocking=True)
+        try:
+            with stream:
+                for call in calls:  # the memory pool of this stream now holds what the capture will ask for
+                    call()
+                stream.synchronize()
+                stream.begin_capture()
+                try:
+                    for call in calls:
+                        call()
+                finally:
+                    graph = stream.end_capture()
+            graph.launch(self.cp.cuda.get_current_stream())
+            self.synchronize()
+        except Exception:  # whatever cannot be captured is timed by events instead
+            return None
+        return lambda: graph.launch(self.cp.cuda.get_current_stream())
+
+
+class NumbaClock(Clock):
+    """numba-cuda's events, on the default stream."""
+
+    def __init__(self) -> None:
+        from numba import cuda
+
+        self.cuda = cuda
+
+    def span(self, calls: Sequence[Call], n: int) -> float:
+        start, stop = self.cuda.event(timing=True), self.cuda.event(timing=True)
+        start.record()
+        for i in range(n):
+            calls[i % len(calls)]()
+        stop.record()
+        stop.synchronize()
+        return float(self.cuda.event_elapsed_time(start, stop)) * 1e-3 / n
+
+    def synchronize(self) -> None:
+        self.cuda.synchronize()
+
+
+class TorchClock(Clock):
+    """PyTorch's events, on its current stream."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch = torch
+
+    def span(self, calls: Sequence[Call], n: int) -> float:
+        start, stop = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for i in range(n):
+            calls[i % len(calls)]()
+        stop.record()
+        stop.synchronize()
+        return float(start.elapsed_time(stop)) * 1e-3 / n
+
+    def synchronize(self) -> None:
+        self.torch.cuda.synchronize()
+
+
+class Contestant(abc.ABC):
+    """One implementation of the operations on device arrays."""
+
+    name: str
+    clock: Clock
+    ours: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def upload(self, host: Host) -> Any:
+        """A host array on the device, in memory of its own."""
+
+    @abc.abstractmethod
+    def download(self, array: Any) -> Host:
+        """A result on the host."""
+
+    @abc.abstractmethod
+    def call(self, op: Op, logits: Any, labels: Any) -> Call:
+        """One call of an operation: losses summed, array results preallocated where the library allows."""
+
+    @abc.abstractmethod
+    def judged(self, op: Op, logits: Any, labels: Any) -> dict[str, Host]:
+        """Results for the oracle, by its name of the operation; losses row by row."""
+
+    def copy(self, source: Any, target: Any) -> Call | None:
+        """A copy within the device's memory, to measure the ceiling; None where the library has none."""
+        return None
+
+    def read(self, source: Any) -> Call | None:
+        """A reduction that reads every byte, to measure the ceiling; None where the library has none."""
+        return None
+
+
+class BackendContestant(Contestant):
+    """A GPU backend of softbench, through its public functions."""
+
+    ours = True
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name = name
+        self.clock = clock
+        self.backend = get_backend(name)
+
+    def upload(self, host: Host) -> Any:
+        return self.backend.asarray(host)
+
+    def download(self, array: Any) -> Host:
+        return self.backend.to_numpy(array)
+
+    def call(self, op: Op, logits: Any, labels: Any) -> Call:
+        function = getattr(self.backend, op)
+        if op in ("softmax", "log_softmax"):
+            return functools.partial(function, logits, out=self._like(logits))
+        # Labels were checked once, by `judged`: the check waits for the device, which a training loop switches off.
+        options = {"reduction": "sum", "validate": False}
+        if op == "loss_and_gradient":
+            options["out"] = self._like(logits)
+        return functools.partial(function, logits, labels, **options)
+
+    def _like(self, logits: Any) -> Any:
+        return self.backend.rows.empty(logits.shape, logits.dtype.name)
+
+    def judged(self, op: Op, logits: Any, labels: Any) -> dict[str, Host]:
+        if op in ("softmax", "log_softmax"):
+            return {op: self.download(getattr(self.backend, op)(logits))}
+        if op == "loss":
+            return {op: self.download(self.backend.loss(logits, labels, reduction="none"))}
+        losses, gradient = self.backend.loss_and_gradient(logits, labels, reduction="none")
+        return {"loss": self.download(losses), "gradient": self.download(gradient)}
+
+    def copy(self, source: Any, target: Any) -> Call:
+        rows = self.backend.rows
+        return lambda: rows.from_rows(source, source.shape, 1, source.dtype.name, target)
+
+
+class CupyxContestant(Contestant):
+    """CuPy's port of SciPy's functions; its arrays also measure the ceilings."""
+
+    name = "cupyx"
+
+    def __init__(self) -> None:
+        self.clock = CupyClock()
+        self.cp = importlib.import_module("cupy")
+        self.special = importlib.import_module("cupyx.scipy.special")
+
+    def upload(self, host: Host) -> Any:
+        return self.cp.asarray(host)
+
+    def download(self, array: Any) -> Host:
+        return self.cp.asnumpy(array)  # type: ignore[no-any-return]
+
+    def call(self, op: Op, logits: Any, labels: Any) -> Call:
+        if op not in ("softmax", "log_softmax"):
+            raise NotImplementedError(f"cupyx has no {op}")
+        return functools.partial(getattr(self.special, op), logits, axis=1)
+
+    def judged(self, op: Op, logits: Any, labels: Any) -> dict[str, Host]:
+        return {op: self.download(self.call(op, logits, labels)())}
+
+    def copy(self, source: Any, target: Any) -> Call:
+        return functools.partial(self.cp.copyto, target, source)
+
+    def read(self, source: Any) -> Call:
+        return source.max  # type: ignore[no-any-return]
+
+
+class TorchContestant(Contestant):
+    """PyTorch, eager or compiled."""
+
+    def __init__(self, name: str, *, compiled: bool) -> None:
+        self.clock = TorchClock()
+        import torch
+
+        self.torch = torch
+        self.name = name
+        self.compiled = compiled
+
+    def upload(self, host: Host) -> Any:
+        if host.dtype.name == "bfloat16":  # which torch.from_numpy does not know
+            return self.torch.from_numpy(host.view(np.int16)).view(self.torch.bfloat16).cuda()
+        return self.torch.from_numpy(host).cuda()
+
+    def download(self, array: Any) -> Host:
+        array = array.detach()
+        if array.dtype == self.torch.bfloat16:
+            import ml_dtypes
+
+            return array.view(self.torch.int16).cpu().numpy().view(ml_dtypes.bfloat16)  # type: ignore[no-any-return]
+        return array.cpu().numpy()  # type: ignore[no-any-return]
+
+    def _function(self, op: Op, reduction: str) -> Callable[..., Any]:
+        functional = self.torch.nn.functional
+        table: dict[str, Callable[..., Any]] = {
+            "softmax": lambda x, y: self.torch.softmax(x, 1),
+            "log_softmax": lambda x, y: self.torch.log_softmax(x, 1),
+            "loss": lambda x, y: functional.cross_entropy(x, y, reduction=reduction),
+        }
+        function = table["loss" if op == "loss_and_gradient" else op]
+        return self.torch.compile(function, dynamic=False) if self.compiled else function
+
+    def call(self, op: Op, logits: Any, labels: Any) -> Call:
+        function = self._function(op, "sum")
+        if op != "loss_and_gradient":
+            return functools.partial(function, logits, labels)
+        leaf = logits.detach().requires_grad_()
+
+        def both() -> None:
+            leaf.grad = None
+            function(leaf, labels).backward()
+
+        return both
+
+    def judged(self, op: Op, logits: Any, labels: Any) -> dict[str, Host]:
+        result = self._function("loss" if op == "loss_and_gradient" else op, "none")
+        if op != "loss_and_gradient":
+            return {op: self.download(result(logits, labels))}
+        leaf = logits.detach().clone().requires_grad_()
+        losses = result(leaf, labels)
+        losses.sum().backward()
+        return {"loss": self.download(losses), "gradient": self.download(leaf.grad)}
+
+    def copy(self, source: Any, target: Any) -> Call:
+        return functools.partial(target.copy_, source)
+
+    def read(self, source: Any) -> Call:
+        return source.amax  # type: ignore[no-any-return]
+
+
+_CLOCKS: Final[dict[str, type[Clock]]] = {"cupy": CupyClock, "numba_cuda": NumbaClock}
+"""Whose events see the work of which backend."""
+
+
+def contestants() -> Iterator[Contestant | str]:
+    """Everybody who can run here; for the others a sentence on why not."""
+    for name, state in available_backends().items():
+        if name not in _CLOCKS:
+            continue
+        if not state.ok or state.kind != "gpu":
+            yield f"{name}: {state.reason or state.kind}"
+            continue
+        yield BackendContestant(name, _CLOCKS[name]())
+    yield from _peer("cupyx", "cupy", CupyxContestant)
+    yield from _peer("torch", "torch", functools.partial(TorchContestant, "torch", compiled=False))
+    yield from _peer("torch.compile", "torch", functools.partial(TorchContestant, "torch.compile", compiled=True))
+
+
+def _peer(name: str, module: str, make: Callable[[], Contestant]) -> Iterator[Contestant | str]:
+    if importlib.util.find_spec(module) is None:
+        yield f"{name}: {module} is not installed"
+        return
+    try:
+        made = make()
+        made.upload(np.zeros((1, 1), np.float32))
+    except Exception as error:  # a library without a device says so in its own way
+        yield f"{name}: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        return
+    with contextlib.suppress(Exception):
+        made.clock.synchronize()
+    yield made

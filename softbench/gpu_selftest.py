@@ -1,0 +1,311 @@
+"""Are the GPU backends right and fast on this card? ``python -m softbench.gpu_selftest [--out FILE]``.
+
+Runs the conformance kit on every GPU backend that can run here, then times them (and PyTorch and CuPy's own functions
+where they are installed) against the copy of the same bytes: kernel time by the device's clock, call time by the
+host's. Takes under eight minutes and needs nothing but the libraries that are there.
+
+Exit status: 0 all right; 1 no GPU here, or something is wrong; 2 a wrong argument; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final, get_args
+
+import numpy as np
+
+import softbench
+from softbench import gates, machine
+from softbench.dtypes import numpy_dtype
+from softbench.gpu_contestants import Call, Clock, Contestant, Host, Op, contestants
+from softbench.record import Record, write
+from softbench.units import bandwidth, duration, percent, ulps
+
+__all__ = ["benchmark", "main"]
+
+SCHEMA: Final = "softbench.gpu/1"
+ELEMENTS: Final = 1 << 25  # 134 MB of float32: beyond every L2
+CLASSES: Final = (256, 1024, 4096, 16384, 65536, 262144)
+DTYPES: Final = ("float32", "float16", "bfloat16")
+SMALL: Final = ((1, 10), (64, 10), (4096, 1000))  # where the time is that of the call
+COLD_BYTES: Final = 256 << 20  # rotate buffers until this much has moved: a warm L2 would flatter small arrays
+ROUNDS: Final = 5
+SPAN_SECONDS: Final = 4e-3
+JUDGED_ELEMENTS: Final = 1 << 18
+
+
+def _traffic(op: Op, n: int, k: int, itemsize: int) -> int:
+    """Bytes that must move: logits in, array results out, labels in."""
+    written = 0 if op == "loss" else n * k * itemsize
+    return n * k * itemsize + written + (8 * n if op.startswith("loss") else 0)
+
+
+def _logits(n: int, k: int, dtype: str) -> Host:
+    rng = np.random.Generator(np.random.SFC64(11))
+    values = rng.standard_normal((n, k), dtype=np.float32)
+    values *= np.float32(4.0)
+    return values.astype(numpy_dtype(dtype), copy=False)
+
+
+def _kernel_time(clock: Clock, calls: Sequence[Call]) -> tuple[Callable[[], float], str]:
+    """How to take a sample of the device time per call, and by which method."""
+    for call in calls:
+        call()
+    clock.synchronize()
+    graph = clock.replay(calls)
+    launches, per, method = ([graph], len(calls), "graph") if graph else (list(calls), 1, "events")
+    estimate = clock.span(launches, len(launches))
+    n = max(len(launches), min(1000, math.ceil(SPAN_SECONDS / max(estimate, 1e-7))))
+    return lambda: clock.span(launches, n) / per, method
+
+
+def _call_time(clock: Clock, calls: Sequence[Call]) -> float:
+    """Host time of one call, synchronised before and after."""
+    samples = []
+    for i in range(3 * len(calls) if len(calls) > 3 else 11):
+        clock.synchronize()
+        start = time.perf_counter()
+        calls[i % len(calls)]()
+        clock.synchronize()
+        samples.append(time.perf_counter() - start)
+    return statistics.median(samples)
+
+
+def _ceilings(players: Iterable[Contestant], nbytes: int) -> dict[str, float]:
+    """Bytes per second of the best copy, and of the best read, of arrays of ``nbytes``, beyond the L2."""
+    best = {"copy": 0.0, "read": 0.0}
+    for player in players:
+        try:
+            size = max(1, nbytes // 4)
+            buffers = [player.upload(np.full((1, size), 1.5, np.float32)) for _ in range(_rotation(2 * nbytes))]
+            targets = [player.upload(np.zeros((1, size), np.float32)) for _ in buffers]
+            copies = [player.copy(a, b) for a, b in zip(buffers, targets, strict=True)]
+            reads = [player.read(a) for a in buffers]
+            for kind, moved, found in (("copy", 8 * size, copies), ("read", 4 * size, reads)):
+                calls = [call for call in found if call is not None]
+                if calls:
+                    sample, _ = _kernel_time(player.clock, calls)
+                    best[kind] = max(best[kind], moved / statistics.median(sample() for _ in range(ROUNDS)))
+        except Exception as error:  # one library's failure leaves the others' ceilings standing
+            print(f"{player.name}: no ceiling: {_first_line(error)}", file=sys.stderr)
+    best["read"] = max(best["read"], best["copy"])  # where no library reads faster than it copies
+    return best
+
+
+def _rotation(traffic: int) -> int:
+    """How many sets of buffers make every call find its data cold."""
+    return max(1, min(64, math.ceil(COLD_BYTES / max(1, traffic))))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
+
+
+def _judge(player: Contestant, op: Op, logits: Host, labels: Host, x: Any, y: Any) -> dict[str, Any]:
+    """Largest error in ulp on rows spread over the input, first and last among them."""
+    n, k = logits.shape
+    rows = np.unique(np.linspace(0, n - 1, max(2, min(n, JUDGED_ELEMENTS // k))).astype(np.int64))
+    worst, ok = 0.0, True
+    for name, result in player.judged(op, x, y).items():
+        some = (labels[rows],) if name in ("loss", "gradient") else ()
+        options = {"reduction": "none"} if some else {}
+        verdict = gates.judge(name, result[rows], logits[rows], *some, **options)
+        worst, ok = max(worst, float(verdict.stats.max)), ok and bool(verdict.ok)
+    return {"max_ulp": worst, "within_contract": ok}
+
+
+def _measure(
+    players: list[Contestant], op: Op, shape: tuple[int, int], dtype: str, limit: float | None
+) -> list[dict[str, Any]]:
+    """All contestants on one operation, shape and dtype, in turns. ``limit`` in bytes per second."""
+    n, k = shape
+    logits = _logits(n, k, dtype)
+    labels = np.random.Generator(np.random.SFC64(12)).integers(0, k, n)
+    traffic = _traffic(op, n, k, logits.itemsize)
+    rows: list[dict[str, Any]] = []
+    running: list[tuple[dict[str, Any], Callable[[], float]]] = []
+    for player in players:
+        row = {"contestant": player.name, "op": op, "n": n, "k": k, "dtype": dtype}
+        rows.append(row)
+        try:
+            y = player.upload(labels)
+            x = player.upload(logits)
+            row.update(_judge(player, op, logits, labels, x, y))
+            calls = [player.call(op, x, y)]
+            calls += [player.call(op, player.upload(logits), y) for _ in range(_rotation(traffic) - 1)]
+            sample, row["method"] = _kernel_time(player.clock, calls)
+            row["call_seconds"] = _call_time(player.clock, calls)
+            running.append((row, sample))
+        except Exception as error:  # a contestant that cannot do this one says why, and the others go on
+            row["skipped"] = _first_line(error)
+    samples: dict[int, list[float]] = {i: [] for i in range(len(running))}
+    for turn in range(ROUNDS):
+        for i in range(len(running)):
+            at = (i + turn) % len(running)
+            samples[at].append(running[at][1]())
+    for i, (row, _) in enumerate(running):
+        low, middle, high = statistics.quantiles(samples[i], n=4, method="inclusive")
+        row.update(kernel_seconds=middle, kernel_quartiles=[low, high], bandwidth=traffic / middle)
+        if limit:
+            _set_fraction(row, limit)
+    return rows
+
+
+def _set_fraction(row: dict[str, Any], limit: float) -> None:
+    """The fraction of the ceiling; more than all of it is impossible, and then no figure of the row is reported."""
+    fraction = row["bandwidth"] / limit
+    if fraction <= 1.0:
+        row["fraction"] = fraction
+        return
+    for figure in ("kernel_seconds", "kernel_quartiles", "bandwidth", "call_seconds"):
+        row.pop(figure, None)
+    row["skipped"] = f"refused: {fraction:.0%} of the measured limit is impossible"
+
+
+def benchmark(players: list[Contestant], seconds: float, told: Callable[[str], None]) -> dict[str, Any]:
+    """Ceilings, then every operation, until the time is over (what is then left is named, not guessed).
+
+    A KeyboardInterrupt ends it early with what was measured.
+    """
+    found: dict[str, Any] = {"ceilings": {}, "rows": [], "left_out": [], "interrupted": False}
+    end = time.perf_counter() + seconds
+    wide = [(op, (ELEMENTS // k, k), dtype) for dtype in DTYPES for k in CLASSES for op in get_args(Op)]
+    small = [(op, shape, "float32") for shape in SMALL for op in get_args(Op)]
+    try:
+        for dtype in DTYPES[:2]:
+            nbytes = ELEMENTS * numpy_dtype(dtype).itemsize
+            found["ceilings"][str(nbytes)] = _ceilings(players, nbytes)
+        for op, shape, dtype in [*small, *wide]:
+            if time.perf_counter() > end:
+                found["left_out"].append(f"{op} {shape[0]}x{shape[1]} {dtype}: no time left")
+                continue
+            told(f"{op} {shape[0]}x{shape[1]} {dtype}")
+            try:
+                nbytes = math.prod(shape) * numpy_dtype(dtype).itemsize
+            except ImportError:
+                found["left_out"].append(f"{dtype}: needs ml_dtypes")
+                continue
+            ceilings = found["ceilings"].get(str(nbytes))
+            limit = ceilings["read" if op == "loss" else "copy"] if ceilings else None
+            found["rows"] += _measure(players, op, shape, dtype, limit or None)
+    except KeyboardInterrupt:
+        found["interrupted"] = True
+    return found
+
+
+# -- report --------------------------------------------------------------------------------------------
+
+
+def _conformance(player: Contestant, profile: str) -> dict[str, Any]:
+    from softbench import conformance
+
+    report = conformance.run(player.name, profile=profile)  # type: ignore[arg-type]
+    if report.interrupted:
+        raise KeyboardInterrupt
+    failures = [f"{result.id}: {result.message}" for result in report.of("failed")]
+    return {**report.to_dict(), "failures": failures}
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    header = f"{'contestant':<14}{'kernel':>9}{'+-':>6}{'call':>10}{'bandwidth':>12}{'of limit':>10}{'max ulp':>10}"
+    key = None
+    for row in rows:
+        here = (row["op"], row["n"], row["k"], row["dtype"])
+        if here != key:
+            key = here
+            print(f"\n{row['op']} {row['n']}x{row['k']} {row['dtype']}\n{header}")
+        if "skipped" in row:
+            print(f"{row['contestant']:<14}{row['skipped']}")
+            continue
+        low, high = row["kernel_quartiles"]
+        spread = percent((high - low) / 2 / row["kernel_seconds"])
+        fraction = percent(row["fraction"]) if "fraction" in row else "-"
+        print(
+            f"{row['contestant']:<14}{duration(row['kernel_seconds']):>9}{spread:>6}{duration(row['call_seconds']):>10}"
+            f"{bandwidth(row['bandwidth']):>12}{fraction:>10}{ulps(row['max_ulp']):>10}"
+            f"{'' if row['within_contract'] else ' beyond the contract'}"
+        )
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m softbench.gpu_selftest", description=str(__doc__).split("\n\n")[0])
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", default=Path("softbench-gpu.json"), help="the JSON to write"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=270.0, metavar="S", help="time for the benchmark (default: 270)"
+    )
+    parser.add_argument(
+        "--profile", choices=("quick", "standard", "deep"), default="quick", help="of the conformance kit"
+    )
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the self-test; returns the exit status."""
+    parsed = _arguments(arguments)
+    players: list[Contestant] = []
+    absent: list[str] = []
+    for found in contestants():
+        (players if isinstance(found, Contestant) else absent).append(found)  # type: ignore[arg-type]
+    for reason in absent:
+        print(f"not here: {reason}")
+    ours = [player for player in players if player.ours]
+    if not ours:
+        print("No GPU backend of softbench can run on this machine, for the reasons above.")
+        return 1
+    record: dict[str, Any] = {
+        "schema": SCHEMA,
+        "version": softbench.__version__,
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "machine": machine.fingerprint(),
+        "versions": machine.versions(),
+        "absent": absent,
+        "devices": {player.name: player.backend.info() for player in ours if hasattr(player, "backend")},
+        "conformance": {},
+    }
+    wrong = False
+    try:
+        for player in ours:
+            print(f"{player.name}: conformance, profile {parsed.profile} ...", flush=True)
+            verdict = record["conformance"][player.name] = _conformance(player, parsed.profile)
+            wrong |= not verdict["ok"]
+            print(f"{player.name}: {verdict['counts']}")
+            for failure in verdict["failures"][:10]:
+                print(f"  WRONG {failure}")
+        record.update(benchmark(players, parsed.seconds, lambda text: print(f"timing {text}", file=sys.stderr)))
+    except KeyboardInterrupt:
+        record["interrupted"] = True
+    rows = record.get("rows", [])
+    _print_rows(rows)
+    for nbytes, best in record.get("ceilings", {}).items():
+        print(f"\nlimit at {int(nbytes) >> 20} MiB: copy {bandwidth(best['copy'])}, read {bandwidth(best['read'])}")
+    if record.get("left_out"):
+        print(f"left out for lack of time: {len(record['left_out'])} measurements")
+    wrong |= any(not row.get("within_contract", True) for row in rows if row["contestant"] in {p.name for p in ours})
+    try:
+        _write(record, parsed.out)
+    except OSError as error:
+        print(f"cannot write {parsed.out}: {error.strerror or error}", file=sys.stderr)
+        wrong = True
+    if record.get("interrupted"):
+        return 130
+    return 1 if wrong else 0
+
+
+def _write(record: dict[str, Any], path: Path) -> None:
+    as_record: Record = record  # type: ignore[assignment]  # another schema, the same way to disk
+    write(as_record, path)
+    print(f"saved: {path}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
