@@ -3,8 +3,10 @@
 float32 rows are computed in float64, which makes the result correctly rounded but for rare ties. float64 rows
 carry what each step rounds away:
 
-* the *error-free shift* ``x - m = d + r`` (TwoDiff, Knuth, TAOCP vol. 2, 4.2.2) and ``exp(d) (1 + r)``;
-* row sums in two parts, of which the leading one is exact (see `_sum_rows`);
+* the *error-free shift* ``x - m = d + r`` (TwoDiff, Knuth, TAOCP vol. 2, 4.2.2);
+* row sums in two parts, of which the leading one is exact (see `_sum_rows`), kept in extended precision, as is
+  everything there is one of per row;
+* one correction per entry: the relative errors of its shift and of its row's factor, added (see `_Block.scale`);
 * ``s``, the sum *without one argmax*, and ``L = log1p(s)``, so that ``log p = (d - L) + r`` never cancels and the
   label's gradient is a sum of the other probabilities.
 
@@ -24,6 +26,7 @@ from softbench.interface import IGNORED, INVALID, Array, IndexTarget, RowBackend
 __all__ = ["NumpyBackend"]
 
 F64 = NDArray[np.float64]
+Wide = NDArray[np.longdouble]
 
 _BLOCK: Final = 1 << 16
 """Elements of a block. Smaller ones (2**12 to 2**15 were measured) pay more for NumPy's calls than they gain in L2."""
@@ -59,7 +62,7 @@ class NumpyBackend(RowBackend):
         """Zhao eq. (4), (5)."""
         with np.errstate(all="ignore"):
             for rows, block in _blocks(x):
-                np.divide(block.e, (1.0 + block.s)[:, None], out=out[rows], casting="same_kind")
+                block.scale(1.0, out[rows])
                 out[rows][block.undefined] = np.nan
         return out
 
@@ -92,7 +95,7 @@ class NumpyBackend(RowBackend):
                 else:
                     labels = target.labels[rows]
                     chosen = p[rows][np.arange(len(labels)), np.maximum(labels, 0)]
-                    loss[rows] = _select(_minus_log(chosen) * _row_weight(target, rows), labels)
+                    loss[rows] = _select((_minus_log(chosen) * _row_weight(target, rows)).astype(np.float64), labels)
         return loss
 
     def _loss_and_gradient(
@@ -144,19 +147,53 @@ class _Block:
             self.r += work
             if not np.isfinite(self.r.sum()):
                 self.r[~np.isfinite(self.d)] = 0.0
-            np.exp(self.d, out=self.e)
-            np.multiply(self.e, self.r, out=work)
-            self.e += work
         else:
             np.subtract(x, m, out=self.d, dtype=np.float64)
             self.r = self._r
-            np.exp(self.d, out=self.e)
+        np.exp(self.d, out=self.e)
+        """``exp(d)``: times ``1 + r`` it is ``exp(x - m)``."""
         self.e[every, self.top] = 0.0
         self.s = _sum_rows(self.e, work if self.exact else None)
+        if self.exact:
+            self.s += np.multiply(self.e, self.r, out=work).sum(axis=1)
         self.e[every, self.top] = 1.0
-        self.L = np.log1p(self.s)
+        self.total = 1.0 + self.s
+        self.L = np.log1p(self.s.astype(np.float64))
         self.tiny = self.s < 1e-250
         """Rows in which the sum of the others may have lost digits to underflow."""
+
+    def scale(self, factor: Any, out: Array) -> None:
+        """``out = exp(x - m) * factor / S``, with a factor per row.
+
+        The correction ``1 + r`` and what rounding ``factor / S`` to float64 loses are applied as one, so that an entry
+        sees three roundings: of its exponential, of that correction, and of the product. A factor above 1 must not
+        magnify what an underflowing exponential lost.
+        """
+        n = len(self.d)
+        wide = factor / self.total
+        high = wide.astype(np.float64)
+        if self.exact:
+            low = ((wide - high) / high).astype(np.float64)
+            low[~np.isfinite(low)] = 0.0
+            corrected = np.add(self.r, low[:, None], out=self._work[:n])
+            corrected *= self.e
+            corrected += self.e
+        else:
+            corrected = self.e
+        np.multiply(corrected, high[:, None], out=out, casting="same_kind")
+        if (high > 1.0).any():
+            where = (self.d < _TINY) & (high > 1.0)[:, None]
+            if where.any():
+                factors = np.broadcast_to(high[:, None], where.shape)[where]
+                out[where] = np.ldexp(self.scaled_exp(where) * factors, -_UNIT)
+
+    def label(self, labels: Array) -> tuple[F64, F64, Wide]:
+        """``d`` and ``r`` of each row's label, and the sum of all *other* ``exp(x_k - m)``."""
+        every = np.arange(len(labels))
+        d = self.d[every, labels]
+        r = np.broadcast_to(self.r, self.d.shape)[every, labels]
+        own = self.e[every, labels] * (1.0 + r.astype(np.longdouble))
+        return d, r, np.where(labels == self.top, self.s, self.total - own)
 
     def tiny_sums(self) -> F64:
         """``s * 2**_UNIT`` of the rows in ``tiny``."""
@@ -189,30 +226,33 @@ def _slices(x: Array) -> Iterator[slice]:
     return (slice(start, min(start + step, n)) for start in range(0, n, step))
 
 
-def _sum_rows(values: F64, work: F64 | None = None) -> F64:
-    """Sum each row of ``values >= 0``; with a ``work`` array of their shape, to about one rounding.
+def _sum_rows(values: F64, work: F64 | None = None) -> Wide:
+    """Sum each row of ``values >= 0``; with a ``work`` array of their shape, beyond float64's precision.
 
     There, each value is split at ``2**-30`` of its row's largest: the leading parts are integers of fewer than 53
     bits in units of that, so their sum is exact; what is left is too small for its rounding to matter.
     """
     if work is None:
-        plain: F64 = values.sum(axis=1)
-        return plain
+        return values.sum(axis=1).astype(np.longdouble)  # type: ignore[no-any-return]
     top = values.max(axis=1)
     splitter = np.ldexp(3.0, np.frexp(top)[1] + 21)[:, None]
     np.add(values, splitter, out=work)
     work -= splitter
     leading = work.sum(axis=1)
     np.subtract(values, work, out=work)
-    total: F64 = leading + work.sum(axis=1)
+    total: Wide = leading.astype(np.longdouble) + work.sum(axis=1)
     return np.where(np.isfinite(top), total, top)
 
 
-def _row_weight(target: IndexTarget, rows: slice) -> F64:
+def _row_weight(target: IndexTarget, rows: slice) -> Wide:
     """``s_i w[y_i]`` of each row; 1 where there are no weights."""
     labels = target.labels[rows]
-    weight = np.ones(len(labels)) if target.sample_weight is None else target.sample_weight[rows]
-    return weight if target.class_weight is None else weight * target.class_weight[np.maximum(labels, 0)]
+    weight = np.ones(len(labels), np.longdouble)
+    if target.sample_weight is not None:
+        weight *= target.sample_weight[rows]
+    if target.class_weight is not None:
+        weight *= target.class_weight[np.maximum(labels, 0)]
+    return weight
 
 
 def _smoothed(target: IndexTarget, rows: slice, k: int) -> F64:
@@ -238,12 +278,10 @@ def _minus_log(p: Array) -> F64:
     return np.subtract(0.0, logs, out=np.asarray(logs))
 
 
-def _index(block: _Block, labels: Array, weight: F64, divisor: Any, gradient: Array | None) -> F64:
+def _index(block: _Block, labels: Array, weight: Wide, divisor: Any, gradient: Array | None) -> F64:
     """Losses ``w (lse - x_y)`` of a block and its gradient ``w (p - onehot(y)) / divisor``."""
-    every = np.arange(len(labels))
-    shift = block.d[every, labels]
-    shift_error = np.broadcast_to(block.r, block.d.shape)[every, labels]
-    losses = ((block.L - shift) - shift_error) * weight  # never lse - x_y
+    shift, shift_error, others = block.label(labels)
+    losses: F64 = (((block.L - shift) - shift_error) * weight).astype(np.float64)  # never lse - x_y
     is_top = labels == block.top
     tiny = block.tiny & is_top  # log1p(s) is s, and s needs its digits
     scaled: F64 | None = block.tiny_sums()[is_top[block.tiny]] if tiny.any() else None
@@ -252,26 +290,14 @@ def _index(block: _Block, labels: Array, weight: F64, divisor: Any, gradient: Ar
     losses[block.undefined] = np.nan
     if gradient is None:
         return losses
-    factor = weight / divisor if divisor else np.full_like(weight, np.nan)
-    total = 1.0 + block.s
-    others = np.where(is_top, block.s, (block.s - block.e[every, labels]) + 1.0)  # never p_y - 1
-    label_gradient = 0.0 - others / total * factor
+    factor = weight / (divisor or np.nan)
+    label_gradient = 0.0 - others / block.total * factor  # never p_y - 1
     if scaled is not None:
         label_gradient[tiny] = 0.0 - np.ldexp(scaled * factor[tiny], -_UNIT)
-    _scale(block, factor / total, gradient)
-    gradient[every, labels] = label_gradient
+    block.scale(factor, gradient)
+    gradient[np.arange(len(labels)), labels] = label_gradient
     gradient[block.undefined] = np.nan
     return losses
-
-
-def _scale(block: _Block, factor: F64, out: Array) -> None:
-    """``out = exp(d + r) * factor``; a weight above 1 must not magnify what an underflowing exp lost."""
-    np.multiply(block.e, factor[:, None], out=out, casting="same_kind")
-    if (factor > 1.0).any():
-        where = (block.d < _TINY) & (factor > 1.0)[:, None]
-        if where.any():
-            factors = np.broadcast_to(factor[:, None], where.shape)[where]
-            out[where] = np.ldexp(block.scaled_exp(where) * factors, -_UNIT)
 
 
 def _soft(block: _Block, q: F64, divisor: Any, gradient: Array | None) -> F64:
@@ -281,7 +307,7 @@ def _soft(block: _Block, q: F64, divisor: Any, gradient: Array | None) -> F64:
     terms -= block.r
     terms *= q
     terms[(q == 0.0) & np.isneginf(block.d)] = 0.0
-    losses = _sum_rows(terms, np.empty_like(terms) if block.exact else None)
+    losses = _sum_rows(terms, np.empty_like(terms) if block.exact else None).astype(np.float64)
     if block.tiny.any():
         rest = (-block.d[block.tiny] - np.broadcast_to(block.r, q.shape)[block.tiny]) * q[block.tiny]
         rest[q[block.tiny] == 0.0] = 0.0
@@ -289,7 +315,7 @@ def _soft(block: _Block, q: F64, divisor: Any, gradient: Array | None) -> F64:
     losses[block.undefined] = np.nan
     if gradient is None:
         return losses
-    _scale(block, total / (1.0 + block.s), block.e)
+    block.scale(total, block.e)
     block.e -= q
     np.divide(block.e, divisor or np.nan, out=gradient, casting="same_kind")
     gradient[block.undefined] = np.nan
