@@ -30,6 +30,7 @@ __all__ = [
     "Arithmetic",
     "Truth",
     "argmax",
+    "divisor",
     "gradient",
     "log1p_s",
     "log_loss",
@@ -121,7 +122,7 @@ def logsumexp(
 ) -> Truth:
     """``log sum_k exp(x_k)``; ``-inf`` of no classes.
 
-    Where ``m`` and ``log1p(s)`` cancel, the truth is good to a small fraction of an ulp of the latter, not of the result.
+    Where ``m`` and ``log1p(s)`` cancel, the truth is good to a small fraction of an ulp of the latter.
     """
     rows = _Rows.of(logits, axis)
     shape = rows.shape[: rows.axis] + (1,) + rows.shape[rows.axis + 1 :] if keepdims else rows.outer
@@ -238,6 +239,21 @@ def log_loss(
         return _no_loss(rows, reduction)
     found = _engine(rows.dtype, arithmetic, weighting).log_loss(rows.x, weighting, reduction)
     return found.reshape(rows.outer) if reduction == "none" else found
+
+
+def divisor(
+    logits: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int | None = None,
+) -> float:
+    """What ``reduction="mean"`` divides by; NaN where that is 0."""
+    rows = _Rows.of(logits, axis)
+    weighting = _weighting(rows, target, class_weight, sample_weight, ignore_index, 0.0)
+    return float(NumpyEngine(np.float64)._divisor(weighting, "mean"))
 
 
 # -- arguments -----------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ class Truth(NamedTuple):
 
 
 def spacing(truth: Truth, dtype: str) -> F64:
-    """One ulp of ``dtype`` at the truth, ``2 ** (max(floor(log2 |truth|), emin) - p + 1)``; NaN where it is not finite."""
+    """One ulp at the truth, ``2 ** (max(floor(log2 |truth|), emin) - p + 1)``; NaN where the truth is not finite."""
     unit: F64 = np.ldexp(1.0, _unit_exponent(truth, dtype))
     return np.where(np.isfinite(truth.hi), unit, np.nan)
 
