@@ -1,0 +1,121 @@
+"""What kernels are written in: compile decorators and the few operations that Numba has no spelling for.
+
+Kernels import these names and `numba.cuda`; under ``NUMBA_ENABLE_CUDASIM=1`` the same names come from
+`simulated`, because the simulator lacks shuffles, bit casts and a fused multiply-add with one rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import cuda
+from numba.core import types
+from numba.core.config import ENABLE_CUDASIM
+
+__all__ = [
+    "SIMULATED",
+    "add",
+    "bits32",
+    "bits64",
+    "device",
+    "float32_from_bits",
+    "float64_from_bits",
+    "fma",
+    "half_from_bits",
+    "half_to_bits",
+    "shuffle_xor",
+    "sync_warp",
+]
+
+SIMULATED: bool = bool(ENABLE_CUDASIM)
+
+if SIMULATED:
+    from softbench_backends.numba_cuda.simulated import (
+        add,
+        bits32,
+        bits64,
+        device,
+        float32_from_bits,
+        float64_from_bits,
+        fma,
+        half_from_bits,
+        half_to_bits,
+        shuffle_xor,
+        sync_warp,
+    )
+else:
+    from numba.cuda.extending import intrinsic
+
+    def device(function: Callable[..., Any]) -> Callable[..., Any]:
+        """Compile a function that kernels call; always inlined, so that returned tuples stay in registers."""
+        compiled: Callable[..., Any] = cuda.jit(device=True, forceinline=True)(function)
+        return compiled
+
+    def _bitcast(source: Any, target: Any, llvm: Any) -> Any:
+        @intrinsic  # type: ignore[untyped-decorator]
+        def cast(typing_context: Any, value: Any) -> Any:
+            def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                return builder.bitcast(args[0], llvm)
+
+            return target(source), generate
+
+        return cast
+
+    bits32 = _bitcast(types.float32, types.int32, ir.IntType(32))
+    bits64 = _bitcast(types.float64, types.int64, ir.IntType(64))
+    float32_from_bits = _bitcast(types.int32, types.float32, ir.FloatType())
+    float64_from_bits = _bitcast(types.int64, types.float64, ir.DoubleType())
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def half_from_bits(typing_context: Any, bits: Any) -> Any:
+        """The float16 of 16 bits, as float32."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.fpext(builder.bitcast(args[0], ir.HalfType()), ir.FloatType())
+
+        return types.float32(types.uint16), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def half_to_bits(typing_context: Any, value: Any) -> Any:
+        """A float32 or float64 rounded to float16 once, as its bits."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(builder.fptrunc(args[0], ir.HalfType()), ir.IntType(16))
+
+        return types.uint16(value), generate
+
+    _ROUNDED_ADD = {types.float32: "llvm.nvvm.add.rn.f", types.float64: "llvm.nvvm.add.rn.d"}
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def add(typing_context: Any, a: Any, b: Any) -> Any:
+        """``a + b`` as ``add.rn``, which no compiler stage may contract into an fma (a bare ``add`` it may)."""
+        name = _ROUNDED_ADD[a]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            llvm = context.get_value_type(signature.return_type)
+            module = builder.module
+            function = module.globals.get(name) or ir.Function(module, ir.FunctionType(llvm, (llvm, llvm)), name)
+            return builder.call(function, args)
+
+        return a(a, a), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def fma(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+        """``a b + c`` with one rounding."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.fma(*args)
+
+        return a(a, a, a), generate
+
+    @device
+    def shuffle_xor(value: Any, distance: Any) -> Any:
+        """``value`` of the lane whose number differs in the bits of ``distance``; all 32 lanes call it."""
+        return cuda.shfl_xor_sync(0xFFFFFFFF, value, distance)
+
+    @device
+    def sync_warp() -> None:
+        """Order the memory accesses of the lanes of a warp."""
+        cuda.syncwarp()

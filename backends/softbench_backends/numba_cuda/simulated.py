@@ -1,0 +1,137 @@
+"""Stand-ins for what numba-cuda's simulator lacks; imported only under ``NUMBA_ENABLE_CUDASIM=1``.
+
+The arithmetic is that of the device (one rounding for an fma), so that accuracy seen in the simulator means
+something. Shuffles go through shared memory with barriers: every thread of the *block* must take part, which
+all kernels here see to.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+__all__ = [
+    "add",
+    "bits32",
+    "bits64",
+    "device",
+    "float32_from_bits",
+    "float64_from_bits",
+    "fma",
+    "half_from_bits",
+    "half_to_bits",
+    "prompt_threads",
+    "quiet",
+    "shuffle_xor",
+    "sync_warp",
+]
+
+
+def device(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Functions that name ``cuda`` go through the simulator, which swaps that name; the others stay as they are."""
+    if "cuda" not in function.__code__.co_names:
+        return function
+    simulated: Callable[..., Any] = cuda.jit(device=True)(function)
+    return simulated
+
+
+def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` without NumPy's warnings, which a device does not give either.
+
+    Each simulated thread has an error state of its own, so this must happen inside the thread; and the wrapper needs
+    the kernel's globals, because that is where the simulator swaps the name ``cuda``.
+    """
+    errstate = np.errstate
+
+    def run(*args: Any) -> None:
+        with errstate(all="ignore"):
+            function(*args)
+
+    return types.FunctionType(run.__code__, function.__globals__, function.__name__, None, run.__closure__)
+
+
+@contextmanager
+def prompt_threads() -> Iterator[None]:
+    """While a kernel runs: switch threads often, because the simulator's scheduler polls its threads in a busy loop."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def add(a: Any, b: Any) -> Any:
+    """Rounded once, as everything here is."""
+    return a + b
+
+
+def fma(a: Any, b: Any, c: Any) -> Any:
+    """``a b + c`` with one rounding (float32: through float64, where a double rounding is possible and harmless)."""
+    if isinstance(a, np.float32):
+        return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
+    plain = a * b + c
+    if not np.isfinite(plain) or plain == 0.0:
+        return plain
+    exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
+    try:
+        return np.float64(float(exact))
+    except OverflowError:
+        return plain
+
+
+def bits32(x: Any) -> Any:
+    """The bits of a float32."""
+    return np.float32(x).view(np.int32)
+
+
+def bits64(x: Any) -> Any:
+    """The bits of a float64."""
+    return np.float64(x).view(np.int64)
+
+
+def float32_from_bits(bits: Any) -> Any:
+    """The float32 of 32 bits."""
+    return np.int32(bits).view(np.float32)
+
+
+def float64_from_bits(bits: Any) -> Any:
+    """The float64 of 64 bits."""
+    return np.int64(bits).view(np.float64)
+
+
+def half_from_bits(bits: Any) -> Any:
+    """The float16 of 16 bits, as float32."""
+    return np.float32(np.uint16(bits).view(np.float16))
+
+
+def half_to_bits(value: Any) -> Any:
+    """A float rounded to float16, as its bits."""
+    return np.float16(value).view(np.uint16)
+
+
+@device
+def shuffle_xor(value: Any, distance: Any) -> Any:
+    """Exchange through two sets of slots in turn, so that one barrier per exchange is enough.
+
+    Whoever writes a set again has passed the barrier of the exchange between, hence after everyone had read it.
+    """
+    slots: dict[tuple[int, int], Any] = vars(cuda).setdefault("shuffle_slots", {})  # `cuda` is the launch's fake module
+    thread = cuda.threadIdx.x
+    turn = slots[thread, 2] = 1 - slots.get((thread, 2), 0)
+    slots[thread, turn] = value
+    cuda.syncthreads()
+    return slots[thread ^ distance, turn]
+
+
+@device
+def sync_warp() -> None:
+    """A barrier: the simulator knows no warps."""
+    cuda.syncthreads()
