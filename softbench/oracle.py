@@ -18,6 +18,7 @@ what a public function must refuse is not checked here.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -49,6 +50,9 @@ Reduction = Literal["mean", "sum", "none"]
 HAS_X87: Final = np.finfo(np.longdouble).nmant == 63
 """Whether ``np.longdouble`` is the 80-bit format."""
 
+_BLOCK: Final = 1 << 15
+"""Elements worked on at a time, so that a handful of longdouble temporaries stay in cache."""
+
 _MODERATE: Final = 1e100
 """Weights beyond this (or below its inverse) could lift what underflows in float64 back into float32's range."""
 
@@ -74,6 +78,16 @@ class Weighting(NamedTuple):
     def plain_index(self) -> bool:
         """Whether the target is one class per row, unsmoothed."""
         return self.labels is not None and self.eps == 0.0
+
+    def take(self, rows: slice) -> Weighting:
+        """The target of some rows."""
+        return self._replace(
+            labels=None if self.labels is None else self.labels[rows],
+            y=None if self.y is None else self.y[rows],
+            ignored=self.ignored[rows],
+            invalid=self.invalid[rows],
+            s=None if self.s is None else self.s[rows],
+        )
 
 
 class Engine(Protocol):
@@ -364,9 +378,7 @@ class _Shifted(NamedTuple):
     L: Array
 
     def p(self) -> Array:
-        probabilities: Array = self.e / (1 + self.s)[:, None]
-        probabilities[~self.defined] = np.nan
-        return probabilities
+        return np.asarray(self.e / (1 + self.s)[:, None])
 
 
 class NumpyEngine:
@@ -392,65 +404,80 @@ class NumpyEngine:
         e[every, top] = 1
         return _Shifted(m, top, defined, d, r, e, s, np.log1p(s))
 
-    def logsumexp(self, x: F64) -> Truth:
+    def _by_blocks(self, x: F64, compute: Callable[[slice, _Shifted], Array]) -> Array:
+        """``compute(rows, shifted rows)`` for one block of rows after the other; NaN for rows without probabilities."""
+        n, k = x.shape
+        step = max(1, _BLOCK // k)
+        found = []
         with np.errstate(all="ignore"):
-            row = self._shifted(x)
-            return Truth.of(np.where(row.defined, row.m + row.L, row.m))
+            for start in range(0, n, step):
+                rows = slice(start, min(start + step, n))
+                row = self._shifted(x[rows])
+                result = compute(rows, row)
+                result[~row.defined] = np.nan
+                found.append(result)
+        return np.concatenate(found)
+
+    def logsumexp(self, x: F64) -> Truth:
+        lse = self._by_blocks(x, lambda rows, row: row.m + row.L)
+        top = x.max(axis=1)
+        return Truth.of(np.where(np.isfinite(top), lse, top))
 
     def log1p_s(self, x: F64) -> Truth:
-        with np.errstate(all="ignore"):
-            row = self._shifted(x)
-            return Truth.of(np.where(row.defined, row.L, np.nan))
+        return Truth.of(self._by_blocks(x, lambda rows, row: row.L))
 
     def softmax(self, x: F64) -> Truth:
-        with np.errstate(all="ignore"):
-            return Truth.of(self._shifted(x).p())
+        return Truth.of(self._by_blocks(x, lambda rows, row: row.p()))
 
     def log_softmax(self, x: F64) -> Truth:
-        with np.errstate(all="ignore"):
-            row = self._shifted(x)
-            logs = (row.d - row.L[:, None]) + row.r
-            logs[~row.defined] = np.nan
-            return Truth.of(logs)
+        return Truth.of(self._by_blocks(x, lambda rows, row: (row.d - row.L[:, None]) + row.r))
 
     def loss(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
-        with np.errstate(all="ignore"):
-            row = self._shifted(x)
-            if target.labels is not None and target.plain_index:
-                label = np.arange(len(x)), target.labels
-                losses = self._row_weight(target) * ((row.L - row.d[label]) - row.r[label])
-            else:
-                q = self._q(target, x.shape[1])
-                terms = q * ((row.L[:, None] - row.d) - row.r)
-                terms[q == 0] = 0  # also where the class is absent
-                losses = terms.sum(axis=1)
-            losses[~row.defined] = np.nan
-            return self._reduced(losses, target, reduction)
+        def of(rows: slice, row: _Shifted) -> Array:
+            t = target.take(rows)
+            if t.labels is not None and t.plain_index:
+                label = np.arange(len(t.labels)), t.labels
+                return np.asarray(self._row_weight(t) * ((row.L - row.d[label]) - row.r[label]))
+            q = self._q(t, x.shape[1])
+            terms = q * ((row.L[:, None] - row.d) - row.r)
+            terms[q == 0] = 0  # also where the class is absent
+            return np.asarray(terms.sum(axis=1))
+
+        return self._reduced(self._by_blocks(x, of), target, reduction)
 
     def gradient(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
-        with np.errstate(all="ignore"):
-            row = self._shifted(x)
-            divisor = self._divisor(target, reduction)
-            if target.labels is not None and target.plain_index:
-                label = np.arange(len(x)), target.labels
-                factor = self._row_weight(target) / divisor
-                g = row.p() * factor[:, None]
+        divisor = self._divisor(target, reduction)
+
+        def of(rows: slice, row: _Shifted) -> Array:
+            t = target.take(rows)
+            p = row.p()
+            if t.labels is not None and t.plain_index:
+                label = np.arange(len(t.labels)), t.labels
+                factor = self._row_weight(t) / divisor
+                g = p * factor[:, None]
                 row.e[label] = 0  # leave one out
                 others = row.e.sum(axis=1) / (1 + row.s) * factor
                 g[label] = np.where(others == 0, others, -others)
             else:
-                q = self._q(target, x.shape[1])
-                g = (q.sum(axis=1)[:, None] * row.p() - q) / divisor
-            g[~row.defined | target.invalid] = np.nan
-            g[target.ignored] = 0
-            return Truth.of(g)
+                q = self._q(t, x.shape[1])
+                g = (q.sum(axis=1)[:, None] * p - q) / divisor
+            return np.asarray(g)
+
+        g = self._by_blocks(x, of)
+        g[target.invalid] = np.nan
+        g[target.ignored] = 0
+        return Truth.of(g)
 
     def probability_mass(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
-        with np.errstate(all="ignore"):
-            q = np.abs(self._q(target, x.shape[1]))
-            mass = q.sum(axis=1)[:, None] * self._shifted(x).p() / self._divisor(target, reduction)
-            mass[target.ignored] = 0
-            return Truth.of(mass)
+        divisor = self._divisor(target, reduction)
+
+        def of(rows: slice, row: _Shifted) -> Array:
+            q = np.abs(self._q(target.take(rows), x.shape[1]))
+            return np.asarray(q.sum(axis=1)[:, None] * row.p() / divisor)
+
+        mass = self._by_blocks(x, of)
+        mass[target.ignored] = 0
+        return Truth.of(mass)
 
     def log_loss(self, p: F64, target: Weighting, reduction: Reduction) -> Truth:
         with np.errstate(all="ignore"):
@@ -467,9 +494,8 @@ class NumpyEngine:
     def _reduced(self, losses: Array, target: Weighting, reduction: Reduction) -> Truth:
         losses[target.invalid] = np.nan
         losses[target.ignored] = 0
-        if reduction == "none":
-            return Truth.of(losses)
-        return Truth.of(losses.sum() / self._divisor(target, reduction))
+        with np.errstate(all="ignore"):
+            return Truth.of(losses if reduction == "none" else losses.sum() / self._divisor(target, reduction))
 
     def _row_weight(self, target: Weighting) -> Array:
         """``s w[y]`` of each row."""
