@@ -98,6 +98,9 @@ def main() -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
+    except subprocess.CalledProcessError as error:
+        print(f"the environment could not be asked:\n{error.stderr}", file=sys.stderr)
+        return 1
     for path in written:
         print(f"wrote {path.relative_to(ROOT)}")
     return 0

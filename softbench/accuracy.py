@@ -1,4 +1,4 @@
-"""How accurate a backend is on the very workload that is timed: against the oracle, in ulp."""
+"""How accurate a backend is on the very workload that is timed: against the oracle, in the units of its gates (ulp)."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Judge:
         worst, ok, details = 0.0, True, []
         for op, result in zip(ops, results, strict=True):
             verdict = self._judge(op, backend.to_numpy(result)[self.rows])
-            worst = max(worst, float(verdict.stats.max))
+            worst = max(worst, verdict.max_ulp)
             if not verdict.ok:
                 ok = False
-                details.append(str(verdict.message))
+                details.append(verdict.message)
         return {"ok": ok, "max_ulp": worst, "elements": self.logits.size, "detail": "; ".join(details)}
 
     def _judge(self, op: str, result: np.ndarray[Any, Any]) -> gates.Verdict:

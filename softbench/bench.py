@@ -43,7 +43,7 @@ class Config:
     """Suites, names or patterns of `softbench.workloads`."""
     dtype: str | None = None
     """Put all cases into this dtype."""
-    seconds: float = 50.0
+    seconds: float = 30.0
     """Time for the timing of all cases together; checks and start-up come on top."""
     threads: int | None = None
     """Threads that libraries may use; None: one per usable core."""

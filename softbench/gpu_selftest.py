@@ -116,9 +116,9 @@ def _judge(player: Contestant, op: Op, logits: Host, labels: Host, x: Any, y: An
     worst, ok = 0.0, True
     for name, result in player.judged(op, x, y).items():
         some = (labels[rows],) if name in ("loss", "gradient") else ()
-        options = {"reduction": "none"} if some else {}
+        options: dict[str, Any] = {"reduction": "none"} if some else {}
         verdict = gates.judge(name, result[rows], logits[rows], *some, **options)
-        worst, ok = max(worst, float(verdict.stats.max)), ok and bool(verdict.ok)
+        worst, ok = max(worst, verdict.max_ulp), ok and verdict.ok
     return {"max_ulp": worst, "within_contract": ok}
 
 

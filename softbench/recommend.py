@@ -75,7 +75,9 @@ def _overall(cases: list[CaseRecord], backends: Mapping[str, BackendRecord]) -> 
         if (lines := _lines(case, backends, "cold"))
     }
     if not times:
-        return "nothing was measured, so nothing can be recommended"
+        wrong = [name for name, entry in backends.items() if not _right(entry)]
+        why = f"{' and '.join(wrong)} failed the checks" if wrong else "nothing was measured"
+        return f"no recommendation, since {why}"
     names = sorted({name for row in times.values() for name in row})
     everywhere = [name for name in names if all(name in row for row in times.values())]
     wins = {name: sum(min(row, key=row.__getitem__) == name for row in times.values()) for name in names}

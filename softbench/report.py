@@ -14,6 +14,7 @@ from softbench.units import bandwidth, duration, percent, size, ulps
 
 __all__ = ["backend_table", "console", "machine_line", "show"]
 
+_FAILURE_WIDTH: Final = 240
 _PLAIN_WIDTH: Final = 100  # where no terminal says how wide it is
 
 
@@ -127,10 +128,10 @@ def _startup(entry: BackendRecord) -> list[str]:
 def _failures(backends: dict[str, BackendRecord]) -> Iterable[Text]:
     for name, entry in backends.items():
         failures = entry["conformance"]["failures"] if "conformance" in entry else []
-        for failure in failures[:3]:
-            yield Text(f"{name} is WRONG: {failure}", style="bold red")
-        if len(failures) > 3:
-            yield Text(f"{name}: {len(failures) - 3} more; run: softbench check {name}", style="red")
+        if failures:
+            first = failures[0] if len(failures[0]) < _FAILURE_WIDTH else failures[0][:_FAILURE_WIDTH] + " ..."
+            yield Text(f"{name} is WRONG in {len(failures)} cases, the first: {first}", style="bold red")
+            yield Text(f"all of them: softbench check --quick {name}", style="red")
         if entry.get("startup", {}).get("problem"):
             yield Text(f"{name}: first calls not measured: {entry['startup']['problem']}", style="yellow")
 

@@ -1,0 +1,156 @@
+"""The asv suite: asv finds it, its parameters never depend on what is installed, and it times what it says."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from softbench.registry import RESERVED
+
+pytest.importorskip("asv", reason="needs asv (the bench extra)")
+pytest.importorskip("asv_runner", reason="needs asv_runner (the bench extra)")
+
+ROOT = Path(__file__).resolve().parent.parent
+SUITE = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def conf():
+    from asv.util import load_json
+
+    return load_json(str(ROOT / "asv.conf.json"), js_comments=True)
+
+
+@pytest.fixture
+def suite(monkeypatch):
+    """Benchmarks by name, as asv's runner discovers them."""
+    from asv_runner.discovery import disc_benchmarks
+
+    monkeypatch.syspath_prepend(str(ROOT))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "")  # undone afterwards: the suite sets a default
+    found = {benchmark.name: benchmark for benchmark in disc_benchmarks(str(SUITE))}
+    yield found
+    for name in [name for name in sys.modules if name == "benchmarks" or name.startswith("benchmarks.")]:
+        del sys.modules[name]
+
+
+def test_configuration(conf):
+    assert conf["branches"] == ["HEAD"]
+    assert conf["environment_type"] == "virtualenv"
+    assert "pythons" not in conf  # the one that runs asv
+    assert conf["results_dir"] == "results"
+    assert conf["env_dir"].startswith(".asv/")
+    assert conf["html_dir"].startswith(".asv/")
+    requirements = conf["matrix"]["req"]
+    assert requirements["pip+asv_runner"] == ["0.2.5"]
+    assert {"numpy", "numba", "scipy", "rich", "scikit-learn"} <= set(requirements)
+
+
+def test_every_benchmark_has_a_unit_and_fixed_parameters(suite):
+    assert {name.rsplit(".", 1)[1].split("_")[0] for name in suite} == {"time", "peakmem", "track"}
+    for benchmark in suite.values():
+        assert benchmark.unit not in ("", "unit", None)
+        backends = [name.strip("'") for name in benchmark.params[0]]
+        assert backends == list(RESERVED)
+        assert benchmark.param_names[0] == "backend"
+
+
+def test_cases_of_the_suite(suite):
+    assert len(suite["speed.Steady.time_call"].params[1]) <= 14
+    for name, benchmark in suite.items():
+        if name.startswith("metrics."):
+            assert len(benchmark.params[1]) == 4
+
+
+def test_a_tiny_benchmark_is_timed_many_calls_at_a_time(suite):
+    """asv_runner 0.3 times benchmarks that have a setup with number=1: microseconds then read as the clock's cost."""
+    benchmark = suite["speed.Steady.time_call"]
+    benchmark.set_param_idx(_index(benchmark, "numpy", "softmax-1x10-f32"))
+    assert not benchmark.do_setup()
+    benchmark.repeat = 2
+    found = benchmark.do_run()
+    assert found["number"] > 1
+    assert max(found["samples"]) < 1e-3
+
+
+def test_what_is_not_here_is_skipped_with_its_reason(suite, capsys):
+    benchmark = suite["speed.Steady.time_call"]
+    benchmark.set_param_idx(_index(benchmark, "dask", "softmax-1x10-f32"))
+    assert benchmark.do_setup()
+    assert "dask" in capsys.readouterr().out
+    benchmark.set_param_idx(_index(benchmark, "python", "softmax-4096x1000-f32"))
+    assert benchmark.do_setup()
+    assert "interpreted" in capsys.readouterr().out
+
+
+def test_metrics(suite):
+    for name in ("metrics.Tracked.track_max_ulp", "metrics.Tracked.track_fraction_of_copy"):
+        benchmark = suite[name]
+        benchmark.set_param_idx(_index(benchmark, "numpy", "softmax-4096x1000-f32"))
+        assert not benchmark.do_setup()
+        value = benchmark.do_run()
+        assert 0 < value <= (4 if "ulp" in name else 1)
+
+
+def test_the_suite_loads_no_backend_library():
+    """asv forks a process that has imported it, which is only safe without CUDA and without thread pools."""
+    import os
+    import subprocess
+
+    code = "import benchmarks.speed, benchmarks.metrics, sys; print({'numba', 'cupy', 'torch'} & set(sys.modules))"
+    path = os.pathsep.join([str(ROOT), *(p for p in sys.path if p)])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=path), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "set()"
+
+
+def test_sidecar_records_what_asv_does_not(suite, tmp_path, monkeypatch):
+    from benchmarks import sidecar
+
+    environments = tmp_path / "env"
+    (environments / "abc" / "bin").mkdir(parents=True)
+    (environments / "abc" / "bin" / "python").symlink_to(sys.executable)
+    requirements = {"numpy": "", "numba": ""}
+    (environments / "abc" / "asv-env-info.json").write_text(
+        json.dumps({"python": "3.11", "requirements": requirements, "tool_name": "virtualenv"})
+    )
+    results = tmp_path / "box"
+    results.mkdir()
+    made = {"commit_hash": "c0ffee", "python": "3.11", "requirements": requirements}
+    (results / "c0ffee-env.json").write_text(json.dumps(made))
+    (results / "machine.json").write_text("{}")
+    monkeypatch.setattr(sidecar, "collect", lambda: pytest.fail("asks the environment, not this interpreter"))
+    asked = []
+
+    def run(command, **options):
+        asked.append(command)
+        return sidecar.subprocess.CompletedProcess(command, 0, '{"versions": {"numpy": "2.0"}}', "")
+
+    monkeypatch.setattr(sidecar.subprocess, "run", run)
+    (written,) = sidecar.write(results, environments)
+    assert written.name == "c0ffee-env.sidecar.jsonc"  # asv would read a .json as a result
+    assert json.loads(written.read_text()) == {"commit": "c0ffee", "versions": {"numpy": "2.0"}}
+    assert "abc" in str(asked[0][0])
+    assert sidecar.write(results, environments) == []
+    (results / "decaf-env.json").write_text(json.dumps(made | {"python": "3.99"}))
+    with pytest.raises(FileNotFoundError, match="asv run"):
+        sidecar.write(results, environments)
+
+
+def test_sidecar_collects_versions_threads_and_reasons(suite):
+    from benchmarks import sidecar
+
+    found = sidecar.collect()
+    assert found["versions"]["numpy"]
+    assert found["backends"]["numpy"]["kind"] == "cpu"
+    for name in RESERVED:
+        assert name in found["backends"] or found["skipped"][name]
+    assert "interpreted" in found["skipped"]["python on softmax-4096x1000-f32"]
+
+
+def _index(benchmark, name, case):
+    """Flat index of a combination, as asv counts them."""
+    backends, cases = benchmark.params
+    return backends.index(repr(name)) * len(cases) + cases.index(repr(case))
