@@ -62,6 +62,9 @@ class Listener(Protocol):
     def step(self, text: str) -> None:
         """A step begins."""
 
+    def detail(self, text: str) -> None:
+        """How far a long step has come; often."""
+
     def note(self, text: str) -> None:
         """Something a reader should know."""
 
@@ -73,6 +76,9 @@ class Quiet:
         """Nothing."""
 
     def step(self, text: str) -> None:
+        """Nothing."""
+
+    def detail(self, text: str) -> None:
         """Nothing."""
 
     def note(self, text: str) -> None:
@@ -132,7 +138,7 @@ def run(config: Config, listener: Listener | None = None, record: Record | None 
             if config.check:
                 for backend in backends:
                     told.step(f"{backend.name}: is it right?")
-                    record["backends"][backend.name]["conformance"] = _conformance(backend)
+                    record["backends"][backend.name]["conformance"] = _conformance(backend, told)
             for case in cases:
                 told.step(case.name)
                 entry = _case_record(case)
@@ -172,11 +178,14 @@ def _survey(record: Record, named: set[str]) -> None:
         record["backends"][name] = entry
 
 
-def _conformance(backend: Backend) -> Conformance:
+def _conformance(backend: Backend, told: Listener) -> Conformance:
     """The verdict of the kit's quick profile."""
     from softbench import conformance
 
-    report = conformance.run(backend, profile="quick")
+    def progress(done: int, total: int, _: object) -> None:
+        told.detail(f"{backend.name}: is it right? {done} of {total} cases")
+
+    report = conformance.run(backend, profile="quick", progress=progress)
     if report.interrupted:  # half a verdict is none
         raise KeyboardInterrupt
     failed = report.of("failed")

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -33,6 +34,7 @@ if TYPE_CHECKING:  # rich and everything that measures are imported by the comma
 __all__ = ["main"]
 
 DEFAULT_OUT: Final = Path("softbench-results")
+_REDRAW_SECONDS: Final = 0.2
 
 
 class _Parser(argparse.ArgumentParser):
@@ -351,6 +353,9 @@ class _Lines:
         self.done += 1
         self.console.print(f"[{self.done}/{self.total}] {text}", markup=False)
 
+    def detail(self, text: str) -> None:
+        pass  # a line per step is enough
+
     def note(self, text: str) -> None:
         self.console.print(text, markup=False)
 
@@ -360,6 +365,7 @@ class _Bar:
 
     def __init__(self, bar: Any) -> None:
         self.bar = bar
+        self.shown = 0.0
         self.task = bar.add_task("looking for backends", total=None)
         bar.refresh()
 
@@ -369,6 +375,13 @@ class _Bar:
     def step(self, text: str) -> None:
         self.bar.update(self.task, advance=1, description=text)
         self.bar.refresh()
+
+    def detail(self, text: str) -> None:
+        now = time.monotonic()
+        if now - self.shown > _REDRAW_SECONDS:
+            self.shown = now
+            self.bar.update(self.task, description=text)
+            self.bar.refresh()
 
     def note(self, text: str) -> None:
         self.bar.console.print(text, markup=False)

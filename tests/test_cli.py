@@ -164,7 +164,7 @@ def test_a_wrong_backend_is_shown_as_wrong(capsys, no_startup, monkeypatch):
         "failures": ["nan-row: 0"],
         "seconds": 1,
     }
-    monkeypatch.setattr(bench, "_conformance", lambda backend: verdict)
+    monkeypatch.setattr(bench, "_conformance", lambda backend, told: verdict)
     assert main([argument for argument in TINY if argument != "--no-check"]) == 0
     told = capsys.readouterr().out
     assert "numpy is WRONG" in told
