@@ -33,6 +33,7 @@
 #define __global__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __align__(...)
 #define __shared__  // as `static __shared__`: one block at a time, so a static variable is the block's own
 
 struct dim3 {
@@ -41,8 +42,8 @@ struct dim3 {
 
 inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-// Dynamic shared memory: kernels declare it `extern __shared__`.
-alignas(128) inline unsigned char dynamic_shared[227 * 1024];
+// Dynamic shared memory: kernels declare it `extern __shared__ unsigned char dynamic_shared[]`.
+alignas(128) unsigned char dynamic_shared[227 * 1024];
 
 namespace cuda_on_cpu {
 

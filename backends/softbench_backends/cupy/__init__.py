@@ -319,15 +319,36 @@ class CupyBackend(RowBackend):
         n, k = x.shape
         dtype = x.dtype.name
         storage = plan.STORAGE[dtype]
-        if k <= plan.RESIDENT_MAX:
-            how = plan.resident(k, dtype)
-            name = f"resident<{storage}, {operation}, {how.width}, {how.elements}>"
-            sizes = np.int64(n), np.int64(k), np.int32(how.lanes), np.int32(self._whole(how.width, x, out))
-            self._per_row(name, n, how.lanes, how.block, x, out, per_row, *sizes, *target)
+        how = plan.rows(k, dtype)
+        whole = np.int32(self._whole(how.width, x, out))
+        if not isinstance(how, plan.Segments):
+            sizes: tuple[Any, ...] = np.int64(n), np.int64(k)
+            if isinstance(how, plan.Resident):
+                name = f"resident<{storage}, {operation}, {how.width}, {how.elements}>"
+                blocks, shared = -(-n * how.lanes // how.block), 0
+                sizes += (np.int32(how.lanes),)
+            else:
+                name = f"staged<{storage}, {operation}, {how.width}>"
+                blocks, shared = n, how.shared
+            launch = Launch((min(blocks, _MAX_GRID), 1), how.block, shared)
+            self.device.launch(name, launch, (x, out, per_row, *sizes, whole, *target))
             return
-        cut = plan.segments(k, dtype)
+        self._segments(operation, how, whole, x, out, per_row, target)
+
+    def _segments(
+        self,
+        operation: str,
+        cut: plan.Segments,
+        whole: np.int32,
+        x: Array,
+        out: Array | None,
+        per_row: Array | None,
+        target: tuple[Any, ...],
+    ) -> None:
+        """`_rows` for rows that are cut into segments."""
+        n, k = x.shape
+        storage = plan.STORAGE[x.dtype.name]
         labels, _, class_weight, _, q, *_ = target
-        whole = np.int32(self._whole(cut.width, x, out))
         length = np.int64(k), np.int64(cut.length)
         # Rows are read a second time for `out`: as many at once as leave the first reading in half of the cache.
         group = max(1, self.device.cache_bytes // (2 * k * x.dtype.itemsize)) if out is not None else n

@@ -52,49 +52,77 @@ DEVICE Pair product(double a, double b) {
     return {p, fused(a, b, -p)};
 }
 
-DEVICE Pair product(Pair a, double b) {
-    const Pair p = product(a.hi, b);
-    return {p.hi, fused(a.lo, b, p.lo)};
-}
-
 DEVICE Pair sum(Pair a, Pair b) {
     const Pair s = two_sum(a.hi, b.hi);
     return {s.hi, add(s.lo, add(a.lo, b.lo))};
 }
 
+// Numbers of a whole row: with at least twice the digits of its elements, a double for float rows and a pair for double
+// rows. The functions below are the same for both.
+struct Single {
+    double hi;
+};
+
+template <class C> struct WideOf { typedef Single type; };
+template <> struct WideOf<double> { typedef Pair type; };
+template <class C> using Wide = typename WideOf<C>::type;
+
+DEVICE double trailing(Single) { return 0; }
+DEVICE double trailing(Pair a) { return a.lo; }
+
+DEVICE void set(Single& a, double hi, double) { a = {hi}; }
+DEVICE void set(Pair& a, double hi, double lo) { a = {hi, lo}; }
+
+template <class W> DEVICE W wide(double hi, double lo = 0) {
+    W w;
+    set(w, hi, lo);
+    return w;
+}
+
+// inf and NaN live in the leading part alone: the trailing one is NaN then.
+DEVICE double value(Single a) { return a.hi; }
+DEVICE double value(Pair a) { return is_finite(a.hi) && a.lo == a.lo ? a.hi + a.lo : a.hi; }
+
+DEVICE Single sum(Single a, Single b) { return {add(a.hi, b.hi)}; }
+
+DEVICE Single times(Single a, double b) { return {multiply(a.hi, b)}; }
+DEVICE Pair times(Pair a, double b) {
+    const Pair p = product(a.hi, b);
+    return {p.hi, fused(a.lo, b, p.lo)};
+}
+
+DEVICE Single quotient(Single a, Single b) { return {a.hi / b.hi}; }
 DEVICE Pair quotient(Pair a, Pair b) {
     const double q = a.hi / b.hi;
     return {q, (fused(-q, b.hi, a.hi) + a.lo - q * b.lo) / b.hi};
 }
 
-// inf and NaN live in the leading part alone: the trailing one is NaN then.
-DEVICE double value(Pair a) { return is_finite(a.hi) && a.lo == a.lo ? a.hi + a.lo : a.hi; }
+// a - b for two logits
+DEVICE void set_difference(Single& d, double a, double b) { d = {subtract(a, b)}; }
+DEVICE void set_difference(Pair& d, double a, double b) {
+    d.hi = two_difference(a, b, d.lo);
+    if (!is_finite(d.hi)) d.lo = 0;
+}
+
+DEVICE Single log1p_of(Single s) { return {log1p(s.hi)}; }
+DEVICE Pair log1p_of(Pair s) { return {log1p(s.hi), s.lo / (1.0 + s.hi)}; }
 
 // Sum of many terms in a fixed order: float terms in double, double terms in a pair.
 template <class C> struct Sum;
 
 template <> struct Sum<float> {
-    double v = 0;
-    __device__ __forceinline__ void add_term(double term) { v += term; }
-    __device__ __forceinline__ void add_product(double a, double b) { v = fused(a, b, v); }
-    __device__ __forceinline__ void scale(double by) { v *= by; }
-    __device__ __forceinline__ Pair pair() const { return {v, 0}; }
+    Single v = {0};
+    __device__ __forceinline__ void add_term(double term) { v.hi += term; }
+    __device__ __forceinline__ void add_product(double a, double b) { v.hi = fused(a, b, v.hi); }
 };
 
 template <> struct Sum<double> {
     Pair v = {0, 0};
     __device__ __forceinline__ void add_term(double term) { v = sum(v, Pair{term, 0}); }
     __device__ __forceinline__ void add_product(double a, double b) { v = sum(v, product(a, b)); }
-    __device__ __forceinline__ void scale(double by) { v = product(v, by); }
-    __device__ __forceinline__ Pair pair() const { return v; }
 };
 
-DEVICE Sum<float> combined(Sum<float> a, Sum<float> b) {
-    a.v += b.v;
-    return a;
-}
-
-DEVICE Sum<double> combined(Sum<double> a, Sum<double> b) {
+template <class C> DEVICE Sum<C> combined(Sum<C> a, const Sum<C>& b) {
     a.v = sum(a.v, b.v);
     return a;
 }

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from softbench.host_arrays import Layout
+from softbench_backends.cupy.plan import STAGED_BYTES
 from softbench_backends.cupy.source import source
 
 __all__ = ["CupyDevice", "Device", "Launch", "unavailable"]
@@ -89,7 +90,10 @@ class CupyDevice:
         if function is None:
             with self._compiling:
                 module = self.xp.RawModule(code=source(), options=("-std=c++17",), name_expressions=(kernel,))
-                function = self._kernels[key] = module.get_function(kernel)
+                function = module.get_function(kernel)
+                if how.shared:  # beyond 48 KB a kernel has to ask; later launches may need more than this one
+                    function.max_dynamic_shared_size_bytes = STAGED_BYTES
+                self._kernels[key] = function
         function(how.grid, (how.block,), tuple(_NULL if a is None else a for a in arguments), shared_mem=how.shared)
 
     def adopt(self, obj: Any) -> Array | None:

@@ -13,7 +13,7 @@ DEVICE double exchange(double v, int lane) { return __shfl_xor_sync(FULL, v, lan
 DEVICE int exchange(int v, int lane) { return __shfl_xor_sync(FULL, v, lane); }
 DEVICE i64 exchange(i64 v, int lane) { return __shfl_xor_sync(FULL, v, lane); }
 DEVICE Sum<float> exchange(Sum<float> s, int lane) {
-    s.v = exchange(s.v, lane);
+    s.v.hi = exchange(s.v.hi, lane);
     return s;
 }
 DEVICE Sum<double> exchange(Sum<double> s, int lane) {

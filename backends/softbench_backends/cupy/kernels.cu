@@ -1,3 +1,5 @@
 // The CUDA C++ source of the CuPy backend. Kernels are templates; the host names the instances it wants.
 #include "primitives.cuh"
+#include "resident.cuh"
 #include "segments.cuh"
+#include "staged.cuh"

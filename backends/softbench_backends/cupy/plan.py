@@ -1,12 +1,15 @@
 """Which kernel instance runs for which rows. It depends on K, dtype and operation only, never on N or the device.
 
-==============  ==============================================================  =======
-K               kernel                                                          regime
-==============  ==============================================================  =======
-1 .. 512        ``resident``, 4 to 32 lanes of a warp per row, row in registers  1
-513 .. 8192     ``resident``, a block of 64 to 512 threads per row               2
-8193 ..         ``segment_sums`` and ``segment_write``, up to 32 blocks per row  3
-==============  ==============================================================  =======
+====================  ==========================================================================
+K                     kernel
+====================  ==========================================================================
+up to 512             ``resident``: 4 to 32 lanes of a warp per row, row in registers
+up to 4096            ``resident``: a block of 64 to 256 threads per row (float64: up to 2048)
+row up to 60 KB       ``staged``: a block per row, row in shared memory
+beyond                ``segment_sums``, ``segment_write``: up to 32 blocks per row, read twice
+====================  ==========================================================================
+
+What only losses or logsumexp want of the last regime is read once.
 """
 
 from __future__ import annotations
@@ -15,16 +18,17 @@ from typing import Final, NamedTuple
 
 __all__ = [
     "LABEL_TYPES",
-    "RESIDENT_MAX",
+    "ROW_OPERATIONS",
+    "STAGED_BYTES",
     "STORAGE",
     "SUMS_OF",
     "Resident",
     "Segments",
+    "Staged",
     "compute_dtype",
     "instances",
     "lanes_for",
-    "resident",
-    "segments",
+    "rows",
     "vector_width",
 ]
 
@@ -57,23 +61,35 @@ SUMS_OF: Final = {
 }
 """The operation whose ``segment_sums`` serves each operation."""
 
-_RESIDENT: Final = (  # largest K, lanes per row, elements per lane
-    (16, 4, 4),
-    (32, 8, 4),
-    (64, 16, 4),
-    (128, 32, 4),
-    (256, 32, 8),
-    (512, 32, 16),
-    (1024, 64, 16),
-    (2048, 128, 16),
-    (4096, 256, 16),
-    (8192, 512, 16),
-)
-RESIDENT_MAX: Final = _RESIDENT[-1][0]
+_RESIDENT: Final = {  # by size of the numbers computed with: largest K, lanes per row, elements per lane
+    4: (
+        (16, 4, 4),
+        (32, 8, 4),
+        (64, 16, 4),
+        (128, 32, 4),
+        (256, 32, 8),
+        (512, 32, 16),
+        (1024, 64, 16),
+        (2048, 128, 16),
+        (4096, 256, 16),
+    ),
+    8: (
+        (16, 4, 4),
+        (32, 8, 4),
+        (64, 16, 4),
+        (128, 32, 4),
+        (256, 32, 8),
+        (512, 64, 8),
+        (1024, 128, 8),
+        (2048, 256, 8),
+    ),
+}
 
 _WARPED_BLOCK: Final = 128  # threads of a block whose rows take a warp or less each
+_STAGED_BLOCK: Final = 256
+STAGED_BYTES: Final = 60 * 1024  # every device since 2018 has it, and three blocks fit a multiprocessor with 227 KB
 _SEGMENT_BLOCK: Final = 512
-_SEGMENT_MIN: Final = 16384  # a segment's block should outlive the cost of combining segments
+_SEGMENT_MIN: Final = 8192  # a segment's block should outlive the cost of combining segments
 _SEGMENT_STEP: Final = 4096  # elements a block reads per step, at most: segments are whole steps
 _SEGMENTS_MAX: Final = 32  # one per lane of the warp that combines them
 
@@ -85,6 +101,14 @@ class Resident(NamedTuple):
     elements: int
     width: int
     block: int
+
+
+class Staged(NamedTuple):
+    """A launch of ``staged``: a block per row and ``shared`` bytes of dynamic shared memory."""
+
+    width: int
+    block: int
+    shared: int
 
 
 class Segments(NamedTuple):
@@ -107,24 +131,26 @@ def vector_width(k: int, dtype: str, elements: int = 8) -> int:
     return width if k % width == 0 else 1
 
 
-def resident(k: int, dtype: str) -> Resident:
-    """The launch for rows of ``k <= RESIDENT_MAX``."""
-    lanes, elements = next((lanes, elements) for most, lanes, elements in _RESIDENT if k <= most)
-    return Resident(
-        lanes, elements, vector_width(k, dtype, elements), max(lanes, _WARPED_BLOCK) if lanes <= 32 else lanes
-    )
-
-
-def segments(k: int, dtype: str) -> Segments:
-    """The launches for longer rows."""
+def rows(k: int, dtype: str) -> Resident | Staged | Segments:
+    """The launch for rows of ``k`` elements."""
+    for most, lanes, elements in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]:
+        if k <= most:
+            return Resident(lanes, elements, vector_width(k, dtype, elements), _block(lanes))
+    if k * ITEMSIZE[dtype] <= STAGED_BYTES:
+        return Staged(vector_width(k, dtype), _STAGED_BLOCK, k * ITEMSIZE[dtype])
     length = max(_SEGMENT_MIN, -(-k // (_SEGMENTS_MAX * _SEGMENT_STEP)) * _SEGMENT_STEP)
     return Segments(length, -(-k // length), vector_width(k, dtype), _SEGMENT_BLOCK)
 
 
 def lanes_for(k: int) -> tuple[int, int]:
     """Lanes per row and threads per block of kernels that loop over a row: argmax, log loss, checks."""
-    lanes = next((lanes for most, lanes, _ in _RESIDENT if k <= most), 1024)
-    return lanes, max(lanes, _WARPED_BLOCK) if lanes <= 32 else lanes
+    lanes = next((lanes for most, lanes, _ in _RESIDENT[4] if k <= most), 1024)
+    return lanes, _block(lanes)
+
+
+def _block(lanes: int) -> int:
+    """Threads per block: several rows where a row takes a warp or less, else one."""
+    return _WARPED_BLOCK if lanes <= 32 else lanes
 
 
 def instances(dtypes: tuple[str, ...] = tuple(STORAGE)) -> list[str]:
@@ -140,9 +166,10 @@ def instances(dtypes: tuple[str, ...] = tuple(STORAGE)) -> list[str]:
         names += [f"check_range<{storage}>", f"check_distribution<{storage}>"]
         names += [f"soft_rows<{storage}, float>", f"soft_rows<{storage}, double>"]
         for operation in ROW_OPERATIONS:
-            for elements in sorted({elements for _, _, elements in _RESIDENT}):
+            for elements in sorted({elements for _, _, elements in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]}):
                 names += [f"resident<{storage}, {operation}, {w}, {elements}>" for w in (1, min(widest, elements))]
             for width in (1, widest):
+                names.append(f"staged<{storage}, {operation}, {width}>")
                 if operation == SUMS_OF[operation]:
                     names.append(f"segment_sums<{storage}, {operation}, {width}>")
                 names.append(f"segment_write<{storage}, {operation}, {width}>")

@@ -89,7 +89,7 @@ log_loss_soft(const T* p, double* loss, i64 n_rows, i64 n_classes, int lanes, co
             }
         }
         sum = over_lanes(sum, lanes, slots, Added());
-        if (row < n_rows && lane == 0) loss[row] = value(sum.pair());
+        if (row < n_rows && lane == 0) loss[row] = value(sum.v);
     }
 }
 
@@ -135,7 +135,7 @@ check_distribution(const T* y, i64 n_rows, i64 n_classes, int lanes, double tole
             }
         }
         sum = over_lanes(sum, lanes, slots, Added());
-        if (row < n_rows && lane == 0 && !(fabs(value(sum.pair()) - 1.0) <= tolerance))
+        if (row < n_rows && lane == 0 && !(fabs(value(sum.v) - 1.0) <= tolerance))
             atomicMin(first_wrong, (u64)row);
     }
 }
@@ -181,7 +181,7 @@ sum_chunks(const double* values, const i64* labels, const double* sample_weight,
         }
     }
     sum = over_lanes(sum, blockDim.x, slots, Added());
-    if (threadIdx.x == 0) chunks[blockIdx.x] = sum.pair();
+    if (threadIdx.x == 0) chunks[blockIdx.x] = sum.v;
 }
 
 // The total, over a divisor where there is one (`divides`); nothing divided by nothing is NaN.
@@ -196,6 +196,6 @@ sum_total(const Pair* chunks, i64 n_chunks, int divides, const double* divisor_a
     }
     sum = over_lanes(sum, blockDim.x, slots, Added());
     if (threadIdx.x != 0) return;
-    const double result = value(sum.pair()), by = divisor_at ? *divisor_at : divisor;
+    const double result = value(sum.v), by = divisor_at ? *divisor_at : divisor;
     *total = !divides ? result : by != 0 ? result / by : not_a_number();
 }

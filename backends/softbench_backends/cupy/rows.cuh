@@ -24,30 +24,27 @@ template <class C> struct Targets {
 };
 
 // s = v 2^exponent: it may be far below the smallest double, and a weight may bring it back.
-struct Others {
-    Pair v;
+template <class W> struct Others {
+    W v;
     int exponent;
 };
 
+template <class W> DEVICE W scaled(W a, int exponent) {
+    return wide<W>(ldexp(a.hi, exponent), ldexp(trailing(a), exponent));
+}
+
 // s from the number of classes that attain the maximum and the sum over the rest, which is in units of 2^-unit.
-template <class C> DEVICE Others others_of(int ties, Pair rest) {
+template <class C> DEVICE Others<Wide<C>> others_of(int ties, Wide<C> rest) {
     if (ties <= 1) return {rest, -Exp<C>::unit};
-    const double scale = ldexp(1.0, -Exp<C>::unit);
-    const Pair s = two_sum(ties - 1.0, rest.hi * scale);
-    return {{s.hi, s.lo + rest.lo * scale}, 0};
+    return {sum(wide<Wide<C>>(ties - 1.0), scaled(rest, -Exp<C>::unit)), 0};
 }
 
-DEVICE Pair plain(Others s) { return {ldexp(s.v.hi, s.exponent), ldexp(s.v.lo, s.exponent)}; }
+template <class W> DEVICE W plain(const Others<W>& s) { return scaled(s.v, s.exponent); }
 
-DEVICE Pair one_plus(Pair s) {
-    const Pair t = two_sum(1.0, s.hi);
-    return {t.hi, t.lo + s.lo};
-}
-
-DEVICE Pair log_of(Pair s) { return {log1p(s.hi), s.lo / (1.0 + s.hi)}; }
+template <class W> DEVICE W one_plus(W s) { return sum(wide<W>(1), s); }
 
 // s times a factor, without underflow in between.
-DEVICE double times(Others s, double factor) {
+template <class W> DEVICE double times(const Others<W>& s, double factor) {
     int a, b;
     const double v = frexp(value(s.v), &a), w = frexp(factor, &b);
     return ldexp(v * w, a + b + s.exponent);
@@ -58,10 +55,10 @@ template <class C> struct Factor {
     C hi, lo;
 };
 
-template <class C> DEVICE Factor<C> factor_of(Pair v, int exponent) {
+template <class C> DEVICE Factor<C> factor_of(Wide<C> v, int exponent) {
     const double scale = ldexp(1.0, exponent), hi = v.hi * scale;
     const C leading = (C)hi;
-    return {leading, (C)((hi - (double)leading) + v.lo * scale)};
+    return {leading, (C)((hi - (double)leading) + trailing(v) * scale)};
 }
 
 template <class C> struct Range;
@@ -78,110 +75,187 @@ template <class C> DEVICE bool in_range(double v) {
     return (a >= Range<C>::low && a <= Range<C>::high) || v == 0;
 }
 
+// A class weight or an entry of q: w_k = hi + lo.
+template <class C> struct Weight {
+    C hi, lo;
+};
+
+// w_k of a row. Null: 1.
+template <int OP, class C> struct Weights {
+    const double* classes;
+    const C* q;
+    __device__ __forceinline__ double wide(i64 k) const {
+        return OP == SOFT ? (double)q[k] : OP == SMOOTH && classes ? classes[k] : 1.0;
+    }
+    __device__ __forceinline__ Weight<C> operator[](i64 k) const {
+        if (OP == SOFT) return {q[k], 0};
+        if (OP != SMOOTH || !classes) return {1, 0};
+        const double w = wide(k);
+        const C hi = (C)w;
+        return {hi, (C)(w - (double)hi)};
+    }
+    __device__ __forceinline__ bool summed() const { return OP == SOFT || (OP == SMOOTH && classes); }
+};
+
+template <int OP, class C> DEVICE Weights<OP, C> weights_of(const Targets<C>& targets, i64 row, i64 n_classes) {
+    return {targets.class_weight, OP == SOFT ? targets.q + row * n_classes : nullptr};
+}
+
 // The gradient of a row: g_k = a exp(d_k) / S - b w_k, where w_k is 1, a class weight or q_k; b = 0 for plain labels.
 template <class C> struct Gradient {
-    Pair a, b;        // a includes 1 / S
-    Factor<C> fa, fb; // the same, for the fast path
+    double a, b;       // a includes 1 / S
+    Factor<C> fa, fb;  // the same, for the fast path
     bool fast;
 
-    __device__ __forceinline__ void set(Pair gain, Pair subtracted) {
-        a = gain;
-        b = subtracted;
-        fa = factor_of<C>(a, -Exp<C>::unit);
-        fb = factor_of<C>(b, 0);
-        fast = in_range<C>(a.hi) && in_range<C>(b.hi);
+    __device__ __forceinline__ void set(Wide<C> gain, Wide<C> subtracted) {
+        a = gain.hi;
+        b = subtracted.hi;
+        fa = factor_of<C>(gain, -Exp<C>::unit);
+        fb = factor_of<C>(subtracted, 0);
+        fast = in_range<C>(a) && in_range<C>(b);
     }
 
     // e is exp(d) 2^unit.
     __device__ __forceinline__ C label_form(C e) const { return fused(e, fa.hi, multiply(e, fa.lo)); }
 
-    __device__ __forceinline__ C soft_form(C e, double w) const {
-        const C leading = (C)w, trailing = (C)(w - (double)leading);
-        const C low = fused(-trailing, fb.hi, fused(-leading, fb.lo, multiply(e, fa.lo)));
-        return fused(-leading, fb.hi, fused(e, fa.hi, low));
+    __device__ __forceinline__ C soft_form(C e, Weight<C> w) const {
+        const C low = fused(-w.lo, fb.hi, fused(-w.hi, fb.lo, multiply(e, fa.lo)));
+        return fused(-w.hi, fb.hi, fused(e, fa.hi, low));
     }
 
     // From x itself, whatever the size of the factors; w = 0 for plain labels.
     __device__ __forceinline__ double anyway(C x, C m, double w) const {
-        const double p = wide_exp(x, m, a.hi, 0);
-        return w == 0 ? p : (p - b.hi * w) - b.lo * w;
+        const double p = wide_exp(x, m, a, 0);
+        return w == 0 ? p : fused(-b, w, p);
     }
 };
 
 // All that a loss kernel needs to know about one row.
 template <class C> struct Row {
-    i64 label;           // INDEX and SMOOTH only
-    double xy;           // the label's logit
-    Pair s_w;            // INDEX: s_i w_y. SMOOTH: s_i (1 - eps) w_y. SOFT: 1
-    Pair each;           // SMOOTH: s_i eps / K
-    double label_weight; // SMOOTH: w_y
+    i64 label;            // INDEX and SMOOTH only
+    double xy;            // the label's logit, which the caller reads while x still holds it
+    Wide<C> s_w;          // INDEX: s_i w_y. SMOOTH: s_i (1 - eps) w_y
+    Wide<C> each;         // SMOOTH: s_i eps / K
+    double label_weight;  // SMOOTH: w_y
     double divisor;
 
     __device__ __forceinline__ bool ignored() const { return label == IGNORED; }
     __device__ __forceinline__ bool has_label() const { return label >= 0; }
 };
 
-// All but the label's logit, which the caller reads while x still holds it.
 template <int OP, class C> DEVICE Row<C> row_of(const Targets<C>& targets, i64 row, i64 n_classes) {
-    Row<C> r = {0, 0, {1, 0}, {0, 0}, 1, 1};
+    typedef Wide<C> W;
+    Row<C> r = {0, 0, wide<W>(1), wide<W>(0), 1, 1};
     if (OP < INDEX) return r;
     const double divisor = targets.divisor_at ? *targets.divisor_at : targets.divisor;
     r.divisor = divisor != 0 ? divisor : not_a_number();
     if (OP == SOFT) return r;
     r.label = targets.labels[row];
     if (!r.has_label()) return r;
-    const double s = targets.sample_weight ? targets.sample_weight[row] : 1.0;
+    const W s = wide<W>(targets.sample_weight ? targets.sample_weight[row] : 1.0);
     r.label_weight = targets.class_weight ? targets.class_weight[r.label] : 1.0;
-    r.s_w = product(s, r.label_weight);
+    r.s_w = times(s, r.label_weight);
     if (OP == SMOOTH) {
-        r.s_w = product(r.s_w, 1.0 - targets.smoothing);
-        r.each = quotient(product(s, targets.smoothing), Pair{(double)n_classes, 0});
+        r.s_w = times(r.s_w, 1.0 - targets.smoothing);
+        r.each = quotient(times(s, targets.smoothing), wide<W>((double)n_classes));
     }
     return r;
 }
 
-// exp(x_y - m) for the label: at most 1.
-DEVICE double label_exp(double xy, double m) { return wide_exp(xy, m, 1.0, 0); }
+// L - (x_y - m), exactly 0 - -inf for a class that is absent.
+template <class W> DEVICE double label_loss(W L, double xy, double m) {
+    W d;
+    set_difference(d, xy, m);
+    return is_finite(d.hi) ? (L.hi - d.hi) + (trailing(L) - trailing(d)) : -d.hi;
+}
 
 // Row loss and the label's gradient under plain labels.
 template <class C>
-DEVICE void finish_index(const Row<C>& r, double m, Others s, double& loss, double& label_gradient, Gradient<C>& g) {
-    const Pair plain_s = plain(s), S = one_plus(plain_s), L = log_of(plain_s);
-    const Pair scale = quotient(r.s_w, Pair{r.divisor, 0});
-    g.set(quotient(scale, S), Pair{0, 0});
-    if (r.xy == m) {  // the other classes are s, however small; log1p(s) is s then
-        loss = plain_s.hi < 0x1p-100 ? times(s, r.s_w.hi) : (L.hi + L.lo) * r.s_w.hi;
-        label_gradient = 0.0 - (plain_s.hi < 0x1p-100 ? times(s, scale.hi) : value(quotient(plain_s, S)) * scale.hi);
-    } else {
-        double error;
-        const double d = two_difference(r.xy, m, error);
-        loss = (is_finite(d) ? (L.hi - d) + (L.lo - error) : -d) * r.s_w.hi;
-        const Pair rest = two_sum(S.hi, -label_exp(r.xy, m));
-        label_gradient = 0.0 - value(quotient(Pair{rest.hi, rest.lo + S.lo}, S)) * scale.hi;  // all of it if p_y = 0
+DEVICE void finish_index(const Row<C>& r, double m, const Others<Wide<C>>& s, double& loss, double& label_gradient,
+                         Gradient<C>& g) {
+    typedef Wide<C> W;
+    const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s);
+    const W scale = quotient(r.s_w, wide<W>(r.divisor));
+    g.set(quotient(scale, S), wide<W>(0));
+    if (r.xy == m && plain_s.hi < 0x1p-100) {  // log1p(s) is s then
+        loss = times(s, r.s_w.hi);
+        label_gradient = 0.0 - times(s, scale.hi);
+        return;
     }
+    loss = label_loss(L, r.xy, m) * r.s_w.hi;
+    // The sum of the other classes: s where the label is the maximum, all of S where its logit is -inf.
+    const W others = r.xy == m ? plain_s : sum(S, wide<W>(-wide_exp(r.xy, m, 1.0, 0)));
+    label_gradient = 0.0 - value(quotient(others, S)) * scale.hi;
 }
 
 // Row loss under a distribution: `weight` = sum of w_k, `distance` = sum of w_k (m - x_k).
 template <int OP, class C>
-DEVICE void finish_soft(const Row<C>& r, double m, Others s, Pair weight, Pair distance, double& loss,
-                        double& label_gradient, Gradient<C>& g) {
-    const Pair plain_s = plain(s), S = one_plus(plain_s), L = log_of(plain_s);
-    const Pair divisor = {r.divisor, 0};
-    const double far = value(distance);
-    const double spread = plain_s.hi < 0x1p-100 ? times(s, value(weight)) : value(product(L, weight.hi)) + L.hi * weight.lo;
+DEVICE void finish_soft(const Row<C>& r, double m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance,
+                        double& loss, double& label_gradient, Gradient<C>& g) {
+    typedef Wide<C> W;
+    const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s), divisor = wide<W>(r.divisor);
+    loss = value(distance) +
+           (plain_s.hi < 0x1p-100 ? times(s, value(weight)) : value(times(L, weight.hi)) + L.hi * trailing(weight));
     if (OP == SOFT) {
-        loss = spread + far;
-        g.set(quotient(quotient(weight, divisor), S), quotient(Pair{1, 0}, divisor));
+        g.set(quotient(quotient(weight, divisor), S), quotient(wide<W>(1), divisor));
         return;
     }
-    loss = r.each.hi != 0 ? (spread + far) * r.each.hi : 0.0;
-    if (r.s_w.hi != 0) {  // a class of weight 0 contributes 0, even where its logit is -inf
-        double error;
-        const double d = two_difference(r.xy, m, error);
-        loss += (is_finite(d) ? (L.hi - d) + (L.lo - error) : -d) * r.s_w.hi;
+    // A class of weight 0 contributes 0, even where its logit is -inf.
+    loss = r.each.hi != 0 ? loss * r.each.hi : 0.0;
+    if (r.s_w.hi != 0) loss += label_loss(L, r.xy, m) * r.s_w.hi;
+    g.set(quotient(quotient(sum(r.s_w, times(weight, r.each.hi)), divisor), S), quotient(r.each, divisor));
+    const W q = quotient(sum(r.s_w, times(r.each, r.label_weight)), divisor);
+    label_gradient = (wide_exp(r.xy, m, g.a, 0) - q.hi) - trailing(q);
+}
+
+// What is known of a row once its sums are: enough to write any of its entries.
+template <class C> struct RowResult {
+    C m;
+    bool undefined;  // NaN, inf, or nothing but -inf: every entry is NaN
+    Factor<C> f;     // SOFTMAX: 2^-unit / S. LOG_SOFTMAX: L
+    Gradient<C> g;
+    double number;   // LOGSUMEXP: m + L. Losses: the row loss
+    double label_gradient;
+};
+
+// weight and distance: see finish_soft.
+template <int OP, class C>
+DEVICE RowResult<C> finish(const Row<C>& r, C m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance) {
+    typedef Wide<C> W;
+    const double nan = not_a_number();
+    RowResult<C> result = {m, !is_finite(m)};
+    if constexpr (OP == LOGSUMEXP) {
+        result.number = result.undefined ? (double)m : value(sum(wide<W>(m), log1p_of(plain(s))));
+    } else if constexpr (OP == SOFTMAX) {
+        result.f = factor_of<C>(quotient(wide<W>(1), one_plus(plain(s))), -Exp<C>::unit);
+    } else if constexpr (OP == LOG_SOFTMAX) {
+        result.f = factor_of<C>(log1p_of(plain(s)), 0);
+    } else {
+        if constexpr (OP == INDEX) finish_index(r, m, s, result.number, result.label_gradient, result.g);
+        else finish_soft<OP>(r, m, s, weight, distance, result.number, result.label_gradient, result.g);
+        if (result.undefined || r.label == INVALID) result.number = nan;
+        if (r.ignored()) result.number = 0;
+        result.undefined = result.undefined || !r.has_label();
     }
-    const Pair gain = quotient(sum(r.s_w, product(weight, r.each.hi)), divisor);
-    g.set(quotient(gain, S), quotient(r.each, divisor));
-    const Pair q = quotient(sum(r.s_w, product(r.each, r.label_weight)), divisor);
-    label_gradient = (wide_exp(r.xy, m, g.a.hi, 0) - q.hi) - q.lo;
+    if (result.undefined) {
+        result.f = {(C)nan, (C)nan};
+        result.g.fast = true;
+        result.g.fa = r.ignored() ? Factor<C>{0, 0} : result.f;
+    }
+    return result;
+}
+
+// One entry of a row's result, from exp(x - m) 2^unit.
+template <int OP, class C, class G> DEVICE C entry(const RowResult<C>& row, C e, const G& weight) {
+    if constexpr (OP == SOFTMAX) return fused(e, row.f.hi, multiply(e, row.f.lo));
+    else if (row.undefined) return row.g.fa.hi;
+    else if constexpr (OP == INDEX) return row.g.label_form(e);
+    else return row.g.soft_form(e, weight);
+}
+
+// The same of log_softmax, from x: (d - L) + r.
+template <class C> DEVICE C log_entry(const RowResult<C>& row, C x) {
+    C error;
+    const C d = two_difference(x, row.m, error);
+    return add(subtract(d, row.f.hi), is_finite(d) ? subtract(error, row.f.lo) : C(0));
 }

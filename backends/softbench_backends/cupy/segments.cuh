@@ -9,7 +9,7 @@
 // largest term, not at the maximum: no s is too small.
 #pragma once
 
-#include "resident.cuh"
+#include "sums.cuh"
 
 static constexpr int SEGMENTS = 32;  // of a row at most: one per lane of a warp
 
@@ -30,13 +30,14 @@ struct StoredPart {
     Pair s, weight, distance;
 };
 
+template <class W> DEVICE Pair stored(W v) { return {v.hi, trailing(v)}; }
+
 template <class C> DEVICE void raise_distance(Sum<C>& distance, const Sum<C>& weight, double from, double to) {
     if (!(to > from) || from == -infinity<double>()) return;  // so far only -inf, whose distance needs no raising
     double r;
     const double d = two_difference(to, from, r);
-    const Pair w = weight.pair();
-    distance.add_product(w.hi, d);
-    distance.add_term(w.lo * d + (is_finite(d) ? w.hi * r : 0.0));
+    distance.add_product(weight.v.hi, d);
+    distance.add_term(trailing(weight.v) * d + (is_finite(d) ? weight.v.hi * r : 0.0));
 }
 
 // Combine the parts held by a power of two of lanes, in a fixed order; every lane receives the whole.
@@ -47,7 +48,7 @@ DEVICE Part<C> over_parts(Part<C> p, int lanes, double* maxima, Sum<C>* sums, in
     // All maxima but one become losers.
     const double loser = ties > 1 ? m : m > p.m ? p.m : -infinity<double>();
     const double anchor = over_lanes(maximum(p.anchor, loser), lanes, maxima, Largest());
-    if (p.anchor > -infinity<double>()) p.s.scale(wide_exp(p.anchor, anchor, 1.0, 0));
+    if (p.anchor > -infinity<double>()) p.s.v = times(p.s.v, wide_exp(p.anchor, anchor, 1.0, 0));
     if (m > p.m && p.m > -infinity<double>()) p.s.add_term(wide_exp(p.m, anchor, 1.0, Exp<C>::unit));
     p.s = over_lanes(p.s, lanes, sums, Added());
     if (ties > 1) p.s.add_term(ldexp(ties - 1.0, Exp<C>::unit));
@@ -63,7 +64,7 @@ DEVICE Part<C> over_parts(Part<C> p, int lanes, double* maxima, Sum<C>* sums, in
 
 // parts: (rows, segments); chosen: the label's logit of each row (double), for a gradient that overwrites x.
 template <class T, int OP, int V>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
 segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, const i64* labels,
              const double* class_weight, const typename Compute<T>::type* q, StoredPart* parts, double* chosen) {
     typedef typename Compute<T>::type C;
@@ -75,7 +76,7 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
     const i64 row = first_row + blockIdx.y, begin = blockIdx.x * length;
     const i64 end = begin + length < n_classes ? begin + length : n_classes;
     const T* from = x + row * n_classes;
-    const C* weights_q = q + (OP == SOFT ? row * n_classes : 0);
+    const auto weights = weights_of<OP>(Targets<C>{labels, nullptr, class_weight, 0, q, nullptr, 0}, row, n_classes);
     if (OP == INDEX || OP == SMOOTH) {
         const i64 label = labels[row];
         if (label < 0) return;  // the whole block
@@ -89,12 +90,8 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
 #pragma unroll
         for (int i = 0; i < W; i += V) {
             const i64 k = base + ((i64)(i / V) * blockDim.x + threadIdx.x) * V;
-            if (k < end) {
-                load<V>(from + k, whole, v + i);
-            } else {
-#pragma unroll
-                for (int j = 0; j < V; ++j) v[i + j] = -infinity<C>();
-            }
+            if (k < end) load<V>(from + k, whole, v + i);
+            else fill<V>(v + i, -infinity<C>());
         }
         C larger = m, loser[W], most = -infinity<C>();
 #pragma unroll
@@ -104,7 +101,7 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
             most = loser[i] > most ? loser[i] : most;
         }
         if (most > anchor + Anchor<C>::slack) {  // always at first
-            if (anchor > -infinity<C>()) s.scale(wide_exp(anchor, most, 1.0, 0));
+            if (anchor > -infinity<C>()) s.v = times(s.v, wide_exp(anchor, most, 1.0, 0));
             anchor = most;
         }
         if constexpr (spread) {
@@ -113,7 +110,7 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
             for (int i = 0; i < W; ++i) {
                 const i64 k = base + ((i64)(i / V) * blockDim.x + threadIdx.x) * V + i % V;
                 if (k >= end) continue;
-                const double w = OP == SOFT ? (double)weights_q[k] : class_weight ? class_weight[k] : 1.0;
+                const double w = weights.wide(k);
                 weight.add_term(w);
                 if (v[i] == -infinity<C>() && w != 0) distance.add_term(w * infinity<double>());
                 else add_distance(distance, w, v[i], larger);
@@ -133,37 +130,27 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
     part.distance = distance;
     part = over_parts<C, spread>(part, blockDim.x, maxima, sums, counts);
     if (threadIdx.x == 0)
-        parts[blockIdx.y * gridDim.x + blockIdx.x] = {part.m, part.anchor, part.s.pair(), part.weight.pair(),
-                                                      part.distance.pair()};
+        parts[blockIdx.y * gridDim.x + blockIdx.x] = {part.m, part.anchor, stored(part.s.v), stored(part.weight.v),
+                                                      stored(part.distance.v)};
 }
-
-DEVICE void set(Sum<float>& s, Pair v) { s.v = v.hi; }
-DEVICE void set(Sum<double>& s, Pair v) { s.v = v; }
-
-// What the first warp of a block tells the others about the row.
-template <class C> struct RowResult {
-    C m;
-    bool undefined;
-    Factor<C> f;
-    Gradient<C> g;
-    double loss, label_gradient;
-};
 
 // Grid: (segments, rows), or (1, rows) and `out` null where only a number per row is wanted. The sums of a row are
 // read by its warp 0, which takes part as a whole.
 template <class T, int OP, int V>
-__global__ void __launch_bounds__(512)
+__global__ void __launch_bounds__(512, 1)
 segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 length, int segments, int whole,
               const i64* labels, const double* sample_weight, const double* class_weight, double smoothing,
               const typename Compute<T>::type* q, const double* divisor_at, double divisor, const StoredPart* parts,
               const double* chosen) {
     typedef typename Compute<T>::type C;
+    typedef Wide<C> W;
     constexpr bool spread = OP == SMOOTH || OP == SOFT;
     static __shared__ RowResult<C> shared;
     const Targets<C> targets = {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor};
     const i64 row = first_row + blockIdx.y;
     const i64 label = OP == INDEX || OP == SMOOTH ? labels[row] : 0;
     const bool read = label >= 0;
+    const auto weights = weights_of<OP>(targets, row, n_classes);
 
     if (threadIdx.x < 32) {
         Part<C> part;
@@ -171,94 +158,57 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
             const StoredPart stored = parts[(i64)blockIdx.y * segments + threadIdx.x];
             part.m = stored.m;
             part.anchor = stored.anchor;
-            set(part.s, stored.s);
-            set(part.weight, stored.weight);
-            set(part.distance, stored.distance);
+            part.s.v = wide<W>(stored.s.hi, stored.s.lo);
+            part.weight.v = wide<W>(stored.weight.hi, stored.weight.lo);
+            part.distance.v = wide<W>(stored.distance.hi, stored.distance.lo);
         }
         part = over_parts<C, spread>(part, 32, nullptr, nullptr, nullptr);
-        const double m = part.m;
-        RowResult<C> result = {(C)m, !is_finite(m)};
-        // s = part.s exp(anchor - m) 2^-unit, and its exponent stays apart
-        Others s = {{0, 0}, 0};
+        // s = part.s exp(anchor - m) 2^-unit, whose exponent stays apart.
+        Others<W> s = {wide<W>(0), 0};
         if (part.anchor > -infinity<double>()) {
-            double r;
+            double error;
             int n;
-            const double d = two_difference(part.anchor, m, r);
-            if (d >= -2600.0) {
-                const double f = 1.0 + Exp<double>::parts(d, r, n);
-                s = {product(part.s.pair(), f), n - Exp<C>::unit};
-            }
+            const double d = two_difference(part.anchor, part.m, error);
+            const double f = 1.0 + Exp<double>::parts(d, error, n);
+            if (d >= -2600.0) s = {times(part.s.v, f), n - Exp<C>::unit};
         }
-        const double nan = not_a_number();
-        if constexpr (OP == LOGSUMEXP) {
-            const Pair L = log_of(plain(s)), total = two_sum(m, L.hi);
-            result.loss = result.undefined ? m : total.hi + (total.lo + L.lo);
-        } else if constexpr (OP == SOFTMAX || OP == LOG_SOFTMAX) {
-            if (OP == SOFTMAX) result.f = factor_of<C>(quotient(Pair{1, 0}, one_plus(plain(s))), -Exp<C>::unit);
-            else result.f = factor_of<C>(log_of(plain(s)), 0);
-            if (result.undefined) result.f = {(C)nan, (C)nan};
-        } else {
-            Row<C> r = row_of<OP>(targets, row, n_classes);
-            if (OP != SOFT && read) r.xy = chosen[blockIdx.y];
-            if constexpr (OP == INDEX) {
-                finish_index(r, m, s, result.loss, result.label_gradient, result.g);
-            } else {
-                const Pair all = OP == SOFT || class_weight ? part.weight.pair() : Pair{(double)n_classes, 0};
-                finish_soft<OP>(r, m, s, all, part.distance.pair(), result.loss, result.label_gradient, result.g);
-            }
-            if (result.undefined || label == INVALID) result.loss = nan;
-            if (label == IGNORED) result.loss = 0;
-        }
+        Row<C> r = row_of<OP>(targets, row, n_classes);
+        if ((OP == INDEX || OP == SMOOTH) && read) r.xy = chosen[blockIdx.y];
+        const W weight = weights.summed() ? part.weight.v : wide<W>((double)n_classes);
+        const RowResult<C> result = finish<OP>(r, (C)part.m, s, weight, part.distance.v);
         if (threadIdx.x == 0) shared = result;
         if (threadIdx.x == 0 && blockIdx.x == 0 && rows) {
-            if (OP == LOGSUMEXP) static_cast<T*>(rows)[row] = rounded<T>(result.loss);
-            else static_cast<double*>(rows)[row] = result.loss;
+            if (OP == LOGSUMEXP) static_cast<T*>(rows)[row] = rounded<T>(result.number);
+            else static_cast<double*>(rows)[row] = result.number;
         }
     }
     __syncthreads();
     if (!out) return;
 
-    const RowResult<C>& result = shared;
-    const C m = result.m, nan = (C)not_a_number();
-    const bool defined = read && !result.undefined;
+    const RowResult<C> result = shared;
     const i64 begin = blockIdx.x * length, end = begin + length < n_classes ? begin + length : n_classes;
     const T* from = x + row * n_classes;
     T* to = out + row * n_classes;
-    const C* weights_q = q + (OP == SOFT ? row * n_classes : 0);
-    const auto weight = [&](i64 k) -> double {
-        return OP == SOFT ? (double)weights_q[k] : class_weight ? class_weight[k] : 1.0;
-    };
     for (i64 k = begin + (i64)threadIdx.x * V; k < end; k += (i64)blockDim.x * V) {
-        C v[V];
-        if (read) load<V>(from + k, whole, v);
         if constexpr (OP >= INDEX) {
-            if (defined && !result.g.fast) {
-                for (int j = 0; j < V; ++j)
-                    narrow(result.g.anyway(widen(from[k + j]), m, OP == INDEX ? 0.0 : weight(k + j)), to[k + j]);
+            if (!result.g.fast) {
+                write_anyway<OP, V>(result, weights, from, k, to);
                 continue;
             }
         }
+        C v[V];
+        if (read) load<V>(from + k, whole, v);
+        else fill<V>(v, result.m);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-            if constexpr (OP == SOFTMAX) {
-                const C e = shifted_exp(v[j], m);
-                v[j] = fused(e, result.f.hi, multiply(e, result.f.lo));
-            } else if constexpr (OP == LOG_SOFTMAX) {
-                C error;
-                const C d = two_difference(v[j], m, error);
-                v[j] = add(subtract(d, result.f.hi), is_finite(d) ? subtract(error, result.f.lo) : C(0));
-            } else if (!defined) {
-                v[j] = label == IGNORED ? C(0) : nan;
-            } else {
-                const C e = shifted_exp(v[j], m);
-                v[j] = OP == INDEX ? result.g.label_form(e) : result.g.soft_form(e, weight(k + j));
-            }
+            if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry(result, v[j]);
+            else if constexpr (OP != LOGSUMEXP) v[j] = entry<OP>(result, shifted_exp(v[j], result.m), weights[k + j]);
         }
         store<V>(v, whole, to + k);
     }
     // The thread that wrote the label's entry overwrites it.
     if (OP == INDEX || OP == SMOOTH) {
-        if (defined && label >= begin && label < end && (label - begin) / V % blockDim.x == threadIdx.x)
+        if (!result.undefined && label >= begin && label < end && (label - begin) / V % blockDim.x == threadIdx.x)
             to[label] = rounded<T>(result.label_gradient);
     }
 }
