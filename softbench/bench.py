@@ -29,6 +29,10 @@ __all__ = ["Config", "Listener", "Quiet", "ceilings", "run", "unfit"]
 
 #: An interpreted backend needs a microsecond or so per logit: beyond this a single call would eat the time budget.
 INTERPRETED_LIMIT: Final = 50_000
+#: A default run is to end within two minutes on two cores: checks first, then as much timing as fits. Preparing and
+#: judging the inputs of the cases takes the rest.
+WHOLE_SECONDS: Final = 95.0
+TIMING_SECONDS: Final = (8.0, 30.0)
 #: Share of the available memory that a case may take.
 _MEMORY_SHARE: Final = 0.7
 
@@ -43,8 +47,9 @@ class Config:
     """Suites, names or patterns of `softbench.workloads`."""
     dtype: str | None = None
     """Put all cases into this dtype."""
-    seconds: float = 30.0
-    """Time for the timing of all cases together; checks and start-up come on top."""
+    seconds: float | None = None
+    """Time for the timing of all cases together, checks and start-up not counted. None: what is left of
+    `WHOLE_SECONDS` after those, within `TIMING_SECONDS`."""
     threads: int | None = None
     """Threads that libraries may use; None: one per usable core."""
     check: bool = True
@@ -139,11 +144,12 @@ def run(config: Config, listener: Listener | None = None, record: Record | None 
                 for backend in backends:
                     told.step(f"{backend.name}: is it right?")
                     record["backends"][backend.name]["conformance"] = _conformance(backend, told)
+            share = _timing_seconds(config, time.perf_counter() - began) / len(cases)
             for case in cases:
                 told.step(case.name)
                 entry = _case_record(case)
                 record["cases"].append(entry)
-                _measure(case, entry, backends, config, told)
+                _measure(case, entry, backends, config.threads, share, told)
             for backend in backends:
                 record["backends"][backend.name]["info"] = backend.info()
             record["threads"] = machine.threads()
@@ -225,8 +231,18 @@ def _case_record(case: Case) -> CaseRecord:
     }
 
 
-def _measure(case: Case, entry: CaseRecord, backends: list[Backend], config: Config, told: Listener) -> None:
-    """One case on all backends and its ceilings, in turns."""
+def _timing_seconds(config: Config, spent: float) -> float:
+    """Time for the timing of all cases together, when that much is spent already."""
+    if config.seconds is not None:
+        return config.seconds
+    least, most = TIMING_SECONDS
+    return min(most, max(least, WHOLE_SECONDS - spent))
+
+
+def _measure(
+    case: Case, entry: CaseRecord, backends: list[Backend], threads: int | None, seconds: float, told: Listener
+) -> None:
+    """One case on all backends and its ceilings, in turns, for about that many seconds."""
     reason = workloads.missing_extra(case)
     free = machine.available_memory()
     if reason is None and free is not None and case.memory > _MEMORY_SHARE * free:
@@ -252,10 +268,9 @@ def _measure(case: Case, entry: CaseRecord, backends: list[Backend], config: Con
             entry["results"][backend.name] = {"skipped": f"{type(error).__name__}: {error}"}
             continue
         fit.append(backend)
-    limits_of = ceilings(case, fit, config.threads) if case.bound == "memory" else {}
+    limits_of = ceilings(case, fit, threads) if case.bound == "memory" else {}
     limits = {f"limit {home}": ceiling.arm for home, ceiling in limits_of.items()}
-    share = config.seconds / max(1, len(workloads.select(config.cases, config.dtype)))
-    timings = interleave({**arms, **limits}, share)
+    timings = interleave({**arms, **limits}, seconds)
     for home, limit in limits_of.items():
         entry["ceilings"][home] = _limit_record(case, limit, timings[f"limit {home}"])
     for backend in fit:

@@ -102,9 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--seconds",
         type=_positive,
-        default=50.0,
         metavar="S",
-        help="time for the timings, checks not counted (default: 50)",
+        help="time for the timings, checks not counted (default: what fits into two minutes, at most 30)",
     )
     run.add_argument("--threads", type=_count, metavar="N", help="threads for every library (default: all cores)")
     run.add_argument("--no-check", action="store_true", help="skip the conformance kit")
