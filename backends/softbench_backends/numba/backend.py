@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
-from softbench_backends.numba.limits import ALIGNED_BYTES, SERIAL_SIZE, SHORT
+from softbench_backends.numba.limits import ALIGNED_SIZE, HUGE, SERIAL_SIZE, SHARED, SHORT
 
 __all__ = ["NumbaBackend"]
 
@@ -29,7 +29,7 @@ class NumbaBackend(RowBackend):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._entries: dict[tuple[str, int, bool, bool], Callable[..., Any]] = {}
+        self._entries: dict[Any, Callable[..., Any]] = {}
 
     def info(self) -> dict[str, object]:
         """Versions, threads and the instruction set compiled for."""
@@ -50,8 +50,8 @@ class NumbaBackend(RowBackend):
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """As the base class; large arrays start on a cache line, so that rows may be streamed past the caches."""
-        array = super().empty(shape, dtype)
-        if array.nbytes < ALIGNED_BYTES or array.ctypes.data % 64 == 0:
+        array = np.empty(shape, dtype)
+        if array.size < ALIGNED_SIZE or array.ctypes.data % 64 == 0:
             return array
         raw = np.empty(array.nbytes + 64, np.uint8)
         start = -raw.ctypes.data % 64
@@ -59,47 +59,55 @@ class NumbaBackend(RowBackend):
 
     # -- calls -----------------------------------------------------------------------------------------
 
-    def _call(self, op: str, x: Array, streaming: bool, *args: Any) -> None:
-        """Run a kernel on ``(x, *args)``, on all threads if there is enough to do."""
-        parallel = x.size > SERIAL_SIZE and x.shape[0] > 1
-        if parallel:
+    def _call(self, op: str, x: Array, out: Array | None, *args: Any) -> None:
+        """Run a kernel on ``(x, *args)``, on all threads if it is large; ``out`` is a result of the shape of ``x``."""
+        n, k = x.shape
+        if n * k > SERIAL_SIZE:
             from softbench_backends.numba import threads
 
-            n = min(threads.count(), x.shape[0])
-            if n > 1:
-                threads.run(self._entry(op, x, True), x, *args, streaming, n)
+            count = threads.count()
+            huge = k >= HUGE and n < 4 * count and op in SHARED
+            if count > 1 and (huge or n > 1):
+                shape = "huge" if huge else "short" if k <= SHORT[x.itemsize] else "long"
+                streaming = out is not None and _streams(x, out)
+                threads.run(self._entry(op, x.itemsize, shape, True), x, *args, streaming, min(count, n))
                 return
-        self._entry(op, x, False)(x, *args)
+        self._entry(op, x.itemsize, "short" if k <= SHORT[x.itemsize] else "long", False)(x, *args)
 
-    def _entry(self, op: str, x: Array, parallel: bool) -> Callable[..., Any]:
-        key = (op, x.itemsize, x.shape[1] <= SHORT[x.itemsize], parallel)
-        try:
-            return self._entries[key]
-        except KeyError:
-            return self._compile(key)
+    def _entry(self, *key: Any) -> Callable[..., Any]:
+        """`softbench_backends.numba.entries.entry`, once for each key."""
+        kernel = self._entries.get(key)
+        if kernel is None:
+            from softbench_backends.numba.entries import entry
 
-    def _compile(self, key: tuple[str, int, bool, bool]) -> Callable[..., Any]:
-        from softbench_backends.numba.entries import entry
-
-        with self._lock:
-            if key not in self._entries:
-                self._entries[key] = entry(*key)
-            return self._entries[key]
+            with self._lock:
+                kernel = self._entries.get(key)
+                if kernel is None:
+                    kernel = self._entries[key] = entry(*key)
+        return kernel
 
     def argmax(self, x: Array, out: Array) -> Array:  # noqa: D102
-        self._call("argmax", x, False, out)
+        self._call("argmax", x, None, out)
         return out
 
     def logsumexp(self, x: Array, out: Array) -> Array:  # noqa: D102
-        self._call("logsumexp", x, False, out)
+        self._call("logsumexp", x, None, out)
         return out
 
     def softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
-        self._call("softmax", x, _streams(x, out), out)
+        if x.size <= SERIAL_SIZE:  # spelled out: the smallest calls take as long as finding their kernel
+            itemsize = x.itemsize
+            kernel = self._entries.get(
+                ("softmax", itemsize, "short" if x.shape[1] <= SHORT[itemsize] else "long", False)
+            )
+            if kernel is not None:
+                kernel(x, out)
+                return out
+        self._call("softmax", x, out, out)
         return out
 
     def log_softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
-        self._call("log_softmax", x, _streams(x, out), out)
+        self._call("log_softmax", x, out, out)
         return out
 
     def loss_and_gradient(  # noqa: D102
@@ -108,19 +116,19 @@ class NumbaBackend(RowBackend):
         op, arrays = _lower(x, target)
         divided = float(divisor) if divisor != 0 else float("nan")
         smoothing = target.smoothing if isinstance(target, IndexTarget) else 0.0
-        self._call(op, x, _streams(x, out), *arrays, loss, out, smoothing, divided, True)
+        self._call(op, x, out, *arrays, loss, out, smoothing, divided, True)
         return loss, out
 
     def loss(self, x: Array, target: Target, loss: Array) -> Array:  # noqa: D102
         op, arrays = _lower(x, target)
         smoothing = target.smoothing if isinstance(target, IndexTarget) else 0.0
-        self._call(op, x, False, *arrays, loss, x, smoothing, 1.0, False)
+        self._call(op, x, None, *arrays, loss, x, smoothing, 1.0, False)
         return loss
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:  # noqa: D102
         _, arrays = _lower(p, target)
         op = "log_loss_soft" if isinstance(target, SoftTarget) else "log_loss_index"
-        self._call(op, p, False, *arrays, loss, p, 0.0, 1.0, False)
+        self._call(op, p, None, *arrays, loss, p, 0.0, 1.0, False)
         return loss
 
 

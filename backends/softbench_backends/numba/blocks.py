@@ -6,7 +6,6 @@ from softbench_backends.numba import numerics
 from softbench_backends.numba.lanes import block
 
 accumulate = block(numerics.accumulate)
-accumulate4 = block(numerics.accumulate4)
 accumulator = block(numerics.accumulator)
 column_term = block(numerics.column_term)
 factor = block(numerics.factor)

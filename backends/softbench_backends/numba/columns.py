@@ -39,7 +39,9 @@ from softbench_backends.numba.blocks import (
 )
 from softbench_backends.numba.lanes import (
     address,
+    collect,
     columns_to_rows,
+    deal,
     load,
     load_rows,
     offset,
@@ -61,6 +63,14 @@ MOST_CLASSES = max(SHORT.values())  # what the scratch tiles hold
 def enter(x, rows, k, tile):
     """``rows`` rows of ``k`` elements from ``x`` into the columns of ``tile``."""
     w = width(x)
+    if rows == w and 2 <= k <= 4:
+        if k == 2:
+            deal(x, 2, tile)
+        elif k == 3:
+            deal(x, 3, tile)
+        else:
+            deal(x, 4, tile)
+        return
     for c in range(0, k, w):
         rows_to_columns(offset(x, c), k, rows, min(w, k - c), offset(tile, c * w))
 
@@ -69,6 +79,14 @@ def enter(x, rows, k, tile):
 def leave(tile, out, rows, k):
     """The inverse of `enter`."""
     w = width(out)
+    if rows == w and 2 <= k <= 4:
+        if k == 2:
+            collect(tile, 2, out)
+        elif k == 3:
+            collect(tile, 3, out)
+        else:
+            collect(tile, 4, out)
+        return
     for c in range(0, k, w):
         columns_to_rows(offset(tile, c * w), offset(out, c), k, rows, min(w, k - c))
 

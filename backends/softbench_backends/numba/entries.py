@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from numba import njit, prange, types
 
-from softbench_backends.numba import columns, rows
+from softbench_backends.numba import columns, rows, tiles
 from softbench_backends.numba.caching import keep_on_disk
 
 __all__ = ["entry"]
@@ -95,15 +95,29 @@ _OPS: Final[dict[str, tuple[Any, Any, Callable[..., Any], Callable[..., Any]]]] 
 }
 
 
-def entry(op: str, itemsize: int, short: bool, parallel: bool) -> Callable[..., Any]:
+# For a few huge rows; in the form of the parallel ones.
+_TILED: Final = {
+    "softmax": tiles.softmax_tiles,
+    "log_softmax": tiles.log_softmax_tiles,
+    "logsumexp": tiles.logsumexp_tiles,
+    "index": tiles.index_tiles,
+}
+
+
+def entry(op: str, itemsize: int, shape: str, parallel: bool) -> Callable[..., Any]:
     """Compile (or load) one form of one kernel for one dtype: a C function that takes arrays and numbers.
 
-    It is called without Numba's dispatcher, which would compile again for every combination of read-only
-    arrays, and would take longer than a small row does. The caller answers for dtypes and contiguity.
+    ``shape`` of the rows is "short", "long" or "huge" (`limits`). The function is called without Numba's
+    dispatcher, which would compile again for every combination of read-only arrays, and would take longer than a
+    small row does. The caller answers for dtypes and contiguity.
     """
     long_rows, short_rows, forms, argument_types = _OPS[op]
-    function = forms(short_rows if short else long_rows)[parallel]
-    dispatcher = keep_on_disk(njit(function, error_model="numpy", nogil=True, parallel=parallel))
+    if shape == "huge":
+        dispatcher = njit(_TILED[op].py_func, error_model="numpy", nogil=True)  # its parts are parallel
+    else:
+        function = forms(short_rows if shape == "short" else long_rows)[parallel]
+        dispatcher = njit(function, error_model="numpy", nogil=True, parallel=parallel)
+    keep_on_disk(dispatcher)
     arguments = argument_types(_FLOATS[itemsize], parallel)
     dispatcher.compile(arguments)
     compiled: Callable[..., Any] = dispatcher.overloads[arguments].entry_point

@@ -33,12 +33,15 @@ __all__ = [
     "absolute",
     "address",
     "block",
+    "collect",
     "columns_to_rows",
+    "deal",
     "fence",
     "fma",
     "get",
     "load",
     "load_first",
+    "load_group",
     "load_rows",
     "misaligned",
     "offset",
@@ -55,6 +58,9 @@ __all__ = [
 ]
 
 VECTOR_BYTES = 64
+
+GROUP = 4
+"""Vectors that long loops take at a time."""
 
 
 # -- the type -------------------------------------------------------------------------------------------
@@ -279,7 +285,10 @@ class Lanes:
 
     def count(self) -> Lanes:
         """How many lanes of a mask are set, int64."""
-        wide = self.builder.zext(self._mask_bits(), ir.IntType(64))
+        if self.n > 64:
+            a, b = self.halves()
+            return a.count() + b.count()
+        wide = self.builder.zext(self._mask_bits(), ir.IntType(64)) if self.n < 64 else self._mask_bits()
         return _call(self, "llvm.ctpop.i64", ir.IntType(64), wide)
 
     def first_set(self) -> Lanes:
@@ -469,6 +478,22 @@ def load(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
         return builder.load(_vector_pointer(builder, args[0], args[1], _llvm_type(vector)), align=align)
 
     return vector(p, types.int64), codegen
+
+
+@intrinsic
+def load_group(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
+    """``GROUP`` vectors from ``p + i`` as a single one.
+
+    LLVM splits whatever is done to it into registers again, instruction by instruction, so that several chains of
+    dependent instructions run side by side: within the reach of a scheduler, which a chain after the other is not.
+    """
+    vector, align = _element(p)
+    group = Vector(p.dtype, GROUP * vector.n)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return builder.load(_vector_pointer(builder, args[0], args[1], _llvm_type(group)), align=align)
+
+    return group(p, types.int64), codegen
 
 
 @intrinsic
@@ -691,3 +716,57 @@ def columns_to_rows(
         return context.get_dummy_value()
 
     return types.none(tile, x, types.int64, types.int64, types.int64), codegen
+
+
+def _lanes_of(vectors: list[Lanes], sources: list[tuple[int, int]]) -> Lanes:
+    """A vector of chosen lanes ``(vector, lane)``, gathered one vector after the other."""
+    n = len(sources)
+    result = vectors[0].shuffle([lane if v == 0 else 0 for v, lane in sources])
+    for number, vector in enumerate(vectors[1:], 1):
+        result = result.shuffle([n + lane if v == number else j for j, (v, lane) in enumerate(sources)], vector)
+    return result
+
+
+@intrinsic
+def deal(typingctx: Any, x: types.CPointer, k: types.IntegerLiteral, tile: types.CPointer) -> Any:
+    """`rows_to_columns` for a full set of contiguous rows of ``k`` (a small literal) elements, with fewer shuffles."""
+    if not isinstance(k, types.IntegerLiteral):
+        return None
+    vector, _ = _element(x)
+    classes = k.literal_value
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        flat = []
+        for v in range(classes):
+            pointer = _vector_pointer(builder, args[0], ir.Constant(ir.IntType(64), v * vector.n), _llvm_type(vector))
+            flat.append(Lanes(builder, builder.load(pointer, align=vector.element.bitwidth // 8)))
+        for c in range(classes):
+            pointer = _vector_pointer(builder, args[2], ir.Constant(ir.IntType(64), c * vector.n), _llvm_type(vector))
+            value = _lanes_of(flat, [divmod(c + classes * j, vector.n) for j in range(vector.n)])
+            builder.store(value.value, pointer, align=VECTOR_BYTES)
+        return context.get_dummy_value()
+
+    return types.none(x, k, tile), codegen
+
+
+@intrinsic
+def collect(typingctx: Any, tile: types.CPointer, k: types.IntegerLiteral, x: types.CPointer) -> Any:
+    """The inverse of `deal`."""
+    if not isinstance(k, types.IntegerLiteral):
+        return None
+    vector, _ = _element(x)
+    classes = k.literal_value
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        columns = []
+        for c in range(classes):
+            pointer = _vector_pointer(builder, args[0], ir.Constant(ir.IntType(64), c * vector.n), _llvm_type(vector))
+            columns.append(Lanes(builder, builder.load(pointer, align=VECTOR_BYTES)))
+        for v in range(classes):
+            flat = [divmod(v * vector.n + j, classes) for j in range(vector.n)]  # row, class
+            pointer = _vector_pointer(builder, args[2], ir.Constant(ir.IntType(64), v * vector.n), _llvm_type(vector))
+            value = _lanes_of(columns, [(c, row) for row, c in flat])
+            builder.store(value.value, pointer, align=vector.element.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.none(tile, k, x), codegen

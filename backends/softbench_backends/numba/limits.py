@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ALIGNED_BYTES", "SERIAL_SIZE", "SHORT"]
+__all__ = ["ALIGNED_SIZE", "HUGE", "SERIAL_SIZE", "SHARED", "SHORT", "TILE"]
 
-SHORT: Final = {4: 32, 8: 16}
+SHORT: Final = {4: 64, 8: 32}
 """Rows up to this length are taken many at a time (`columns`), longer ones one by one (`rows`)."""
 
 SERIAL_SIZE: Final = 1 << 15
 """Elements up to which starting threads costs more than it gains."""
 
-ALIGNED_BYTES: Final = 1 << 20
-"""Results from this size on start on a cache line."""
+ALIGNED_SIZE: Final = 1 << 18
+"""Results of this many elements and more start on a cache line."""
+
+TILE: Final = 16384
+"""Classes that are summed together; also the unit in which a row is shared out to threads."""
+
+HUGE: Final = 4 * TILE
+"""From this length on, a few rows are shared out to threads tile by tile."""
+
+SHARED: Final = frozenset({"softmax", "log_softmax", "logsumexp", "index"})
+"""The kernels that can do that."""

@@ -208,16 +208,14 @@ def accumulator(like: Lanes) -> tuple[Lanes, Lanes]:
 
 
 def accumulate(hi: Lanes, lo: Lanes, a: Lanes) -> tuple[Lanes, Lanes]:
-    """Add a vector to a sum."""
+    """Add a vector, or a group of them (first to each other, in their own precision), to a sum."""
+    while a.n > hi.n:
+        lower, upper = a.halves()
+        a = lower + upper
     if a.bits == 32:
         return hi + a.to(64), lo
     hi, error = two_sum(hi, a)
     return hi, lo + error
-
-
-def accumulate4(hi: Lanes, lo: Lanes, a: Lanes, b: Lanes, c: Lanes, d: Lanes) -> tuple[Lanes, Lanes]:
-    """Add four vectors to a sum, at two roundings of their own precision."""
-    return accumulate(hi, lo, (a + b) + (c + d))
 
 
 def fold(hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
@@ -348,8 +346,9 @@ def label_entry(m: Lanes, s: Lanes, lo: Lanes, y: Lanes, f: Lanes, g: Lanes, sha
 
 
 def pick(chosen: Lanes, x: Lanes, labels: Lanes, c: Lanes) -> Lanes:
-    """``x`` in the rows (lanes) whose label is the class ``c``."""
-    return select(labels.equals(c), x.to(chosen.bits), chosen)
+    """``x`` in the rows (lanes) whose label is the class ``c``, or no class at all but equal to it in its low bits."""
+    same = labels.to_integer(chosen.bits).equals(c.to_integer(chosen.bits))
+    return select(same, x.to(chosen.bits), chosen)
 
 
 def only_labelled(value: Lanes, labels: Lanes, classes: Lanes) -> Lanes:

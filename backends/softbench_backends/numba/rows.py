@@ -15,7 +15,6 @@ from numba import njit
 
 from softbench_backends.numba.blocks import (
     accumulate,
-    accumulate4,
     accumulator,
     factor,
     first_match,
@@ -45,11 +44,13 @@ from softbench_backends.numba.blocks import (
     two_sum,
 )
 from softbench_backends.numba.lanes import (
+    GROUP,
     address,
     fence,
     get,
     load,
     load_first,
+    load_group,
     misaligned,
     offset,
     prefetch,
@@ -60,9 +61,7 @@ from softbench_backends.numba.lanes import (
     stream,
     width,
 )
-
-TILE = 16384
-"""Classes that are summed together; also the unit in which one row is shared out to threads."""
+from softbench_backends.numba.limits import TILE
 
 KEEP_BYTES = 1 << 18
 """Exponentials of a row up to this size are kept between the passes, those of a larger one computed again."""
@@ -113,24 +112,16 @@ def tile_sum(x, e, n, m, keep, ahead):
     hi, lo = accumulator(spread(x, 0.0))
     argmaxes = 0
     i = 0
-    while i + 4 * w <= n:
-        e0, t0, n0 = term(load(x, i), m)
-        e1, t1, n1 = term(load(x, i + w), m)
-        e2, t2, n2 = term(load(x, i + 2 * w), m)
-        e3, t3, n3 = term(load(x, i + 3 * w), m)
+    while i + GROUP * w <= n:
+        e0, t0, n0 = term(load_group(x, i), m)
         if ahead:
-            prefetch(x, i + ahead)
-            prefetch(x, i + ahead + w)
-            prefetch(x, i + ahead + 2 * w)
-            prefetch(x, i + ahead + 3 * w)
+            for j in range(GROUP):
+                prefetch(x, i + ahead + j * w)
         if keep:
             store(e, i, e0)
-            store(e, i + w, e1)
-            store(e, i + 2 * w, e2)
-            store(e, i + 3 * w, e3)
-        hi, lo = accumulate4(hi, lo, t0, t1, t2, t3)
-        argmaxes += n0 + n1 + n2 + n3
-        i += 4 * w
+        hi, lo = accumulate(hi, lo, t0)
+        argmaxes += n0
+        i += GROUP * w
     while i < n:
         e0, t0, n0 = term(load_first(x, i, n - i, -math.inf), m)
         if keep:
