@@ -168,7 +168,7 @@ def judge(
         return Verdict(True, f"{op}: nothing to judge", within_contract=True)
     worst = ulp_stats(errors / bounds).worst
     name = next(name for name, mask in masks.items() if mask[worst])
-    stats = {name: ulp_stats(errors[mask]) for name, mask in masks.items()}
+    stats = {name: _stats(errors, mask) for name, mask in masks.items()}
     ok = bool((errors <= bounds).all())
     verdict = Verdict(
         ok,
@@ -183,6 +183,12 @@ def judge(
     failures = int(np.count_nonzero(errors > bounds))
     message = _message(call, verdict, got, truth, worst, float(errors[worst]), failures, bool(must_be_zero[worst]))
     return dataclasses.replace(verdict, message=message)
+
+
+def _stats(errors: F64, mask: NDArray[np.bool_]) -> UlpStats:
+    """Of the entries under ``mask``; the worst by its index in the whole."""
+    stats = ulp_stats(errors[mask])
+    return stats._replace(worst=tuple(int(i) for i in np.argwhere(mask)[stats.worst[0]]) if stats.worst else ())
 
 
 def _declared(declared: Mapping[str, float | Mapping[str, float]] | None, name: str, dtype: str) -> float:
