@@ -200,6 +200,7 @@ def _conformance(backend: Backend, told: Listener) -> Conformance:
         "passed": len(report.of("passed")),
         "total": len(report.results) - len(report.of("skipped")),
         "max_ulp": {f"{error['function']} {error['dtype']}": float(error["max"]) for error in report.errors},
+        "gates": {f"{error['function']} {error['dtype']}": float(error["gate"]) for error in report.errors},
         "failures": [f"{result.id}: {result.message}" for result in failed],
         "seconds": report.seconds,
     }

@@ -45,7 +45,9 @@ class Conformance(TypedDict):
     passed: int
     total: int
     max_ulp: dict[str, float]
-    """By "function dtype"."""
+    """By "function dtype", in the unit of the gate."""
+    gates: dict[str, float]
+    """What each of those was allowed."""
     failures: list[str]
     seconds: float
 

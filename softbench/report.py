@@ -112,8 +112,13 @@ def _verdict(entry: BackendRecord) -> Text:
 
 
 def _worst(entry: BackendRecord) -> str:
-    errors = entry["conformance"]["max_ulp"].values() if "conformance" in entry else ()
-    return ulps(max(map(float, errors))) if errors else "-"
+    """The error nearest to its gate, and the gate."""
+    verdict = entry.get("conformance")
+    if not verdict or not verdict["max_ulp"]:
+        return "-"
+    gates = verdict["gates"]
+    key, error = max(verdict["max_ulp"].items(), key=lambda item: float(item[1]) / gates[item[0]])
+    return f"{ulps(float(error))} of {gates[key]:g}"
 
 
 def _startup(entry: BackendRecord) -> list[str]:

@@ -161,6 +161,7 @@ def test_a_wrong_backend_is_shown_as_wrong(capsys, no_startup, monkeypatch):
         "passed": 1,
         "total": 2,
         "max_ulp": {"softmax float32": 1e6},
+        "gates": {"softmax float32": 4.0},
         "failures": ["nan-row: 0"],
         "seconds": 1,
     }
