@@ -117,7 +117,9 @@ def _worst(entry: BackendRecord) -> str:
     if not verdict or not verdict["max_ulp"]:
         return "-"
     gates = verdict["gates"]
-    key, error = max(verdict["max_ulp"].items(), key=lambda item: float(item[1]) / gates[item[0]])
+    key, error = max(
+        verdict["max_ulp"].items(), key=lambda item: float(item[1]) / gates[item[0]] if gates[item[0]] else 0.0
+    )
     return f"{ulps(float(error))} of {gates[key]:g}"
 
 
