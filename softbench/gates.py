@@ -225,9 +225,11 @@ class _Call:
             answer = getattr(oracle, op)(self.logits, **self.options)
         return answer
 
-    def positive(self, op: str) -> Truth:
-        """The same with ``|q|`` for ``q``: the size of a sum whose terms may have both signs."""
-        return self.ask(op, None if self.index or self.target is None else np.abs(self.target))
+    def size(self, truth: Truth) -> Truth:
+        """The same result with ``|q|`` for ``q``: the size of a sum whose terms may have both signs."""
+        if self.target is None or self.index or not (self.target < 0).any():
+            return truth
+        return self.ask(self.op, np.abs(self.target))
 
     def divisor(self) -> float:
         """What the row losses were divided by."""
@@ -300,8 +302,7 @@ def _in_units(got: Array, truth: Truth, unit: F64, dtype: str) -> F64:
     y = got.astype(np.float64)
     finite = np.isfinite(y) & np.isfinite(truth.hi)
     with np.errstate(all="ignore"):
-        error = np.where(finite, np.abs((y - truth.hi) - truth.lo) / unit, ulp_error(got, truth, dtype))
-    return np.where(np.isnan(error), np.inf, error)
+        return np.where(finite, np.abs((y - truth.hi) - truth.lo) / unit, ulp_error(got, truth, dtype))
 
 
 def _logsumexp_error(call: _Call, got: Array, truth: Truth) -> F64:
@@ -312,7 +313,7 @@ def _logsumexp_error(call: _Call, got: Array, truth: Truth) -> F64:
 
 
 def _soft_loss_error(call: _Call, got: Array, truth: Truth) -> F64:
-    return _in_units(got, truth, spacing(call.positive("loss"), call.dtype), call.dtype)
+    return _in_units(got, truth, spacing(call.size(truth), call.dtype), call.dtype)
 
 
 def _soft_gradient_error(call: _Call, got: Array, truth: Truth) -> F64:
@@ -325,7 +326,7 @@ def _soft_gradient_error(call: _Call, got: Array, truth: Truth) -> F64:
 def _reduced_error(call: _Call, got: Array, truth: Truth) -> F64:
     rows = call.logits.size // max(call.logits.shape[call.axis], 1)
     underflow = max(rows * call.eta / 4 / call.divisor(), formats["float64"].tiny)
-    return _in_units(got, truth, call.u * np.abs(call.positive(call.op).hi) + underflow, "float64")
+    return _in_units(got, truth, call.u * np.abs(call.size(truth).hi) + underflow, "float64")
 
 
 _MEASURES: Final[dict[str, Callable[[_Call, Array, Truth], F64]]] = {

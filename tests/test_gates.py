@@ -140,6 +140,7 @@ def test_logsumexp_gate_in_its_own_terms():
     one = np.copysign(np.spacing(truth.hi), truth.lo)  # towards the truth, and beyond
     assert judge("logsumexp", truth.hi + one, x).ok
     caught(judge("logsumexp", truth.hi + 2 * one, x), "logsumexp")
+    caught(judge("logsumexp", truth.hi - one, x), "logsumexp")  # 1.2 ulp from the truth, 1 from its leading part
     # m and log1p(s) cancel: the result is far smaller than an ulp of log1p(s), of which 4 are allowed.
     x = np.full((1, 2), -math.log(2.0))
     right = correct("logsumexp", x)
@@ -285,6 +286,15 @@ def test_sum_of_losses_in_float32(rng):
     assert row.dtype == np.float32
     caught(judge("loss", np.float64(np.add.accumulate(row)[-1]), x, y, reduction="sum"), "reduced_loss", "sum of 50000")
     assert judge("loss", row.sum(dtype=np.float64), x, y, reduction="sum").ok
+
+
+def test_each_loss_in_a_sum_may_underflow_in_the_logits_dtype():
+    x, y = np.float32([[0.0, -95.0]] * 3), [0, 0, 0]  # losses of 5.5e-42
+    row = correct("loss", x, y, **NONE)
+    assert judge("loss", row.sum(dtype=np.float64), x, y, reduction="sum").ok
+    caught(judge("loss", np.float64(0), x, y, reduction="sum"), "reduced_loss")
+    assert judge("loss", row.mean(dtype=np.float64), x, y).ok
+    caught(judge("loss", row.mean(dtype=np.float64) + 2.0**-148, x, y), "reduced_loss")
 
 
 def test_mean_over_rows_instead_of_weights(rng):
