@@ -61,7 +61,8 @@ def measure(name: str, cases: list[Case], cache: str) -> Startup:
 def _in_fresh_process(name: str, cases: list[Case], cache: str) -> tuple[list[float], str]:
     """Seconds of the import and of each case's first call above its second; and what went wrong, if anything."""
     environment = dict(os.environ, NUMBA_CACHE_DIR=cache, PYTHONPATH=os.pathsep.join(p or os.curdir for p in sys.path))
-    command = [sys.executable, "-m", "softbench.startup", name, *(f"{c.name}:{c.dtype}" for c in cases)]
+    # -P: the child imports what its parent has imported, not what lies in the current folder.
+    command = [sys.executable, "-P", "-m", "softbench.startup", name, *(f"{c.name}:{c.dtype}" for c in cases)]
     problem = ""
     try:
         done = subprocess.run(
