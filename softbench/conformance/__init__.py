@@ -1,0 +1,18 @@
+"""The conformance kit: is a backend right, in every corner and to how many ulp?
+
+>>> from softbench.conformance import run
+>>> report = run("numpy", profile="quick")
+>>> report.ok, len(report.of("failed"))
+(True, 0)
+
+The contract is data (`softbench.conformance.contract`): rows, each with a sentence and cases. From it come the
+lines of ``softbench check``, the cases of pytest (`softbench.conformance.suite`) and docs/semantics.md.
+"""
+
+from __future__ import annotations
+
+from softbench.conformance.case import Case, Profile, Row
+from softbench.conformance.runner import Report, Result, run
+from softbench.conformance.subject import Failure
+
+__all__ = ["Case", "Failure", "Profile", "Report", "Result", "Row", "run"]

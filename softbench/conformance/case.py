@@ -1,0 +1,205 @@
+"""What a case is: a row of the contract, a name, and a function that raises when a backend breaks the row.
+
+Most rows are data: an `Example` is a call and what it returns, for every dtype it lists. What cannot be said as
+one call is a function over a `softbench.conformance.subject.Subject`, made a `Case` by `check`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NoReturn, get_args
+
+import numpy as np
+
+from softbench.conformance.subject import Failure, NotApplicable, Subject, call_text, mismatch
+from softbench.dtypes import numpy_dtype, result_dtype
+
+__all__ = ["FLOATS", "MAPS", "ORACLE", "PROFILES", "WIDE", "Case", "Example", "Profile", "Raises", "Row", "check"]
+
+Profile = Literal["quick", "standard", "deep"]
+PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
+
+FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
+WIDE: Final = ("float32", "float64")
+MAPS: Final = ("softmax", "log_softmax")
+
+_PER_ROW: Final = frozenset({"logsumexp", "loss", "log_loss"})
+_FUSED: Final = {"loss": 0, "gradient": 1}  # which of loss_and_gradient's results
+
+
+class _Oracle:
+    def __repr__(self) -> str:
+        return "ORACLE"
+
+
+ORACLE: Final = _Oracle()
+"""Expected: whatever the oracle says, within the gates of the contract."""
+
+
+@dataclass(frozen=True, slots=True)
+class Raises:
+    """Expected: this exception, whose message has each of ``mentions`` as a word of its own."""
+
+    error: type[Exception]
+    mentions: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return self.error.__name__ + (f" naming {', '.join(self.mentions)}" if self.mentions else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One line of the verdict."""
+
+    row: str
+    """Id of the `Row` it belongs to."""
+    name: str
+    check: Callable[[Subject], None]
+    """Raises `Failure` (or anything else) when the backend is wrong, `NotApplicable` when it cannot be asked."""
+    needs: frozenset[str] = frozenset()
+    """``host`` (arrays in host memory), or modules that must be importable: ``pandas``, ``ml_dtypes``."""
+    profile: Profile = "quick"
+    """The smallest profile that runs it."""
+    max_k: int = 0
+    """Number of classes it takes, where a smaller number would make no sense."""
+
+    @property
+    def id(self) -> str:
+        """Unique name, ``row/name``."""
+        return f"{self.row}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One call of the public interface and what comes of it, for each of ``dtypes``."""
+
+    op: str
+    logits: Any
+    """Nested lists, or an array of the shape and values (converted to each dtype), or a function of the dtype."""
+    target: Any = None
+    expect: Any = ORACLE
+    """A literal of the result (NaN matches NaN), `ORACLE`, or `Raises`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    dtypes: tuple[str, ...] = FLOATS
+    name: str = ""
+    signed: bool = False
+    """Whether the sign of a zero matters."""
+
+    def cases(self, row: str) -> list[Case]:
+        """One case per dtype."""
+        stem = f"{self.op}-{self.name}" if self.name else self.op
+        return [
+            Case(row, f"{stem}-{dtype}", lambda s, d=dtype: self.run(s, d), _needs(dtype))  # type: ignore[misc]
+            for dtype in self.dtypes
+        ]
+
+    def text(self) -> str:
+        """The call as one would write it."""
+        return call_text(self.op, self.logits, self.target, self.options)
+
+    def run(self, subject: Subject, dtype: str) -> None:
+        """Judge one call; a loss or gradient is asked of ``loss_and_gradient`` too."""
+        logits = self.logits(dtype) if callable(self.logits) else np.asarray(self.logits)
+        logits = logits.astype(numpy_dtype(dtype)) if logits.dtype.name != dtype else logits
+        calls = [(self.op, None)] + ([("loss_and_gradient", _FUSED[self.op])] if self.op in _FUSED else [])
+        for op, part in calls:
+            said = call_text(op, logits, self.target, self.options)
+            if isinstance(self.expect, Raises):
+                must_raise(subject, self.expect, op, logits, self.target, self.options)
+                continue
+            result = subject.call(op, logits, self.target, **self.options)
+            if part is not None:
+                result = result[part]
+            form = _result_dtype(self.op, dtype, self.options.get("reduction", "mean"))
+            if result.dtype.name != form:
+                raise Failure(f"{said} has dtype {result.dtype.name}, expected {form}")
+            if self.expect is ORACLE:
+                subject.judge(self.op, result, logits, self.target, **self.options)
+            else:
+                expected = np.asarray(self.expect).astype(numpy_dtype(form))
+                mismatch(result, expected, said, signed=self.signed)
+
+
+def _result_dtype(op: str, dtype: str, reduction: str) -> str:
+    if op == "argmax":
+        return "int64"
+    if op in ("loss", "log_loss") and reduction != "none":
+        return "float64"
+    return result_dtype(dtype) or dtype
+
+
+def _needs(*dtypes: str) -> frozenset[str]:
+    return frozenset({"ml_dtypes"} if "bfloat16" in dtypes else ())
+
+
+def must_raise(
+    subject: Subject, expected: Raises, op: str, logits: Any, target: Any, options: Mapping[str, Any]
+) -> None:
+    """The call must raise ``expected``; nothing else, and not return."""
+    said = call_text(op, logits, target, options)
+    try:
+        result = subject.call(op, logits, target, **options)
+    except expected.error as error:
+        message = str(error)
+        for word in expected.mentions:
+            if not re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w])", message):
+                raise Failure(
+                    f"{said} raises {expected.error.__name__}({message!r}), which does not name {word}"
+                ) from None
+        return
+    except Exception as error:
+        raise Failure(f"{said} raises {error!r}, expected {expected!r}") from error
+    raise Failure(f"{said} returns {result!r}, expected {expected!r}")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the contract: what case it is, what must come of it, and the cases that decide."""
+
+    id: str
+    case: str
+    result: str
+    examples: tuple[Example, ...] = ()
+    checks: tuple[Case, ...] = ()
+    section: str = ""
+
+    def cases(self) -> list[Case]:
+        """All of them, examples first."""
+        return [case for example in self.examples for case in example.cases(self.id)] + list(self.checks)
+
+
+def check(
+    row: str,
+    function: Callable[..., None],
+    *,
+    name: str = "",
+    needs: Iterable[str] = (),
+    profile: Profile = "quick",
+    max_k: int = 0,
+    **parameters: Iterable[Any],
+) -> tuple[Case, ...]:
+    """Cases from ``function(subject, **choice)``, one for every combination of the lists in ``parameters``."""
+    stem = name or function.__name__.strip("_").replace("_", "-")
+    found = []
+    for values in itertools.product(*parameters.values()):
+        choice = dict(zip(parameters, values, strict=True))
+        label = "-".join([stem, *(_label(value) for value in values)])
+        wanted = frozenset(needs) | _needs(*(value for value in values if isinstance(value, str)))
+
+        def run(subject: Subject, choice: dict[str, Any] = choice) -> None:
+            function(subject, **choice)
+
+        found.append(Case(row, label, run, wanted, profile, max_k))
+    return tuple(found)
+
+
+def _label(value: Any) -> str:
+    return str(getattr(value, "name", value)).replace(" ", "-")
+
+
+def not_applicable(reason: str) -> NoReturn:
+    """Leave a case undecided, saying why."""
+    raise NotApplicable(reason)

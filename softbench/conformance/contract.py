@@ -1,0 +1,52 @@
+"""The contract, whole: every row with its cases. Pytest, ``softbench check`` and docs/semantics.md all read this."""
+
+from __future__ import annotations
+
+import functools
+from typing import Final
+
+from softbench.conformance import (
+    accuracy,
+    contract_calls,
+    contract_inputs,
+    contract_targets,
+    contract_values,
+    invariants,
+    sweeps,
+)
+from softbench.conformance.case import PROFILES, Case, Profile, Row
+
+__all__ = ["SECTIONS", "all_cases", "all_rows", "cases"]
+
+SECTIONS: Final[dict[str, tuple[Row, ...]]] = {
+    "Values": contract_values.ROWS,
+    "Inputs": contract_inputs.ROWS,
+    "Targets and options": contract_targets.ROWS,
+    "Calls": contract_calls.ROWS,
+    "Accuracy": accuracy.ROWS,
+    "Invariants": invariants.ROWS,
+    "Sweeps": sweeps.ROWS,
+}
+"""Rows by subject, in the order in which they are judged and printed."""
+
+
+def all_rows() -> list[Row]:
+    """Every row of the contract."""
+    return [row for rows in SECTIONS.values() for row in rows]
+
+
+@functools.cache
+def all_cases() -> tuple[Case, ...]:
+    """Every case, of every profile."""
+    found = tuple(case for row in all_rows() for case in row.cases())
+    if len({case.id for case in found}) != len(found):
+        seen: set[str] = set()
+        twice = [case.id for case in found if case.id in seen or seen.add(case.id)]  # type: ignore[func-returns-value]
+        raise ValueError(f"case ids must be unique, and these are not: {twice}")
+    return found
+
+
+def cases(profile: Profile = "standard") -> list[Case]:
+    """The cases of a profile: ``quick`` within ``standard`` within ``deep``."""
+    rank = PROFILES.index(profile)
+    return [case for case in all_cases() if PROFILES.index(case.profile) <= rank]

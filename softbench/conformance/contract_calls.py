@@ -1,0 +1,493 @@
+"""The contract, part 4: ``out=``, determinism, concurrency, size, errors."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import warnings
+from typing import Any, Final
+
+import numpy as np
+
+from softbench.conformance.batch import VIEWS, Batch, View, batch
+from softbench.conformance.case import FLOATS, WIDE, Row, check
+from softbench.conformance.subject import Failure, NotApplicable, Subject, mismatch
+from softbench.dtypes import numpy_dtype
+
+__all__ = ["ROWS"]
+
+Array = np.ndarray[Any, Any]
+_MAPS: Final = [view for view in VIEWS if view.maps]
+_GARBAGE: Final = 777.0
+
+# -- out -----------------------------------------------------------------------------------------------
+
+
+def _into(subject: Subject, view: View, rows: Batch, logits: Any, out: Any, **more: Any) -> Any:
+    """A call with ``out=``, arrays of the backend passed as they are."""
+    _, target, options = view.arguments(rows)
+    if "sample_weight" in options:
+        options["sample_weight"] = subject.put(options["sample_weight"])
+    arguments = [logits] if target is None else [logits, subject.put(target)]
+    return getattr(subject.be, view.op)(*arguments, out=out, **options, **more)
+
+
+def _filled(subject: Subject, view: View, dtype: str) -> None:
+    """``out`` full of garbage comes back itself, every entry written, with the bits of the call without it."""
+    for k in subject.ks(1, 5, 67, 1000):
+        rows = batch(subject.rows_of(k, 9), k, dtype)
+        due = view.run(subject, rows)
+        out = subject.put(np.full(rows.x.shape, _GARBAGE).astype(rows.x.dtype))
+        result = _into(subject, view, rows, subject.put(rows.x), out)
+        if result is not out:
+            raise Failure(f"{view.name}(..., out=out) returns another object than out")
+        mismatch(subject.get(out), due, f"{view.name} of {dtype} {rows.x.shape} into out=", than=" (without out)")
+
+
+def _fused_filled(subject: Subject, dtype: str) -> None:
+    rows = batch(subject.rows_of(9, 5), 9, dtype)
+    labels = rows.known
+    out = subject.put(np.full(rows.x.shape, _GARBAGE).astype(rows.x.dtype))
+    _, gradient = subject.be.loss_and_gradient(subject.put(rows.x), subject.put(labels), out=out)
+    if gradient is not out:
+        raise Failure("loss_and_gradient(..., out=out) returns another gradient than out")
+    mismatch(subject.get(out), subject.call("gradient", rows.x, labels), f"loss_and_gradient of {dtype} into out=")
+
+
+def _in_place(subject: Subject, view: View, dtype: str) -> None:
+    """``out`` may be the logits."""
+    for k in subject.ks(1, 5, 67, 1000, 30000):
+        rows = batch(subject.rows_of(k, 9), k, dtype)
+        due = view.run(subject, rows)
+        own = subject.put(np.array(rows.x))
+        result = _into(subject, view, rows, own, own)
+        if result is not own:
+            raise Failure(f"{view.name}(x, out=x) returns another object than x")
+        mismatch(subject.get(own), due, f"{view.name} of {dtype} {rows.x.shape} in place", than=" (not in place)")
+
+
+def _out_along_axis(subject: Subject, view: View) -> None:
+    """``out`` for an axis that is not the last, and ``out`` of another layout than the logits."""
+    rows = batch(6, 4, "float64")
+    due = view.run(subject, rows)
+    _, target, options = view.arguments(rows)
+    if view.target == "soft":
+        target = target.T.copy()
+    if "sample_weight" in options:
+        options["sample_weight"] = subject.put(options["sample_weight"])
+    out = subject.put(np.full((4, 6), _GARBAGE))
+    arguments = [subject.put(rows.x.T.copy())] + ([] if target is None else [subject.put(target)])
+    getattr(subject.be, view.op)(*arguments, axis=0, out=out, **options)
+    mismatch(subject.get(out), due.T, f"{view.name} along axis 0 into out=", than=" (without out)")
+    if subject.host:
+        wide = np.full((6, 8), _GARBAGE)
+        _into(subject, view, rows, rows.x, wide[:, ::2])
+        mismatch(wide[:, ::2], due, f"{view.name} into a strided out=", than=" (without out)")
+        if not (wide[:, 1::2] == _GARBAGE).all():
+            raise Failure(f"{view.name} into a strided out= wrote between its entries")
+
+
+def _bad_out(name: str, x: Array) -> tuple[Any, Any]:
+    """An ``out`` to be refused, and the logits to refuse it for."""
+    other = "float32" if x.dtype.name == "float64" else "float64"
+    big = np.full(x.size + x.shape[1] * 2, _GARBAGE, x.dtype)
+    if name == "dtype":
+        return np.full(x.shape, _GARBAGE, other), x
+    if name == "integers":
+        return np.full(x.shape, 7, np.int64), x
+    if name == "rows":
+        return np.full((x.shape[0] + 1, x.shape[1]), _GARBAGE, x.dtype), x
+    if name == "classes":
+        return np.full((x.shape[0], x.shape[1] - 1), _GARBAGE, x.dtype), x
+    if name == "transposed":
+        return np.full(x.shape[::-1], _GARBAGE, x.dtype), x
+    if name == "one-row":
+        return np.full((1, x.shape[1]), _GARBAGE, x.dtype), x
+    if name == "read-only":
+        out = np.full(x.shape, _GARBAGE, x.dtype)
+        out.flags.writeable = False
+        return out, x
+    if name == "zero-stride":
+        out = np.lib.stride_tricks.as_strided(np.full(x.shape[1], _GARBAGE, x.dtype), x.shape, (0, x.itemsize))
+        return out, x
+    if name == "byte-swapped":
+        return np.full(x.shape, _GARBAGE, x.dtype.newbyteorder()), x
+    step = {"overlap-one-entry": 1, "overlap-one-row": x.shape[1], "overlap-reversed": 0}[name]
+    logits = big[: x.size].reshape(x.shape)
+    logits[...] = x
+    if name == "overlap-reversed":
+        return logits[::-1], logits
+    return big[step : step + x.size].reshape(x.shape), logits
+
+
+def _refused_out(subject: Subject, bad: str, view: View) -> None:
+    """ValueError, and ``out`` as it was."""
+    rows = batch(6, 4, "float64")
+    out, logits = _bad_out(bad, np.array(rows.x))
+    before = np.array(out)
+    try:
+        _into(subject, view, rows, subject.put(logits), subject.put(out))
+    except ValueError:
+        if np.array(out).tobytes() != before.tobytes():
+            raise Failure(f"{view.name} wrote to the out= that it refused ({bad})") from None
+        return
+    except Exception as error:
+        raise Failure(
+            f"{view.name} with out= of the wrong kind ({bad}) raises {error!r}, expected ValueError"
+        ) from error
+    raise Failure(f"{view.name} accepts an out= that must be refused: {bad}")
+
+
+def _out_is_target(subject: Subject, op: str) -> None:
+    """``out`` may not be, nor overlap, the soft target or the weights."""
+    rows = batch(4, 4, "float64")
+    for name in ("target", "sample_weight", "class_weight"):
+        out = np.array(rows.q)
+        target, options = rows.q, {}
+        if name == "target":
+            target = out
+        else:
+            options[name] = out.reshape(-1)[:4]
+        before = out.tobytes()
+        try:
+            getattr(subject.be, op)(rows.x, target, out=out, validate=False, **options)
+        except ValueError:
+            if out.tobytes() != before:
+                raise Failure(f"{op} wrote to its {name} before it refused it as out=") from None
+            continue
+        raise Failure(f"{op} accepts an out= that shares memory with {name}")
+
+
+def _untouched(subject: Subject, op: str, wrong: str) -> None:
+    """An error of any argument leaves ``out`` as it was."""
+    rows = batch(4, 5, "float64")
+    labels = rows.known
+    options: dict[str, Any] = {}
+    if wrong == "label":
+        labels = labels + 5
+    elif wrong == "length":
+        labels = labels[:3]
+    elif wrong == "reduction":
+        options = {"reduction": "median"}
+    elif wrong == "smoothing":
+        options = {"label_smoothing": 2.0}
+    elif wrong == "class-weight":
+        options = {"class_weight": -rows.w}
+    elif wrong == "sample-weight":
+        options = {"sample_weight": subject.put(-rows.s)}
+    out = subject.put(np.full(rows.x.shape, _GARBAGE))
+    try:
+        getattr(subject.be, op)(subject.put(rows.x), subject.put(labels), out=out, **options)
+    except ValueError:
+        if not (subject.get(out) == _GARBAGE).all():
+            raise Failure(f"{op} wrote to out before it raised on a wrong {wrong}") from None
+        return
+    raise Failure(f"{op} accepts a wrong {wrong}")
+
+
+_REFUSED: Final = ("dtype", "integers", "rows", "classes", "transposed", "one-row", "byte-swapped")
+_REFUSED_HOST: Final = ("read-only", "zero-stride", "overlap-one-entry", "overlap-one-row", "overlap-reversed")
+
+OUT = Row(
+    "out",
+    "out=",
+    "exact alias of the logits is fine (never of the target) and bitwise equal; partial overlap, wrong dtype or shape, "
+    "read-only, zero stride: ValueError; returns `out` itself",
+    checks=check("out", _filled, view=_MAPS, dtype=FLOATS)
+    + check("out", _fused_filled, dtype=FLOATS)
+    + check("out", _in_place, view=_MAPS, dtype=WIDE)
+    + check("out", _in_place, view=[v for v in _MAPS if v.name in ("softmax", "gradient")], dtype=FLOATS[:2])
+    + check("out", _out_along_axis, name="axis", view=_MAPS)
+    + check("out", _refused_out, name="refused", bad=_REFUSED[:6], view=[_MAPS[0], _MAPS[2]])
+    + check(
+        "out",
+        _refused_out,
+        name="refused",
+        needs=("host",),
+        bad=("byte-swapped", *_REFUSED_HOST),
+        view=[_MAPS[0], _MAPS[2]],
+    )
+    + check("out", _out_is_target, needs=("host",), op=("gradient", "loss_and_gradient")),
+)
+
+# -- determinism ---------------------------------------------------------------------------------------
+
+
+def _shapes(subject: Subject) -> list[tuple[int, int]]:
+    """Shapes around the sizes at which kernels change their ways."""
+    return {
+        "compiled": [(2, 1), (5, 3), (300, 10), (65, 64), (40, 1000), (7, 4097), (3, 30000)],
+        "interpreted": [(2, 1), (7, 10), (4, 129)],
+        "simulated": [(3, 5), (2, 70)],
+    }[subject.cost]
+
+
+def _repeated(subject: Subject, view: View, dtype: str) -> None:
+    """The same call gives the same bits, and no result changes when the next one is made."""
+    for n, k in _shapes(subject):
+        rows = batch(n, k, dtype)
+        first = view.run(subject, rows)
+        kept = np.array(first)
+        view.run(subject, batch(n, k, dtype, 5.0, seed=1))
+        mismatch(
+            first, kept, f"{view.name} of {dtype} {(n, k)}, after a call on other logits,", than=" as it was before"
+        )
+        for _ in range(2):
+            mismatch(view.run(subject, rows), kept, f"{view.name} of {dtype} {(n, k)}, repeated,", than=" (first time)")
+
+
+def _fresh(subject: Subject, view: View) -> None:
+    """Logits changed in place, at the same address, give new results."""
+    rows = batch(4, 6, "float64")
+    x, p = np.array(rows.x), np.array(rows.p)
+    own = Batch(x, p, rows.labels, rows.q, rows.s, rows.w)
+    view.run(subject, own)
+    other = batch(4, 6, "float64", 5.0, seed=1)
+    x[...], p[...] = other.x, other.p
+    fresh = Batch(np.array(x), np.array(p), rows.labels, rows.q, rows.s, rows.w)
+    said = f"{view.name} of logits changed in place since the last call"
+    mismatch(view.run(subject, own), view.run(subject, fresh), said, than=" (a copy of them)")
+
+
+def _alone(subject: Subject, view: View, dtype: str) -> None:
+    """A row gives the same bits alone, in part of a batch, and in a batch in another order."""
+    for n, k in _shapes(subject):
+        rows = batch(n, k, dtype)
+        whole = view.run(subject, rows)
+        said = f"{view.name} of {dtype} rows of {k}:"
+        some = range(n) if n * k < 2000 else [0, 1, n // 2, n - 1]
+        if subject.cost == "simulated":
+            some = [n - 1]
+        for i in some:
+            alone = view.run(subject, rows.take(slice(i, i + 1)))
+            mismatch(alone, whole[i : i + 1], f"{said} row {i} alone", than=f" (in a batch of {n})")
+        if subject.cost != "simulated":
+            mismatch(
+                view.run(subject, rows.take(slice(0, n - 1))),
+                whole[:-1],
+                f"{said} the first {n - 1} rows",
+                than=f" (of {n})",
+            )
+        mismatch(view.run(subject, rows.take(slice(None, None, -1))), whole[::-1], f"{said} rows reversed")
+
+
+def _beside(subject: Subject, view: View, dtype: str) -> None:
+    """A row does not notice that its neighbours have other magnitudes."""
+    for n, k in ((4, 9), (3, 70)):
+        rows = batch(n, k, dtype)
+        loud = rows.shifted(rows.x.copy())
+        loud.x[1::2] = (loud.x[1::2].astype(np.float64) * 37.0 + 500.0).astype(loud.x.dtype)
+        said = f"{view.name} of {dtype} {(n, k)}, odd rows times 37 plus 500: even rows"
+        mismatch(view.run(subject, loud)[::2], view.run(subject, rows)[::2], said, than=" (as before)")
+
+
+def _threads(subject: Subject, view: View, dtype: str) -> None:
+    """One thread and all threads give the same bits, at sizes worth several threads."""
+    numba = sys.modules.get("numba")
+    if numba is None or numba.config.NUMBA_NUM_THREADS < 2:
+        raise NotApplicable("no Numba with several threads in this process")
+    before = numba.get_num_threads()
+    try:
+        for n, k in ((2000, 300), (3, 200_000)):
+            rows = batch(n, k, dtype)
+            results = []
+            for count in (1, numba.config.NUMBA_NUM_THREADS):
+                numba.set_num_threads(count)
+                results.append(view.run(subject, rows))
+            mismatch(results[0], results[1], f"{view.name} of {dtype} {(n, k)} with one thread", than=" (several)")
+    finally:
+        numba.set_num_threads(before)
+
+
+DETERMINISM = Row(
+    "determinism",
+    "determinism",
+    "bit-for-bit equal across runs, thread counts, chunk sizes, layouts and batch composition (a row alone == the row "
+    "in a batch)",
+    checks=check("determinism", _repeated, view=VIEWS, dtype=WIDE)
+    + check("determinism", _fresh, view=VIEWS)
+    + check("determinism", _alone, name="row-alone", view=VIEWS, dtype=WIDE)
+    + check("determinism", _alone, name="row-alone", view=_MAPS[:3], dtype=FLOATS[:2])
+    + check("determinism", _beside, name="neighbours", view=[v for v in VIEWS if v.op != "log_loss"], dtype=WIDE)
+    + check(
+        "determinism",
+        _threads,
+        needs=("host",),
+        profile="standard",
+        max_k=200_000,
+        view=[v for v in VIEWS if v.name in ("softmax", "logsumexp", "loss", "gradient", "soft-loss")],
+        dtype=WIDE,
+    ),
+)
+
+# -- concurrency ---------------------------------------------------------------------------------------
+
+_PATIENCE: Final = 60.0  # seconds until a thread or child counts as hanging
+
+
+def _many_threads(subject: Subject, count: int) -> None:
+    """Python threads that call the backend at once get what one thread gets."""
+    views = [view for view in VIEWS if view.name in ("softmax", "logsumexp", "weighted-gradient", "soft-loss")]
+    shapes = {"compiled": [(64, 10), (300, 1000)], "interpreted": [(3, 20)], "simulated": [(2, 5)]}[subject.cost]
+    work = [(view, batch(n, k, "float32", seed=seed)) for seed in range(2) for view in views for n, k in shapes]
+    due = [view.run(subject, rows) for view, rows in work]
+    errors: list[BaseException] = []
+    barrier = threading.Barrier(count)
+
+    def one(start: int) -> None:
+        try:
+            barrier.wait(_PATIENCE)
+            for i in range(len(work)):
+                view, rows = work[(start + i) % len(work)]
+                mismatch(
+                    view.run(subject, rows),
+                    due[(start + i) % len(work)],
+                    f"{view.name} of float32 {rows.x.shape} in one of {count} threads",
+                    than=" (in one thread)",
+                )
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=one, args=(i,), daemon=True) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + _PATIENCE
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    if any(thread.is_alive() for thread in threads):
+        raise Failure(f"{count} threads calling at once: no end within {_PATIENCE:.0f} s")
+    if errors:
+        raise errors[0]
+
+
+def _forked(subject: Subject) -> None:
+    """A forked child gets the parent's bits, or an exception; it neither hangs nor dies."""
+    if not hasattr(os, "fork"):
+        raise NotApplicable("no os.fork on this system")
+    view = next(view for view in VIEWS if view.name == "gradient")
+    rows = batch(300, 200, "float32") if subject.cost == "compiled" else batch(2, 5, "float32")
+    due = view.run(subject, rows).tobytes()
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # that forking beside threads is dangerous is the point
+        child = os.fork()
+    if child == 0:
+        try:
+            same = b"1" if view.run(subject, rows).tobytes() == due else b"0"
+        except Exception:
+            same = b"1"  # it raises: allowed
+        finally:
+            os.write(write, same)
+            os._exit(0)
+    os.close(write)
+    try:
+        ready, _, _ = select.select([read], [], [], _PATIENCE)
+        answer = os.read(read, 1) if ready else None
+    finally:
+        os.close(read)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    if answer is None:
+        raise Failure(f"{view.name} in a forked child hangs: no result within {_PATIENCE:.0f} s")
+    if answer == b"":
+        raise Failure(f"{view.name} kills a forked child")
+    if answer != b"1":
+        raise Failure(f"{view.name} in a forked child gives other bits than in its parent")
+
+
+CONCURRENCY = Row(
+    "concurrency",
+    "concurrency",
+    "many Python threads may call one backend at once; a forked child works or raises, never hangs or dies",
+    checks=check("concurrency", _many_threads, name="threads", count=(2, 8))
+    + check("concurrency", _forked, name="fork", needs=("host",)),
+)
+
+# -- size ----------------------------------------------------------------------------------------------
+
+
+def _beyond_32_bits(subject: Subject, op: str) -> None:
+    """More than 2**31 logits, the ones that matter at the end. Untouched pages of zeros cost no memory."""
+    k, n = 1 << 20, 2049 + 2
+    needed = 4 * k * n
+    try:
+        x = np.zeros((n, k), np.float32)  # never written but at the end: the system maps one page of zeros for all
+    except MemoryError:
+        raise NotApplicable(f"{needed >> 30} GiB of address space cannot be had") from None
+    x[-1, -1] = x[-2, 3] = 50.0
+    if op == "argmax":
+        result = subject.call("argmax", x)
+        due = np.zeros(n, np.int64)
+        due[-1], due[-2] = k - 1, 3
+        mismatch(result, due, f"argmax of {n} x 2**20 zeros but for (-1, -1) and (-2, 3)")
+        return
+    result = subject.call("logsumexp", x[-3:])
+    whole = subject.call("logsumexp", x)
+    mismatch(
+        whole[-3:], result, f"logsumexp of {n} x 2**20 float32 ({n * k} logits): the last three rows", than=" (alone)"
+    )
+
+
+SIZE = Row(
+    "size",
+    "more than 2^31 elements",
+    "64-bit indexing everywhere",
+    checks=check(
+        "size", _beyond_32_bits, name="logits", needs=("host",), profile="standard", max_k=1 << 20, op=("argmax",)
+    )
+    + check("size", _beyond_32_bits, name="logits", needs=("host",), profile="deep", max_k=1 << 20, op=("logsumexp",)),
+)
+
+# -- errors --------------------------------------------------------------------------------------------
+
+
+def _quiet(subject: Subject, view: View, dtype: str) -> None:
+    """Nothing printed, and for finite logits no RuntimeWarning either."""
+    top = float(np.finfo(numpy_dtype(dtype)).max) if dtype != "bfloat16" else 3e38
+    finite = [[top, -top, 0.0], [0.0, 0.0, 0.0], [-80.0, 5.0, 3.0], [-top, -top, -top], [1e-3, 60.0, -60.0]]
+    special = [[np.inf, 0.0, 1.0], [np.nan, 1.0, 2.0], [-np.inf, -np.inf, -np.inf], [-np.inf, 0.0, 1.0], [np.inf] * 3]
+    for values in (finite, special):
+        rows = batch(5, 3, dtype)
+        rows = rows.shifted(np.array(values).astype(rows.x.dtype))
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            warnings.catch_warnings(record=True) as caught,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            warnings.simplefilter("always")
+            view.run(subject, rows)
+            if view.target:
+                logits, target, options = view.arguments(rows)
+                subject.call(view.op, logits, target, **{**options, "reduction": "mean"})
+        said = f"{view.name} of {dtype} {values}"
+        leaked = [w for w in caught if issubclass(w.category, RuntimeWarning)]
+        if leaked and values is finite:
+            raise Failure(f"{said} warns: {leaked[0].category.__name__}: {leaked[0].message}")
+        if out.getvalue() or err.getvalue():
+            raise Failure(f"{said} prints {(out.getvalue() + err.getvalue())[:200]!r}")
+
+
+ERRORS = Row(
+    "errors",
+    "errors",
+    "nothing is printed, no RuntimeWarning leaks for finite input, `out` untouched when an error is raised before "
+    "compute",
+    checks=check("errors", _quiet, view=VIEWS, dtype=FLOATS)
+    + check(
+        "errors",
+        _untouched,
+        name="out-untouched",
+        op=("gradient", "loss_and_gradient"),
+        wrong=("label", "length", "reduction", "smoothing", "class-weight", "sample-weight"),
+    ),
+)
+
+ROWS = (OUT, DETERMINISM, CONCURRENCY, SIZE, ERRORS)

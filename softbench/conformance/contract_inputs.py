@@ -1,0 +1,414 @@
+"""The contract, part 2: layouts, axes, dtypes and kinds of arrays."""
+
+from __future__ import annotations
+
+import decimal
+import importlib
+import importlib.util
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.exceptions import AxisError
+
+from softbench.conformance.batch import VIEWS, Batch, View, batch
+from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Row, check, must_raise
+from softbench.conformance.subject import Failure, NotApplicable, Subject, mismatch
+
+__all__ = ["ROWS"]
+
+Array = np.ndarray[Any, Any]
+_NONE: Final = {"reduction": "none"}
+_INTEGERS: Final = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+# -- layouts -------------------------------------------------------------------------------------------
+
+
+def _strided(a: Array) -> Array:
+    big = np.full((2 * a.shape[0],) + tuple(3 * n for n in a.shape[1:]), 7, a.dtype)
+    view = big[(slice(None, None, 2),) + (slice(None, None, 3),) * (a.ndim - 1)]
+    view[...] = a
+    return view
+
+
+def _negative(a: Array) -> Array:
+    flip = (slice(None, None, -1),) * a.ndim
+    return np.ascontiguousarray(a[flip])[flip]
+
+
+def _read_only(a: Array) -> Array:
+    copy = a.copy()
+    copy.flags.writeable = False
+    return copy
+
+
+def _unaligned(a: Array) -> Array:
+    if a.dtype.itemsize == 1:
+        return a
+    raw = np.zeros(a.nbytes + 1, np.uint8)
+    view = raw[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+def _zero_stride(a: Array) -> Array:
+    return np.broadcast_to(a[:1], a.shape)
+
+
+_LAYOUTS: Final[dict[str, Callable[[Array], Array]]] = {
+    "fortran": np.asfortranarray,
+    "strided": _strided,
+    "negative-stride": _negative,
+    "zero-stride": _zero_stride,
+    "read-only": _read_only,
+    "unaligned": _unaligned,
+}
+
+
+def _relaid(rows: Batch, lay: Callable[[Array], Array]) -> Batch:
+    return Batch(*(lay(part) for part in (rows.x, rows.p, rows.labels, rows.q, rows.s, rows.w)))
+
+
+def _layout(subject: Subject, layout: str, view: View, dtype: str) -> None:
+    """Every argument in the layout at once gives the bits of the contiguous call."""
+    rows = batch(subject.rows_of(33, 9), 33, dtype)
+    lay = _LAYOUTS[layout]
+    other = _relaid(rows, lay)
+    if layout == "zero-stride":
+        rows = _relaid(other, lambda a: np.array(a, order="C"))
+    mismatch(
+        view.run(subject, other),
+        view.run(subject, rows),
+        f"{view.name} of {layout} {dtype} arrays",
+        than=" (contiguous)",
+    )
+
+
+def _memmap(subject: Subject, dtype: str) -> None:
+    rows = batch(4, 9, dtype)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "logits"
+        rows.x.tofile(path)
+        mapped = np.memmap(path, rows.x.dtype, "r", shape=rows.x.shape)
+        result = subject.be.softmax(mapped)
+        if type(result) is not np.ndarray:
+            raise Failure(f"softmax of a memmap is a {type(result).__name__}, expected ndarray")
+        mismatch(result, subject.call("softmax", rows.x), f"softmax of a {dtype} memmap", than=" (array)")
+
+
+def _unwritten(subject: Subject, view: View, dtype: str) -> None:
+    """Logits, targets and weights have their bytes before and after."""
+    rows = _relaid(batch(subject.rows_of(40, 6), 40, dtype), np.array)
+    kept = _relaid(rows, np.array)
+    view.run(subject, rows)
+    for name in ("x", "p", "labels", "q", "s", "w"):
+        now, before = getattr(rows, name), getattr(kept, name)
+        if now.tobytes() != before.tobytes():
+            where = tuple(int(i) for i in np.argwhere(now != before)[0])
+            told = {"x": "the logits", "p": "the probabilities", "labels": "the labels", "q": "the soft target"}
+            raise Failure(
+                f"{view.op} wrote to {told.get(name, 'the weights')}: entry {list(where)} was {before[where]!r} "
+                f"and is {now[where]!r} after the call ({dtype}, shape {rows.x.shape})"
+            )
+
+
+LAYOUTS = Row(
+    "layouts",
+    "Fortran order, strided, negative or zero stride, read-only, unaligned, memmap",
+    "bit-for-bit the C-contiguous result; inputs are never written",
+    checks=check("layouts", _layout, needs=("host",), name="same", layout=_LAYOUTS, view=VIEWS, dtype=WIDE)
+    + check(
+        "layouts",
+        _layout,
+        needs=("host",),
+        name="same",
+        layout=_LAYOUTS,
+        view=[v for v in VIEWS if v.name in ("softmax", "gradient")],
+        dtype=("float16", "bfloat16"),
+    )
+    + check("layouts", _memmap, needs=("host",), dtype=WIDE)
+    + check("layouts", _unwritten, needs=("host",), name="inputs-unwritten", view=VIEWS, dtype=WIDE),
+)
+
+
+# -- axes ----------------------------------------------------------------------------------------------
+
+
+def _any_axis(subject: Subject, view: View, axis: int) -> None:
+    """An array of three dimensions along any axis is its rows put together."""
+    shape = (3, 4, 5) if subject.cost != "simulated" else (2, 2, 3)
+    k = shape[axis]
+    n = math.prod(shape) // k
+    rows = batch(n, k, "float64")
+    outer = shape[: axis % 3] + shape[axis % 3 + 1 :]
+
+    def lift(a: Array) -> Array:
+        return np.moveaxis(a.reshape(*outer, k), -1, axis)
+
+    logits, target, options = view.arguments(rows)
+    if target is not None:
+        target = target.reshape(outer) if view.target == "index" else lift(target)
+    if "sample_weight" in options:
+        options["sample_weight"] = options["sample_weight"].reshape(outer)
+    lifted = lift(logits)
+    flat = view.run(subject, rows)
+    due = lift(flat) if view.maps else flat.reshape(outer)
+    said = f"{view.name} of a {shape} array, axis={axis},"
+    for place in (axis, axis - 3):
+        result = subject.call(view.op, np.ascontiguousarray(lifted), target, axis=place, **options)
+        mismatch(result, due, said, than=" (row by row)")
+
+
+def _keepdims(subject: Subject) -> None:
+    x = batch(6, 4, "float64").x.reshape(2, 3, 4)
+    for axis in (0, 1, 2, -1):
+        kept = subject.call("logsumexp", x, axis=axis, keepdims=True)
+        due = np.expand_dims(subject.call("logsumexp", x, axis=axis), axis)
+        mismatch(kept, due, f"logsumexp of a (2,3,4) array, axis={axis}, keepdims=True,")
+
+
+def _one_row(subject: Subject, view: View) -> None:
+    """A 1-d array is one row; its per-row results are 0-d."""
+    rows = batch(1, 7, "float64")
+    logits, target, options = view.arguments(rows)
+    if target is not None:
+        target = target[0] if view.target == "soft" else np.asarray(target[0])
+    if "sample_weight" in options:
+        options["sample_weight"] = np.asarray(options["sample_weight"][0])
+    result = subject.call(view.op, logits[0], target, **options)
+    mismatch(result, view.run(subject, rows)[0, ...], f"{view.name} of a 1-d array", than=" (as one row)")
+
+
+def _with_axis(op: str, axis: Any, error: type[Exception], **options: Any) -> Example:
+    target = np.array([0, 1]) if op in ("loss", "gradient", "log_loss") else None
+    name = f"axis-{axis}".replace(" ", "")
+    return Example(op, [[0.5, 0.5], [0.25, 0.75]], target, Raises(error), {"axis": axis, **options}, ("float64",), name)
+
+
+_OPS: Final = ("argmax", "logsumexp", "softmax", "log_softmax", "loss", "gradient", "log_loss")
+
+AXES = Row(
+    "axes",
+    "0-d, 1-d, n-d",
+    "0-d -> TypeError; 1-d is one row; n-d with any integer axis; bad axis -> AxisError",
+    tuple(Example(op, 1.5, expect=Raises(TypeError), dtypes=WIDE, name="0-d") for op in _OPS[:4])
+    + tuple(Example(op, 0.5, np.array(0), Raises(TypeError), dtypes=WIDE, name="0-d") for op in _OPS[4:])
+    + tuple(_with_axis(op, axis, AxisError) for op in _OPS for axis in (2, -3))
+    + tuple(_with_axis("softmax", axis, TypeError) for axis in (1.0, None, "1"))
+    + (Example("softmax", [[0.0, 0.0]], expect=[[1.0, 1.0]], options={"axis": np.int64(0)}, name="numpy-integer"),),
+    check("axes", _any_axis, name="any-axis", view=VIEWS, axis=(0, 1, 2))
+    + check("axes", _one_row, name="one-row", view=VIEWS)
+    + check("axes", _keepdims),
+)
+
+
+# -- dtypes --------------------------------------------------------------------------------------------
+
+
+def _integers(subject: Subject, dtype: str) -> None:
+    """Integers count as float64."""
+    x = np.array([[1, 5, 100], [7, 0, 3]], dtype)
+    wide = x.astype(np.float64)
+    labels = np.array([0, 2])
+    for op in ("softmax", "log_softmax", "logsumexp", "argmax"):
+        mismatch(subject.call(op, x), subject.call(op, wide), f"{op} of {dtype} logits", than=" (float64)")
+    for op in ("loss", "gradient"):
+        said = f"{op} of {dtype} logits"
+        mismatch(subject.call(op, x, labels, **_NONE), subject.call(op, wide, labels, **_NONE), said, than=" (float64)")
+
+
+def _form(subject: Subject, view: View, dtype: str) -> None:
+    """Results have the logits' dtype; argmax int64; sums and means float64."""
+    rows = batch(4, 5, dtype)
+    due = "int64" if view.op == "argmax" else dtype
+    result = view.run(subject, rows)
+    if result.dtype.name != due:
+        raise Failure(f"{view.name} of {dtype} has dtype {result.dtype.name}, expected {due}")
+    if view.op in ("loss", "log_loss"):
+        logits, target, options = view.arguments(rows)
+        for reduction in ("sum", "mean"):
+            total = subject.call(view.op, logits, target, **{**options, "reduction": reduction})
+            if total.dtype.name != "float64" or total.shape != ():
+                raise Failure(
+                    f"{view.name} of {dtype}, reduction={reduction!r}, is {total.dtype.name} of shape {total.shape}, "
+                    f"expected a float64 scalar"
+                )
+
+
+def _longdouble(subject: Subject, op: str) -> None:
+    if np.finfo(np.longdouble).nmant <= 52:
+        raise NotApplicable("longdouble is float64 here")
+    x = np.zeros((2, 3), np.longdouble)
+    _refused(subject, op, x, ("longdouble", "float128", "float96"))
+
+
+def _refused(subject: Subject, op: str, logits: Any, words: tuple[str, ...]) -> None:
+    """TypeError that says one of ``words``."""
+    target = np.array([0, 0]) if op in ("loss", "gradient", "log_loss") else None
+    said = f"{op} of {type(logits).__name__}" + (f" {logits.dtype}" if hasattr(logits, "dtype") else "")
+    try:
+        result = subject.call(op, logits, target)
+    except TypeError as error:
+        if not any(word.lower() in str(error).lower() for word in words):
+            raise Failure(f"{said} raises TypeError({str(error)!r}), which does not name {words[0]}") from None
+        return
+    except Exception as error:
+        raise Failure(f"{said} raises {error!r}, expected TypeError") from error
+    raise Failure(f"{said} returns {result.dtype.name} {result!r}, expected TypeError")
+
+
+def _refused_kind(subject: Subject, kind: str, op: str) -> None:
+    make, words = _KINDS[kind]
+    _refused(subject, op, make(), words)
+
+
+def _sparse() -> Any:
+    if importlib.util.find_spec("scipy") is None:
+        raise NotApplicable("scipy is not installed")
+    import scipy.sparse
+
+    return scipy.sparse.csr_array(np.eye(2))
+
+
+def _structured() -> Any:
+    return np.zeros((2, 2), [("a", "f8")])
+
+
+_KINDS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...]]]] = {
+    "bool": (lambda: np.zeros((2, 2), bool), ("bool",)),
+    "complex64": (lambda: np.zeros((2, 2), np.complex64), ("complex64",)),
+    "complex128": (lambda: np.zeros((2, 2), np.complex128), ("complex128",)),
+    "object": (lambda: np.array([[decimal.Decimal(1), 2], [3, 4]], object), ("object",)),
+    "str": (lambda: np.array([["1", "2"], ["3", "4"]]), ("str",)),
+    "bytes": (lambda: np.array([[b"1", b"2"], [b"3", b"4"]]), ("bytes",)),
+    "datetime": (lambda: np.zeros((2, 2), "datetime64[s]"), ("datetime",)),
+    "structured": (_structured, ("void",)),
+    "masked": (lambda: np.ma.masked_array(np.zeros((2, 2)), mask=np.eye(2, dtype=bool)), ("mask",)),
+    "sparse": (_sparse, ("sparse", "csr")),
+    "None": (lambda: None, ("None", "object")),
+    "ragged": (lambda: [[0.0, 1.0], [0.0]], ("list",)),
+    "dict": (lambda: {"a": 1.0}, ("dict", "object")),
+}
+
+DTYPES = Row(
+    "dtypes",
+    "dtypes of logits",
+    "bool logits TypeError; integers -> float64; float16/bfloat16 in, same dtype out; longdouble: TypeError on every "
+    "built-in backend (never a silent downcast)",
+    checks=check("dtypes", _integers, dtype=_INTEGERS)
+    + check("dtypes", _form, name="result", view=VIEWS, dtype=FLOATS)
+    + check("dtypes", _refused_kind, name="refused", kind=("bool",), op=_OPS)
+    + check("dtypes", _longdouble, needs=("host",), op=_OPS),
+)
+
+KINDS = Row(
+    "kinds",
+    "complex, object, str, scipy.sparse, masked arrays",
+    "TypeError naming the type",
+    checks=check("kinds", _refused_kind, name="refused", kind=[k for k in _KINDS if k.startswith("complex")], op=_OPS)
+    + check(
+        "kinds",
+        _refused_kind,
+        name="refused",
+        needs=("host",),
+        kind=[k for k in _KINDS if k != "bool" and not k.startswith("complex")],
+        op=("softmax", "loss"),
+    ),
+)
+
+
+# -- other kinds of arrays -----------------------------------------------------------------------------
+
+
+def _big_endian(subject: Subject, view: View, dtype: str) -> None:
+    rows = batch(4, 9, dtype)
+    swapped = _relaid(rows, lambda a: a.astype(a.dtype.newbyteorder()))
+    result = view.run(subject, swapped)
+    if not result.dtype.isnative:
+        raise Failure(f"{view.name} of byte-swapped {dtype} arrays is not native")
+    mismatch(result, view.run(subject, rows), f"{view.name} of byte-swapped {dtype} arrays", than=" (native)")
+
+
+BIG_ENDIAN = Row(
+    "big-endian",
+    "big-endian",
+    "accepted, native output",
+    checks=check(
+        "big-endian",
+        _big_endian,
+        name="same",
+        needs=("host",),
+        view=[v for v in VIEWS if v.name in ("argmax", "softmax", "weighted-loss", "soft-gradient")],
+        dtype=("float16", *WIDE),
+    ),
+)
+
+
+def _pandas(subject: Subject) -> None:
+    pd = importlib.import_module("pandas")
+
+    rows = batch(5, 4, "float64")
+    frame = pd.DataFrame(rows.x, index=list("edcba"), columns=list("wxyz"))
+    labels = pd.Series(rows.known, index=list("abcde"))
+    weight = pd.Series(rows.s, index=list("bcdea"))
+    result = subject.be.softmax(frame)
+    if type(result) is not np.ndarray:
+        raise Failure(f"softmax of a DataFrame is a {type(result).__name__}, expected ndarray")
+    mismatch(result, subject.call("softmax", rows.x), "softmax of a DataFrame", than=" (its values)")
+    got = subject.be.loss(frame, labels, sample_weight=weight, **_NONE)
+    due = subject.call("loss", rows.x, rows.known, sample_weight=rows.s, **_NONE)
+    mismatch(got, due, "loss of a DataFrame, Series of labels and weights in other index orders", than=" (by position)")
+
+
+def _lists(subject: Subject) -> None:
+    rows = batch(3, 4, "float64")
+    got = subject.be.loss(rows.x.tolist(), tuple(rows.known.tolist()), sample_weight=rows.s.tolist(), **_NONE)
+    due = subject.call("loss", rows.x, rows.known, sample_weight=rows.s, **_NONE)
+    mismatch(got, due, "loss of lists", than=" (arrays)")
+    mismatch(subject.be.softmax([0, 0]), np.array([0.5, 0.5]), "softmax([0, 0])")
+
+
+OTHER_ARRAYS = Row(
+    "pandas",
+    "pandas objects, lists",
+    "by position, as ndarray",
+    checks=check("pandas", _pandas, name="by-position", needs=("host", "pandas"))
+    + check("pandas", _lists, name="lists", needs=("host",)),
+)
+
+
+def _elsewhere(subject: Subject) -> None:
+    """A host array is refused by a device backend, with the name of what converts it."""
+    if subject.kind != "gpu":
+        raise NotApplicable("computes in host memory")
+    must_raise(
+        Subject(_Direct(subject.be)), Raises(TypeError, ("asarray",)), "softmax", np.zeros((2, 3), np.float32), None, {}
+    )
+
+
+class _Direct:
+    """A backend whose arguments are passed on as they are."""
+
+    def __init__(self, be: Any) -> None:
+        self._be = be
+        self.rows = be.rows
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._be, name)
+
+    def asarray(self, array: Any) -> Any:
+        return array
+
+
+DEVICES = Row(
+    "devices",
+    "an array of another device",
+    "TypeError that names `be.asarray`; no hidden copies",
+    checks=check("devices", _elsewhere, name="host-array"),
+)
+
+ROWS = (LAYOUTS, AXES, DTYPES, KINDS, BIG_ENDIAN, OTHER_ARRAYS, DEVICES)

@@ -1,0 +1,352 @@
+"""Relations between results that hold whatever the logits: they need no oracle, so they judge it too.
+
+Bitwise where the contract says so, otherwise within what the accuracy gates of both sides leave.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import numpy as np
+
+from softbench.conformance.batch import VIEWS, Batch, View, batch
+from softbench.conformance.case import FLOATS, WIDE, Row, check
+from softbench.conformance.subject import Failure, Subject, mismatch
+from softbench.dtypes import formats
+
+__all__ = ["ROWS"]
+
+Array = np.ndarray[Any, Any]
+_NONE: Final = {"reduction": "none"}
+_BY_NAME: Final = {view.name: view for view in VIEWS}
+
+
+def _inputs(subject: Subject, dtype: str) -> list[tuple[str, Batch]]:
+    """Batches of several magnitudes and widths, with a word for each."""
+    scales = (3.0,) if subject.cost == "simulated" else (1.0, 30.0)
+    sizes = [(subject.rows_of(k, 50), k) for k in subject.ks(1, 2, 3, 10, 100, 1000)]
+    return [(f"N(0,{c:g}) {dtype}[{n},{k}]", batch(n, k, dtype, c)) for n, k in sizes for c in scales]
+
+
+def _near(a: Array, b: Array, gap: float, dtype: str, said: str, than: str) -> None:
+    """`Failure` unless ``|a - b| <= gap`` spacings of ``dtype`` at the larger of both."""
+    spec = formats[dtype]
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    with np.errstate(all="ignore"):
+        _, exponent = np.frexp(np.maximum(np.abs(x), np.abs(y)))
+        spacing = np.ldexp(1.0, np.maximum(exponent - 1, spec.emin) - spec.precision + 1)
+        off = np.abs(x - y) / spacing
+    wrong = ~((off <= gap) | (x == y) | ((x != x) & (y != y)))
+    if wrong.any():
+        where = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise Failure(
+            f"{said}{list(where)} is {float(x[where])!r}, {than} {float(y[where])!r}: "
+            f"{float(off[where]):.3g} ulp apart, more than {gap:g}"
+        )
+
+
+# -- probabilities -------------------------------------------------------------------------------------
+
+
+def _range(subject: Subject, dtype: str) -> None:
+    """0 <= p <= 1."""
+    for made, rows in _inputs(subject, dtype):
+        p = subject.call("softmax", rows.x)
+        if not ((p >= 0) & (p <= 1)).all():
+            i, k = np.argwhere(~((p >= 0) & (p <= 1)))[0]
+            raise Failure(f"softmax of {made}: p[{i}, {k}] is {float(p[i, k])!r}, outside [0, 1]")
+
+
+def _sum_to_one(subject: Subject, dtype: str) -> None:
+    """|sum p - 1| <= 8u + 4 K eta, summed exactly (in half precision what rounding each entry can add)."""
+    spec = formats[dtype]
+    for made, rows in _inputs(subject, dtype):
+        p = subject.call("softmax", rows.x).astype(np.float64)
+        bound = 4 * spec.eps + 4 * p.shape[1] * spec.tiny
+        for i, row in enumerate(p):
+            total = math.fsum(row.tolist()) if np.isfinite(row).all() else math.nan
+            if not abs(total - 1.0) <= bound:
+                raise Failure(
+                    f"softmax of {made}: row {i} sums to {total!r}, further from 1 than 8u + 4K eta = {bound:.3g}"
+                )
+
+
+def _monotone(subject: Subject, dtype: str) -> None:
+    """x_i > x_j => p_i >= p_j (1 - 16u) - 8 eta."""
+    spec = formats[dtype]
+    for made, rows in _inputs(subject, dtype):
+        order = np.argsort(rows.x, axis=1, kind="stable")
+        p = np.take_along_axis(subject.call("softmax", rows.x).astype(np.float64), order, axis=1)
+        highest = np.maximum.accumulate(p, axis=1)
+        wrong = ~(p >= highest * (1 - 8 * spec.eps) - 8 * spec.tiny)
+        if wrong.any():
+            i, k = (int(v) for v in np.argwhere(wrong)[0])
+            raise Failure(
+                f"softmax of {made}, row {i}: the {k}-th smallest logit {float(rows.x[i, order[i, k]])!r} has "
+                f"probability {p[i, k]!r}, a smaller logit has {highest[i, k]!r}"
+            )
+
+
+PROBABILITIES = Row(
+    "probabilities",
+    "softmax is a distribution, in the order of the logits",
+    "0 <= p <= 1; |sum p - 1| <= 8u + 4K eta, summed exactly; x_i > x_j => p_i >= p_j (1 - 16u) - 8 eta",
+    checks=check("probabilities", _range, dtype=FLOATS)
+    + check("probabilities", _sum_to_one, dtype=FLOATS)
+    + check("probabilities", _monotone, dtype=FLOATS),
+)
+
+# -- symmetries ----------------------------------------------------------------------------------------
+
+_SHIFTS: Final[dict[str, tuple[float, float, tuple[float, ...]]]] = {
+    # dtype: grid of the logits, largest logit, shifts; grid points plus shifts are representable
+    "float16": (0.125, 8.0, (-128.0, 64.0, 128.0)),
+    "bfloat16": (0.5, 8.0, (-64.0, 64.0)),
+    "float32": (0.125, 60.0, (-(2.0**19), 1024.0, 1e6)),
+    "float64": (0.125, 600.0, (-(2.0**40), 1024.0, 1e6)),
+}
+
+
+def _shift(subject: Subject, view: View, dtype: str) -> None:
+    """A common shift that is exact changes no bit (logsumexp: within its gate)."""
+    grid, top, shifts = _SHIFTS[dtype]
+    for k in subject.ks(2, 10, 100, 1000):
+        rows = batch(subject.rows_of(k, 40), k, dtype)
+        points = np.clip(np.round(rows.x.astype(np.float64) * 4 / grid) * grid, -top, top)
+        plain = rows.shifted(points.astype(rows.x.dtype))
+        due = view.run(subject, plain)
+        for c in shifts:
+            moved = rows.shifted((points + c).astype(rows.x.dtype))
+            said = f"{view.name} of {dtype} {rows.x.shape} multiples of {grid} plus {c:g}"
+            if view.op == "logsumexp":
+                subject.judge("logsumexp", view.run(subject, moved), moved.x, made=said)
+            else:
+                mismatch(view.run(subject, moved), due, said, than=" (without the shift)")
+
+
+def _permute(subject: Subject, view: View, dtype: str) -> None:
+    """Classes in another order give the results in that order."""
+    gap = {"argmax": 0.0, "logsumexp": 4.0, "log_loss": 8.0}.get(view.op, 8.0 if "s" not in view.target else 16.0)
+    for made, rows in _inputs(subject, dtype):
+        k = rows.x.shape[1]
+        order = np.random.default_rng(k).permutation(k)
+        result, plain = view.run(subject, rows.permuted(order)), view.run(subject, rows)
+        said = f"{view.name} of {made} with permuted classes"
+        if view.op == "argmax":
+            tied = (rows.x == rows.x.max(axis=1, keepdims=True)).sum(axis=1) > 1
+            result, plain = order[result], np.where(tied, order[result], plain)
+            mismatch(result, plain, said)
+        elif "gradient" in view.name and (view.target == "soft" or view.options):
+            spec = formats[dtype]  # differences (sum q) p - q: absolute, in units of what was subtracted
+            off = np.abs(result.astype(np.float64) - plain[:, order].astype(np.float64))
+            if not (off <= 24 * spec.eps * (1 + rows.w.max() * rows.s.max())).all():
+                i, j = (int(v) for v in np.unravel_index(int(np.nanargmax(off)), off.shape))
+                raise Failure(f"{said}[{i}, {j}] is {float(result[i, j])!r}, unpermuted {float(plain[i, order[j]])!r}")
+        else:
+            _near(result, plain[:, order] if view.maps else plain, gap, dtype, said, "unpermuted")
+
+
+SYMMETRIES = Row(
+    "symmetries",
+    "shift invariance, permutation equivariance",
+    "bitwise when x + c is exact; results follow the classes",
+    checks=check("symmetries", _shift, view=[v for v in VIEWS if v.op != "log_loss"], dtype=WIDE)
+    + check(
+        "symmetries", _shift, view=[v for v in VIEWS if v.name in ("softmax", "loss", "gradient")], dtype=FLOATS[:2]
+    )
+    + check("symmetries", _permute, view=[v for v in VIEWS if v.op != "log_loss"], dtype=WIDE),
+)
+
+# -- bounds and signs ----------------------------------------------------------------------------------
+
+
+def _lse_bounds(subject: Subject, dtype: str) -> None:
+    """max <= lse <= max + log K, up to one rounding."""
+    spec = formats[dtype]
+    for made, rows in _inputs(subject, dtype):
+        lse = subject.call("logsumexp", rows.x).astype(np.float64)
+        top = rows.x.max(axis=1).astype(np.float64)
+        slack = 4 * spec.eps * np.maximum(np.abs(top + math.log(rows.x.shape[1])), np.abs(top)) + 4 * spec.tiny
+        wrong = ~((lse >= top - slack) & (lse <= top + math.log(rows.x.shape[1]) + slack))
+        if wrong.any():
+            i = int(np.argmax(wrong))
+            raise Failure(f"logsumexp of {made}: row {i} gives {lse[i]!r}, its maximum is {top[i]!r}")
+
+
+def _tiled(subject: Subject, dtype: str) -> None:
+    """A row beside itself c times adds log c; lse(a||b) is logaddexp of both."""
+    for c in (2, 4):
+        rows = batch(5, 12, dtype)
+        plain = subject.call("logsumexp", rows.x).astype(np.float64)
+        tiled = subject.call("logsumexp", np.tile(rows.x, (1, c)))
+        _near(
+            tiled,
+            plain + math.log(c),
+            4.0,
+            dtype,
+            f"logsumexp of {dtype} rows tiled {c} times",
+            f"log {c} plus one tile",
+        )
+    a, b = batch(5, 12, dtype), batch(5, 12, dtype, 3.0, seed=1)
+    both = subject.call("logsumexp", np.concatenate([a.x, b.x], axis=1))
+    parts = [subject.call("logsumexp", part.x).astype(np.float64) for part in (a, b)]
+    _near(both, np.logaddexp(*parts), 4.0, dtype, f"logsumexp of two {dtype} rows in one", "logaddexp of both")
+
+
+def _signs(subject: Subject, dtype: str) -> None:
+    """log_softmax <= 0; loss >= 0; the label's gradient <= 0, all others >= 0; never -0 for a loss."""
+    for made, rows in _inputs(subject, dtype):
+        labels = rows.known
+        logs = subject.call("log_softmax", rows.x)
+        loss = subject.call("loss", rows.x, labels, **_NONE)
+        gradient = subject.call("gradient", rows.x, labels, **_NONE).astype(np.float64)
+        at_label = np.take_along_axis(gradient, labels[:, None], axis=1)
+        others = gradient.copy()
+        np.put_along_axis(others, labels[:, None], 0.0, axis=1)
+        for what, wrong in (
+            ("log_softmax has an entry above 0", ~(logs <= 0)),
+            ("loss is below 0", ~(loss >= 0)),
+            ("loss is -0", (loss == 0) & np.signbit(loss)),
+            ("the gradient at the label is above 0", ~(at_label <= 0)),
+            ("the gradient beside the label is below 0", ~(others >= 0)),
+        ):
+            if wrong.any():
+                raise Failure(f"{made}: {what} in row {int(np.argwhere(wrong)[0][0])}")
+
+
+def _gradient_sums(subject: Subject, dtype: str) -> None:
+    """Gradient rows sum to 0, to within the gates of their entries."""
+    spec = formats[dtype]
+    for made, rows in _inputs(subject, dtype):
+        for name in ("gradient", "weighted-gradient", "soft-gradient"):
+            gradient = _BY_NAME[name].run(subject, rows).astype(np.float64)
+            for i, row in enumerate(gradient):
+                # An entry (sum q) p - q was subtracted from things as large as 1.
+                size = math.fsum(np.abs(row).tolist()) if name != "soft-gradient" else 2.0
+                total = math.fsum(row.tolist())
+                if not abs(total) <= 4 * spec.eps * size + 4 * row.size * spec.tiny:
+                    raise Failure(f"{name} of {made}: row {i} sums to {total!r}, its entries' magnitudes to {size!r}")
+
+
+BOUNDS = Row(
+    "bounds",
+    "bounds and signs",
+    "max <= lse <= max + log K; lse(a||b) = logaddexp; tiling c times adds log c; log_softmax <= 0; loss >= 0; the "
+    "label's gradient <= 0; gradient rows sum to 0",
+    checks=check("bounds", _lse_bounds, name="logsumexp", dtype=FLOATS)
+    + check("bounds", _tiled, dtype=WIDE)
+    + check("bounds", _signs, dtype=FLOATS)
+    + check("bounds", _gradient_sums, dtype=FLOATS),
+)
+
+# -- equivalent calls ----------------------------------------------------------------------------------
+
+
+def _fused(subject: Subject, view: View, dtype: str) -> None:
+    """loss_and_gradient gives the bits of loss and of gradient."""
+    for made, rows in _inputs(subject, dtype):
+        logits, target, options = view.arguments(rows)
+        for reduction in ("none", "sum", "mean"):
+            options["reduction"] = reduction
+            loss, gradient = subject.call("loss_and_gradient", logits, target, **options)
+            said = f"of {view.name} on {made}, reduction={reduction!r},"
+            mismatch(
+                loss, subject.call("loss", logits, target, **options), f"loss_and_gradient()[0] {said}", than=" (loss)"
+            )
+            due = subject.call("gradient", logits, target, **options)
+            mismatch(gradient, due, f"loss_and_gradient()[1] {said}", than=" (gradient)")
+
+
+def _one_hot(subject: Subject, dtype: str) -> None:
+    """A label and its one-hot distribution mean the same."""
+    spec = formats[dtype]
+    for made, rows in _inputs(subject, dtype):
+        labels = rows.known
+        hot = np.eye(rows.x.shape[1], dtype=rows.x.dtype)[labels]
+        for options in ({}, {"class_weight": rows.w}, {"sample_weight": rows.s}, {"label_smoothing": 0.125}):
+            said = f"of {made} with one-hot targets, {', '.join(options)}:"
+            loss = subject.call("loss", rows.x, hot, **_NONE, **options)
+            due = subject.call("loss", rows.x, labels, **_NONE, **options)
+            _near(loss, due, 16.0, dtype, f"loss {said}", "with labels")
+            got = subject.call("gradient", rows.x, hot, **_NONE, **options).astype(np.float64)
+            due = subject.call("gradient", rows.x, labels, **_NONE, **options).astype(np.float64)
+            off = np.abs(got - due)
+            size = float(rows.w.max()) if "class_weight" in options else float(rows.s.max())
+            if not (off <= 8 * spec.eps * max(size, 1.0)).all():
+                i, k = (int(v) for v in np.argwhere(~(off <= 8 * spec.eps * max(size, 1.0)))[0])
+                raise Failure(f"gradient {said} [{i}, {k}] is {got[i, k]!r}, with labels {due[i, k]!r}")
+
+
+def _smoothed(subject: Subject, dtype: str) -> None:
+    """Smoothing is a smoothed soft target."""
+    for made, rows in _inputs(subject, dtype):
+        k = rows.x.shape[1]
+        labels = rows.known
+        q = np.full(rows.x.shape, 0.25 / k)
+        q[np.arange(len(q)), labels] += 0.75
+        loss = subject.call("loss", rows.x, labels, label_smoothing=0.25, **_NONE)
+        due = subject.call("loss", rows.x, q, **_NONE)
+        _near(loss, due, 16.0, dtype, f"loss of {made}, label_smoothing=0.25,", "with the smoothed target")
+
+
+def _repetition(subject: Subject, dtype: str) -> None:
+    """Integer sample weights repeat rows."""
+    for _, rows in _inputs(subject, dtype)[:4]:
+        times = np.arange(len(rows.x)) % 4
+        again = np.repeat(np.arange(len(rows.x)), times)
+        if not again.size:
+            continue
+        for target in (rows.known, rows.q):
+            for reduction in ("sum", "mean"):
+                got = subject.call("loss", rows.x, target, sample_weight=times.astype(np.float64), reduction=reduction)
+                due = subject.call("loss", rows.x[again], target[again], reduction=reduction)
+                said = f"{reduction} loss of {dtype} {rows.x.shape} with integer sample weights"
+                _near(got, due, 16.0, dtype, said, "with rows repeated")
+
+
+def _linear(subject: Subject, dtype: str) -> None:
+    """The soft loss is linear in the target."""
+    for made, rows in _inputs(subject, dtype):
+        n = len(rows.x)
+        a, b = rows.q, batch(n, rows.x.shape[1], dtype, 3.0, seed=2).q
+        mixed = (a.astype(np.float64) * 0.5 + b.astype(np.float64) * 0.5).astype(a.dtype)
+        la, lb, lm = (subject.call("loss", rows.x, y, **_NONE).astype(np.float64) for y in (a, b, mixed))
+        _near(
+            lm, 0.5 * la + 0.5 * lb, 24.0, dtype, f"loss of {made} for a mean of two targets", "the mean of both losses"
+        )
+
+
+def _exp_of_log(subject: Subject, dtype: str) -> None:
+    """softmax is exp(log_softmax), as far as the exponential's condition lets it be."""
+    spec = formats[dtype]
+    for made, rows in _inputs(subject, dtype):
+        p = subject.call("softmax", rows.x).astype(np.float64)
+        logs = subject.call("log_softmax", rows.x).astype(np.float64)
+        off = np.abs(p - np.exp(logs))
+        bound = spec.eps * (8 + 4 * np.abs(np.maximum(logs, -1e4))) * p + 8 * spec.tiny
+        if not (off <= bound).all():
+            i, k = (int(v) for v in np.argwhere(~(off <= bound))[0])
+            raise Failure(f"{made}: softmax[{i}, {k}] is {p[i, k]!r}, exp(log_softmax) is {math.exp(logs[i, k])!r}")
+
+
+EQUIVALENT = Row(
+    "equivalent-calls",
+    "calls that mean the same",
+    "fused = composed (bitwise within one backend); index = one-hot (within gates); soft loss linear in y; smoothing = "
+    "smoothed soft target; integer weights = repetition",
+    checks=check(
+        "equivalent-calls",
+        _fused,
+        view=[v for v in VIEWS if v.name in ("loss", "weighted-loss", "smoothed-loss", "soft-loss")],
+        dtype=WIDE,
+    )
+    + check("equivalent-calls", _fused, view=[_BY_NAME["loss"], _BY_NAME["soft-loss"]], dtype=FLOATS[:2])
+    + check("equivalent-calls", _one_hot, dtype=WIDE)
+    + check("equivalent-calls", _smoothed, dtype=WIDE)
+    + check("equivalent-calls", _repetition, dtype=WIDE)
+    + check("equivalent-calls", _linear, dtype=WIDE)
+    + check("equivalent-calls", _exp_of_log, dtype=FLOATS),
+)
+
+ROWS = (PROBABILITIES, SYMMETRIES, BOUNDS, EQUIVALENT)

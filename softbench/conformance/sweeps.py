@@ -1,0 +1,163 @@
+"""Sweeps: every number of classes in a range, rows around block sizes, long rows.
+
+Some bugs live at a few sizes only: a silent one in a large library needed two rows and an odd K between 513 and 1023
+(pytorch#147284). Rows of a sweep are exact shifts of one row, so all of them must agree bit for bit with each other, in
+batches of 1, 2 and 3 rows, and one of them is held against the oracle.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from softbench.conformance.case import WIDE, Row, check
+from softbench.conformance.subject import Failure, Subject, mismatch
+
+__all__ = ["ROWS"]
+
+_SHIFTS: Final = np.array([0.0, 40.0, -24.0])  # exact on the grid of the logits
+_TOP: Final = 4097
+
+
+def _sweep_ks(subject: Subject) -> list[int]:
+    """Numbers of classes to try: all that the profile has time for, always those around powers of two."""
+    top = min(_TOP, subject.max_k)
+    dense = {"quick": 70, "standard": 1100, "deep": _TOP}[subject.profile]
+    if subject.cost == "simulated":
+        dense = min(dense, 40)
+    if subject.cost == "interpreted":
+        dense = min(dense, 140)
+    step = {"quick": 173, "standard": 17, "deep": 1}[subject.profile]
+    around = {2**e + d for e in range(3, 13) for d in (-1, 0, 1)}
+    return [k for k in range(1, top + 1) if k <= dense or k % step == 5 or k in around]
+
+
+def _row(k: int, dtype: str) -> Any:
+    """Logits on a grid of eighths, a tie for the maximum now and then."""
+    return (np.round(np.random.default_rng(k).standard_normal(k) * 32.0) / 8.0).astype(dtype)
+
+
+def _every_k(subject: Subject, op: str, dtype: str) -> None:
+    """All K, with 1, 2 and 3 rows."""
+    for k in _sweep_ks(subject):
+        row = _row(k, dtype)
+        x = (row + _SHIFTS[:, None]).astype(dtype)
+        label = (7 * k) % k if k % 2 else k - 1
+        target = [np.full(3, label)] if op in ("loss", "gradient") else []
+        options = {"reduction": "none"} if target else {}
+        three = subject.call(op, x, *target, **options)
+        made = f"{dtype}[3,{k}] (multiples of 1/8, rows shifted by 0, 40, -24)"
+        subject.judge(op, three[:1], x[:1], *(y[:1] for y in target), made=made, **options)
+        if op == "logsumexp":
+            subject.judge(op, three, x, made=made)
+        else:
+            for i in (1, 2):
+                mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
+        for n in (2,) if subject.cost == "simulated" else (1, 2):
+            fewer = subject.call(op, x[:n], *(y[:n] for y in target), **options)
+            mismatch(fewer, three[:n], f"{op} of {made}, the first {n} rows alone,", than=" (three rows)")
+
+
+def _every_k_argmax(subject: Subject, dtype: str) -> None:
+    for k in _sweep_ks(subject):
+        row = _row(k, dtype)
+        x = (row + _SHIFTS[:, None]).astype(dtype)
+        due = np.full(3, row.argmax(), np.int64)
+        mismatch(subject.call("argmax", x), due, f"argmax of {dtype}[3,{k}]")
+
+
+def _every_n(subject: Subject, dtype: str) -> None:
+    """Numbers of rows around the sizes of blocks, chunks and warps: results of the rows one by one."""
+    k = 10
+    top = {"compiled": 2050, "interpreted": 66, "simulated": 34}[subject.cost]
+    ns = sorted({2**e + d for e in range(12) for d in (-1, 0, 1)} | {3 * 2**e + 1 for e in range(10)})
+    ns = [n for n in ns if 1 <= n <= top]
+    if subject.cost == "simulated" or subject.profile == "quick":
+        ns = ns[:: max(1, len(ns) // 8)]
+    whole = (np.random.default_rng(1).standard_normal((max(ns), k)) * 3.0).astype(dtype)
+    labels = np.arange(max(ns)) % k
+    due_p, due_l = subject.call("softmax", whole), subject.call("loss", whole, labels, reduction="none")
+    subject.judge("softmax", due_p, whole, made=f"N(0,3) {dtype}[{max(ns)},{k}]")
+    subject.judge("loss", due_l, whole, labels, made=f"N(0,3) {dtype}[{max(ns)},{k}]", reduction="none")
+    for n in ns:
+        than = f" (of {max(ns)} rows)"
+        mismatch(subject.call("softmax", whole[:n]), due_p[:n], f"softmax of the first {n} rows,", than=than)
+        got = subject.call("loss", whole[:n], labels[:n], reduction="none")
+        mismatch(got, due_l[:n], f"loss of the first {n} rows,", than=than)
+
+
+def _long(subject: Subject, op: str, dtype: str, k: int) -> None:
+    """Rows longer than any cache level or block."""
+    for n in (1, 3):
+        x = (np.random.default_rng(k).standard_normal((n, k)) * 3.0).astype(dtype)
+        target = [np.full(n, k - 1)] if op in ("loss", "gradient") else []
+        options = {"reduction": "none"} if target else {}
+        result = subject.call(op, x, *target, **options)
+        subject.judge(op, result, x, *target, made=f"N(0,3) {dtype}[{n},{k}]", **options)
+
+
+def _special_everywhere(subject: Subject, value: str, dtype: str) -> None:
+    """The maximum, or a lone finite logit, at every index of a long row."""
+    k = {"compiled": 1031, "interpreted": 129, "simulated": 33}[subject.cost]
+    if subject.profile == "quick":
+        k = min(k, 257)
+    eye = np.eye(k, dtype=bool)
+    low, high = (0.0, 50.0) if value == "maximum" else (-np.inf, 3.0)
+    x = np.where(eye, high, low).astype(dtype)
+    p = subject.call("softmax", x)
+    wrong = p.argmax(axis=1) != np.arange(k)
+    if wrong.any():
+        raise Failure(
+            f"softmax of {dtype} rows of {k}, {value} at j in row j: largest elsewhere in row {wrong.argmax()}"
+        )
+    first = p[0, 0]
+    mismatch(
+        p[eye], np.full(k, first), f"softmax of {dtype} rows of {k}, {value} at j in row j: p[j, j]", than=" as p[0, 0]"
+    )
+    others = p[~eye]
+    mismatch(
+        others, np.full(others.shape, others[0]), f"softmax of {dtype} rows of {k}, {value} at j in row j: the others"
+    )
+    labels = np.arange(k)
+    loss = subject.call("loss", x, labels, reduction="none")
+    mismatch(
+        loss, np.full(k, loss[0]), f"loss of {dtype} rows of {k}, label and {value} at j in row j:", than=" as row 0"
+    )
+    lse = subject.call("logsumexp", x)
+    mismatch(lse, np.full(k, lse[0]), f"logsumexp of {dtype} rows of {k}, {value} at j in row j:", than=" as row 0")
+
+
+_SWEPT: Final = ("softmax", "log_softmax", "logsumexp", "loss", "gradient")
+
+ROWS = (
+    Row(
+        "every-k",
+        "every K in 1..4097 with 1, 2 and 3 rows (what the profile and the cost of the backend allow)",
+        "within the gates; rows that are exact shifts of each other agree bit for bit in every batch",
+        checks=check("every-k", _every_k, name="sweep", op=_SWEPT, dtype=WIDE)
+        + check("every-k", _every_k_argmax, name="sweep-argmax", dtype=WIDE),
+    ),
+    Row(
+        "every-n",
+        "N around block, chunk and warp sizes",
+        "the rows one by one, bit for bit",
+        checks=check("every-n", _every_n, name="sweep", dtype=WIDE),
+    ),
+    Row(
+        "every-index",
+        "the maximum, or the only finite logit, at every index",
+        "the same results wherever it is",
+        checks=check("every-index", _special_everywhere, name="sweep", value=("maximum", "only-finite"), dtype=WIDE),
+    ),
+    Row(
+        "long-rows",
+        "K = 65537 and 2^20",
+        "within the gates",
+        checks=check(
+            "long-rows", _long, name="row", profile="standard", max_k=65537, op=_SWEPT, dtype=("float32",), k=(65537,)
+        )
+        + check("long-rows", _long, name="row", profile="deep", max_k=65537, op=_SWEPT, dtype=("float64",), k=(65537,))
+        + check("long-rows", _long, name="row", profile="deep", max_k=1 << 20, op=_SWEPT, dtype=WIDE, k=(1 << 20,)),
+    ),
+)

@@ -1,0 +1,860 @@
+"""A zoo of wrong backends: each plants one realistic bug, and names the case that must catch it.
+
+All are the NumPy backend, or the front over it, with one thing changed. A kit that does not reject every one of them
+by its named case is not worth its verdict: test_zoo.py asks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from softbench_backends.numpy import NumpyBackend
+
+from softbench.front import Backend
+from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
+
+__all__ = ["MUTANTS", "Mutant"]
+
+
+class Mutant(NamedTuple):
+    """A wrong backend."""
+
+    name: str
+    bug: str
+    killer: str
+    """Id of the case that must fail."""
+    make: Callable[[], Any]
+
+
+MUTANTS: Final[dict[str, Mutant]] = {}
+
+
+def mutant(bug: str, killer: str, front: bool = False) -> Callable[[type], type]:
+    """Register a class: a row backend, or with ``front`` a front over the right NumPy backend."""
+
+    def register(cls: type) -> type:
+        name = cls.__name__.replace("_", "-")
+        MUTANTS[name] = Mutant(name, bug, killer, (lambda: cls(NumpyBackend())) if front else cls)
+        return cls
+
+    return register
+
+
+class Rows(NumpyBackend):
+    """The right backend, under another name."""
+
+    name = "mutant"
+
+
+def wide(x):
+    return x.astype(np.float64)
+
+
+def exp_shifted(x, m=None):
+    with np.errstate(all="ignore"):
+        m = x.max(axis=1, keepdims=True) if m is None else m
+        return np.exp(wide(x) - wide(m))
+
+
+def normalised(e, out):
+    with np.errstate(all="ignore"):
+        out[...] = e / e.sum(axis=1, keepdims=True)
+    return out
+
+
+# -- the shift -----------------------------------------------------------------------------------------
+
+
+@mutant("exp(x) / sum exp(x), no shift", "accuracy-softmax/gate-softmax-float64-offset-1e6")
+class no_shift(Rows):
+    def softmax(self, x, out):
+        with np.errstate(all="ignore"):
+            return normalised(np.exp(x), out)
+
+
+@mutant("shifts by the maximum of the whole batch", "determinism/neighbours-softmax-float64")
+class global_maximum(Rows):
+    def softmax(self, x, out):
+        return normalised(exp_shifted(x, x.max(keepdims=True)), out)
+
+
+@mutant("shifts by the last logit instead of the largest", "accuracy-softmax/gate-softmax-float64-U(-600,600)")
+class last_column_maximum(Rows):
+    def softmax(self, x, out):
+        return normalised(exp_shifted(x, x[:, -1:]), out)
+
+
+@mutant("the running maximum starts at 0: rows of large negative logits underflow", "symmetries/shift-softmax-float32")
+class maximum_seeded_with_0(Rows):
+    def softmax(self, x, out):
+        return normalised(exp_shifted(x, np.maximum(x.max(axis=1, keepdims=True), 0)), out)
+
+
+@mutant("the maximum skips NaN and so does the sum", "nan-row/logsumexp-float64")
+class nan_dropped(Rows):
+    def logsumexp(self, x, out):
+        with np.errstate(all="ignore"):
+            m = np.fmax.reduce(x, axis=1)
+            out[...] = m + np.log(np.nansum(np.exp(wide(x) - wide(m)[:, None]), axis=1))
+        return out
+
+
+@mutant("argmax skips NaN", "nan-row/argmax-first-nan-float64")
+class argmax_skips_nan(Rows):
+    def argmax(self, x, out):
+        out[...] = np.where(np.isnan(x), -np.inf, x).argmax(axis=1)
+        return out
+
+
+@mutant("the shift is rounded: no error-free difference", "accuracy-softmax/gate-softmax-float64-N(0,30)")
+class rounded_shift(Rows):
+    def softmax(self, x, out):
+        return normalised(exp_shifted(x), out)
+
+
+@mutant("exp(x - logsumexp) in float32", "accuracy-softmax/gate-softmax-float32-offset-1e6")
+class exp_of_x_minus_lse(Rows):
+    def softmax(self, x, out):
+        lse = super().logsumexp(x, np.empty(len(x), x.dtype))
+        with np.errstate(all="ignore"):
+            out[...] = np.exp(x - lse[:, None])
+        return out
+
+
+@mutant("half precision is shifted in half precision", "accuracy-softmax/gate-softmax-float16-N(0,1)")
+class shift_in_half(Rows):
+    dtypes = frozenset({"float16", "float32", "float64"})
+
+    def softmax(self, x, out):
+        if x.dtype == np.float16:
+            with np.errstate(all="ignore"):
+                x = x - x.max(axis=1, keepdims=True)
+        return super().softmax(x, out)
+
+
+@mutant(
+    "online recurrence: exp(-inf - -inf) while no finite logit has been seen", "every-index/sweep-only-finite-float64"
+)
+class online_with_nan(Rows):
+    def logsumexp(self, x, out):
+        with np.errstate(all="ignore"):
+            m, s = np.full(len(x), -np.inf), np.zeros(len(x))
+            for tile in np.array_split(wide(x), max(1, x.shape[1] // 32), axis=1):
+                new = np.maximum(m, tile.max(axis=1))
+                s = s * np.exp(m - new) + np.exp(tile - new[:, None]).sum(axis=1)
+                m = new
+            out[...] = m + np.log(s)
+        return out
+
+
+# -- sums and tails ------------------------------------------------------------------------------------
+
+
+@mutant("the last K % 32 classes are left out of the sum", "every-k/sweep-softmax-float32")
+class tail_skipped(Rows):
+    def softmax(self, x, out):
+        e = exp_shifted(x)
+        k = x.shape[1]
+        with np.errstate(all="ignore"):
+            out[...] = e / e[:, : k - k % 32 if k > 32 else k].sum(axis=1, keepdims=True)
+        return out
+
+
+@mutant("wrong only for odd 512 < K < 1024 with two rows or more (as pytorch#147284)", "every-k/sweep-softmax-float64")
+class odd_k_with_two_rows(Rows):
+    def softmax(self, x, out):
+        n, k = x.shape
+        result = super().softmax(x, out)
+        if k % 2 and 512 < k < 1024 and n >= 2:
+            result[1::2] = np.roll(result[1::2], 1, axis=1)
+        return result
+
+
+@mutant("only the first 1024 classes are searched for the maximum", "accuracy-softmax/gate-softmax-float64-ascending")
+class maximum_of_first_block(Rows):
+    def softmax(self, x, out):
+        return normalised(exp_shifted(x, x[:, :1024].max(axis=1, keepdims=True)), out)
+
+
+@mutant("accumulates in the input's dtype, one by one", "accuracy-softmax/gate-softmax-float32-two-scales")
+class sum_in_input_dtype(Rows):
+    def softmax(self, x, out):
+        e = exp_shifted(x).astype(x.dtype)
+        with np.errstate(all="ignore"):
+            out[...] = e / np.add.accumulate(e, axis=1)[:, -1:]
+        return out
+
+
+@mutant("half precision is summed in half precision", "wide-accumulator/uniform-softmax-float16-70000")
+class sum_in_half(Rows):
+    dtypes = frozenset({"float16", "float32", "float64"})
+
+    def softmax(self, x, out):
+        if x.dtype != np.float16:
+            return super().softmax(x, out)
+        with np.errstate(all="ignore"):
+            e = np.exp(x - x.max(axis=1, keepdims=True))
+            out[...] = e / np.add.accumulate(e, axis=1)[:, -1:]
+        return out
+
+
+@mutant("an exp that is good to 1e-4", "accuracy-softmax/gate-softmax-float32-N(0,1)")
+class coarse_exp(Rows):
+    def softmax(self, x, out):
+        e = exp_shifted(x)
+        return normalised(e * (1 + 1e-4 * np.sin(1e3 * e)), out)
+
+
+@mutant("probabilities below the normal range become 0, undeclared", "subnormal/range-softmax-float32")
+class flushes_subnormals(Rows):
+    def softmax(self, x, out):
+        result = super().softmax(x, out)
+        result[np.abs(result) < np.finfo(x.dtype).tiny] = 0
+        return result
+
+
+@mutant("losses are summed in float32", "reductions/many-rows-loss-float32-sum")
+class sum_of_losses_in_float32(Rows):
+    def total(self, values, divisor=None):
+        total = np.add.accumulate(values, dtype=np.float32)[-1] if len(values) else 0.0
+        return np.float64(total if divisor is None else total / divisor)
+
+
+# -- logarithms ----------------------------------------------------------------------------------------
+
+
+@mutant("log_softmax as log(softmax)", "accuracy-log-softmax/gate-log_softmax-float32-dominant")
+class log_of_softmax(Rows):
+    def log_softmax(self, x, out):
+        with np.errstate(all="ignore"):
+            out[...] = np.log(super().softmax(x, np.empty_like(x)))
+        return out
+
+
+@mutant("log(p + 1e-20)", "log-loss/log_loss-zero-float64")
+class epsilon_in_the_log(Rows):
+    def log_loss(self, p, target, loss):
+        return super().log_loss(np.minimum(p + 1e-20, 1), target, loss)
+
+
+@mutant("log_loss clips probabilities at 1e-7, as Keras does", "log-loss/log_loss-no-clipping-float64")
+class clipped_log_loss(Rows):
+    def log_loss(self, p, target, loss):
+        return super().log_loss(np.clip(p, 1e-7, 1 - 1e-7), target, loss)
+
+
+@mutant("log(1 + s) for log1p(s)", "accuracy-loss/gate-loss-float64-dominant")
+class log_for_log1p(Rows):
+    def loss(self, x, target, loss):
+        if isinstance(target, SoftTarget) or target.smoothing:
+            return super().loss(x, target, loss)
+        e = exp_shifted(x)
+        every, labels = np.arange(len(x)), np.maximum(target.labels, 0)
+        with np.errstate(all="ignore"):
+            loss[:] = np.log(e.sum(axis=1)) - (wide(x) - wide(x).max(axis=1, keepdims=True))[every, labels]
+        return loss
+
+    def loss_and_gradient(self, x, target, divisor, loss, out):
+        _, gradient = super().loss_and_gradient(x, target, divisor, loss, out)
+        return self.loss(x, target, loss), gradient
+
+
+@mutant("loss as lse - x_y: a common offset costs all digits", "accuracy-loss/gate-loss-float64-offset-1e6")
+class lse_minus_label_logit(Rows):
+    def loss(self, x, target, loss):
+        super().loss(x, target, loss)
+        if (
+            isinstance(target, IndexTarget)
+            and not target.smoothing
+            and target.class_weight is target.sample_weight is None
+        ):
+            lse = super().logsumexp(x, np.empty(len(x), x.dtype))
+            good = target.labels >= 0
+            with np.errstate(all="ignore"):
+                loss[good] = (lse - x[np.arange(len(x)), target.labels])[good]
+        return loss
+
+
+@mutant("log_softmax as x - lse", "accuracy-log-softmax/gate-log_softmax-float32-offset-1e6")
+class x_minus_lse(Rows):
+    def log_softmax(self, x, out):
+        with np.errstate(all="ignore"):
+            out[...] = x - super().logsumexp(x, np.empty(len(x), x.dtype))[:, None]
+        return out
+
+
+@mutant("a loss of -0.0", "one-class/loss-none-float64")
+class negative_zero_loss(Rows):
+    def loss(self, x, target, loss):
+        result = super().loss(x, target, loss)
+        result[result == 0] = -0.0
+        return result
+
+
+# -- the gradient --------------------------------------------------------------------------------------
+
+
+class GradientMutant(Rows):
+    """Changes gradients after the fact, the same whether fused or alone."""
+
+    def change(self, x, target, divisor, gradient):
+        raise NotImplementedError
+
+    def loss_and_gradient(self, x, target, divisor, loss, out):
+        kept = x.copy()
+        loss, gradient = super().loss_and_gradient(x, target, divisor, loss, out)
+        return loss, self.change(kept, target, divisor, gradient)
+
+    def gradient(self, x, target, divisor, out):
+        return self.loss_and_gradient(x, target, divisor, np.empty(len(x)), out)[1]
+
+
+@mutant("the label's gradient as p_y - 1", "accuracy-gradient/gate-gradient-float32-dominant")
+class p_minus_1(GradientMutant):
+    def change(self, x, target, divisor, gradient):
+        if (
+            isinstance(target, IndexTarget)
+            and not target.smoothing
+            and target.class_weight is target.sample_weight is None
+        ):
+            good = np.flatnonzero(target.labels >= 0)
+            p = self.softmax(x, np.empty_like(x))
+            gradient[good, target.labels[good]] = (p[good, target.labels[good]] - 1) / (divisor or np.nan)
+        return gradient
+
+
+@mutant("soft gradient as p - y though y does not sum to 1", "soft-targets/gradient-any-sum-unvalidated-float64")
+class soft_gradient_p_minus_y(GradientMutant):
+    def change(self, x, target, divisor, gradient):
+        if isinstance(target, SoftTarget):
+            with np.errstate(all="ignore"):
+                gradient[...] = (self.softmax(x, np.empty_like(x)) - target.q) / (divisor or np.nan)
+        return gradient
+
+
+@mutant("gradient(reduction='none') divided by N", "reductions/gradient-none-float64", front=True)
+class scaled_unreduced_gradient(Backend):
+    def gradient(self, logits, target, *, reduction="mean", **options):
+        return super().gradient(logits, target, reduction="mean" if reduction == "none" else reduction, **options)
+
+
+@mutant("the gradient alone is computed another way than the fused one", "equivalent-calls/fused-loss-float64")
+class fused_is_not_composed(Rows):
+    def gradient(self, x, target, divisor, out):
+        return np.nextafter(super().gradient(x, target, divisor, out), 0)
+
+
+@mutant("the gradient of ignored rows is mask * gradient: 0 * NaN", "ignore-index/gradient-float64")
+class masked_by_multiplication(GradientMutant):
+    def change(self, x, target, divisor, gradient):
+        if isinstance(target, IndexTarget):
+            ignored = target.labels == IGNORED
+            with np.errstate(all="ignore"):
+                gradient[ignored] = self.softmax(x, np.empty_like(x))[ignored] * 0
+        return gradient
+
+
+@mutant("an ignored row has gradient -0", "all-ignored/gradient-sum-float64")
+class ignored_is_minus_zero(GradientMutant):
+    def change(self, x, target, divisor, gradient):
+        if isinstance(target, IndexTarget):
+            gradient[target.labels == IGNORED] = -0.0
+        return gradient
+
+
+@mutant("the class to ignore is left out of the denominator", "ignore-index/gradient-class-stays-float64", front=True)
+class ignored_class_masked(Backend):
+    def gradient(self, logits, target, *, ignore_index=None, **options):
+        x = np.array(logits, np.result_type(logits, np.float16))
+        if ignore_index is not None and 0 <= ignore_index < x.shape[-1]:
+            x[..., ignore_index] = -np.inf
+        return super().gradient(x, target, ignore_index=ignore_index, **options)
+
+
+# -- targets, weights, options -------------------------------------------------------------------------
+
+
+@mutant("the mean divides by N although rows are ignored", "ignore-index/loss-mean-float64")
+class mean_over_ignored(Rows):
+    def divisor(self, labels, sample_weight, class_weight):
+        if class_weight is None and sample_weight is None:
+            return float(len(labels))
+        return super().divisor(labels, sample_weight, class_weight)
+
+
+@mutant("the mean divides by N although rows have weights", "class-weight/loss-mean-float64")
+class mean_despite_weights(Rows):
+    def divisor(self, labels, sample_weight, class_weight):
+        return float(np.count_nonzero(labels != IGNORED))
+
+
+@mutant("soft targets with class weights divide by the weights", "class-weight/gradient-soft-mean-float64", front=True)
+class soft_mean_by_weights(Backend):
+    def gradient(self, logits, target, *, class_weight=None, **options):
+        result = super().gradient(logits, target, class_weight=class_weight, **options)
+        if class_weight is not None and np.ndim(target) == np.ndim(logits):
+            result = result / np.mean(class_weight)
+        return result
+
+
+@mutant("class weights are ignored", "class-weight/loss-none-float64")
+class class_weight_ignored(Rows):
+    def loss(self, x, target, loss):
+        if isinstance(target, IndexTarget):
+            target = IndexTarget(target.labels, target.sample_weight, None, target.smoothing)
+        return super().loss(x, target, loss)
+
+
+@mutant("labels -1 wrap around to the last class", "label-range/names-first-negative-loss")
+class negative_labels_wrap(Rows):
+    def index_labels(self, labels, n_classes, ignore_index, validate):
+        if ignore_index is None and labels.dtype.kind == "i":
+            labels = np.where((labels < 0) & (labels >= -n_classes), labels + n_classes, labels)
+        return super().index_labels(labels, n_classes, ignore_index, validate)
+
+
+@mutant("rows with label -1 are always ignored, asked or not", "ignore-index/loss-minus-one-is-not-ignored-float64")
+class minus_one_ignored(Rows):
+    def index_labels(self, labels, n_classes, ignore_index, validate):
+        lowered = super().index_labels(labels, n_classes, ignore_index, validate)
+        return np.where(labels == -1, IGNORED, lowered) if labels.dtype.kind == "i" else lowered
+
+
+@mutant("ignore_index defaults to -100, as in PyTorch", "ignore-index/loss-default-none-float64", front=True)
+class torch_default_ignore(Backend):
+    def loss(self, logits, target, *, ignore_index=None, **options):
+        soft = np.ndim(target) == np.ndim(logits)
+        return super().loss(
+            logits, target, ignore_index=None if soft else -100 if ignore_index is None else ignore_index, **options
+        )
+
+
+@mutant("invalid labels are clipped to a class under validate=False", "label-range/unvalidated-beyond-loss")
+class clipped_labels(Rows):
+    def index_labels(self, labels, n_classes, ignore_index, validate):
+        lowered = super().index_labels(labels, n_classes, ignore_index, validate)
+        return np.where(lowered == INVALID, n_classes - 1, lowered)
+
+
+@mutant("labels are truncated to 32 bits before they are checked", "label-range/names-first-wraps-in-32-bits-loss")
+class labels_in_32_bits(Rows):
+    def index_labels(self, labels, n_classes, ignore_index, validate):
+        return super().index_labels(labels.astype(np.int32), n_classes, ignore_index, validate)
+
+
+@mutant("targets (N,1) are squeezed", "label-shapes/loss-column-float64", front=True)
+class column_of_labels(Backend):
+    def loss(self, logits, target, **options):
+        if np.ndim(target) == 2 and np.shape(target)[1] == 1 and np.shape(logits)[-1] != 1:
+            target = np.reshape(target, -1)
+        return super().loss(logits, target, **options)
+
+
+@mutant("one label is broadcast over all rows", "label-shapes/loss-one-float64", front=True)
+class label_broadcast(Backend):
+    def loss(self, logits, target, **options):
+        if np.ndim(target) == 1 and np.ndim(logits) == 2 and len(target) == 1:
+            target = np.repeat(target, len(logits))
+        return super().loss(logits, target, **options)
+
+
+@mutant("float labels are truncated to integers", "label-dtypes/loss-float64-float64", front=True)
+class float_labels(Backend):
+    def loss(self, logits, target, **options):
+        if np.ndim(target) == np.ndim(logits) - 1 and np.asarray(target).dtype.kind in "fb":
+            target = np.asarray(target).astype(int)
+        return super().loss(logits, target, **options)
+
+
+@mutant("validate=False skips the check of shapes too", "label-range/loss-shape-unvalidated-float64", front=True)
+class shapes_unvalidated(Backend):
+    def loss(self, logits, target, *, validate=True, **options):
+        if not validate and np.ndim(target) == 1 and np.ndim(logits) == 2:
+            target = np.resize(target, len(logits))
+        return super().loss(logits, target, validate=validate, **options)
+
+
+@mutant("soft targets need not be distributions", "soft-targets/loss-sum-below-float64")
+class any_soft_target(Rows):
+    def check_distribution(self, y):
+        pass
+
+
+@mutant("0 * -inf in the soft loss", "soft-zero/loss-zero-float64")
+class zero_times_infinity(Rows):
+    def loss(self, x, target, loss):
+        if isinstance(target, SoftTarget):
+            with np.errstate(all="ignore"):
+                loss[:] = (target.q * -super().log_softmax(x, np.empty_like(x)).astype(np.float64)).sum(axis=1)
+            return loss
+        return super().loss(x, target, loss)
+
+
+@mutant("smoothing gives eps / (K - 1) to the other classes", "label-smoothing/gradient-index-float64", front=True)
+class smoothing_by_k_minus_1(Backend):
+    def gradient(self, logits, target, *, label_smoothing=0.0, **options):
+        k = np.shape(logits)[-1]
+        eps = min(1.0, label_smoothing * k / max(k - 1, 1)) if np.ndim(target) < np.ndim(logits) else label_smoothing
+        return super().gradient(logits, target, label_smoothing=eps, **options)
+
+
+@mutant("smoothing forgets the class weights of the other classes", "label-smoothing/loss-class-weight-float64")
+class smoothing_without_weights(Rows):
+    def loss(self, x, target, loss):
+        if isinstance(target, IndexTarget) and target.smoothing and target.class_weight is not None:
+            labels = np.maximum(target.labels, 0)
+            s = target.class_weight[labels] * (1.0 if target.sample_weight is None else target.sample_weight)
+            target = IndexTarget(target.labels, s, None, target.smoothing)
+        return super().loss(x, target, loss)
+
+
+# -- argmax --------------------------------------------------------------------------------------------
+
+
+@mutant("argmax of the probabilities", "argmax-ties/argmax-near-tie-float64")
+class argmax_of_probabilities(Rows):
+    def argmax(self, x, out):
+        with np.errstate(all="ignore"):
+            bad = ~np.isfinite(x.max(axis=1))
+            out[...] = np.where(bad, x.argmax(axis=1), exp_shifted(x).argmax(axis=1))
+        return out
+
+
+@mutant("the last of several maxima", "argmax-ties/argmax-float64")
+class last_tie(Rows):
+    def argmax(self, x, out):
+        first = x.argmax(axis=1)
+        last = x.shape[1] - 1 - x[:, ::-1].argmax(axis=1)
+        out[...] = np.where(np.isnan(x).any(axis=1), first, last)
+        return out
+
+
+@mutant("row offsets wrap at 32 bits", "size/logits-argmax")
+class offset_in_32_bits(Rows):
+    def argmax(self, x, out):
+        flat, (n, k) = x.reshape(-1), x.shape
+        for i in range(n):
+            start = int(np.int64(i * k).astype(np.int32)) % max(flat.size - k + 1, 1)
+            out[i] = flat[start : start + k].argmax()
+        return out
+
+
+# -- special rows --------------------------------------------------------------------------------------
+
+
+@mutant("a row with +inf gives 1 there instead of NaN", "plus-infinity/softmax-float64")
+class infinity_wins(Rows):
+    def softmax(self, x, out):
+        kept = np.isposinf(x)
+        result = super().softmax(x, out)
+        rows = kept.any(axis=1)
+        result[rows] = kept[rows] / kept[rows].sum(axis=1, keepdims=True)
+        return result
+
+
+@mutant("a row of -inf gives 1/K instead of NaN", "all-absent/softmax-float64")
+class uniform_when_absent(Rows):
+    def softmax(self, x, out):
+        absent = np.isneginf(x).all(axis=1)
+        result = super().softmax(x, out)
+        result[absent] = 1 / x.shape[1]
+        return result
+
+
+@mutant("logsumexp of a row of -inf is NaN", "all-absent/logsumexp-float64")
+class lse_of_nothing_is_nan(Rows):
+    def logsumexp(self, x, out):
+        absent = np.isneginf(x).all(axis=1)
+        result = super().logsumexp(x, out)
+        result[absent] = np.nan
+        return result
+
+
+@mutant("a NaN makes only its own entry NaN", "nan-row/softmax-float64")
+class nan_stays_in_place(Rows):
+    def softmax(self, x, out):
+        nan = np.isnan(x)
+        result = super().softmax(np.where(nan, -np.inf, x), out)
+        result[nan] = np.nan
+        return result
+
+
+@mutant("a NaN spreads to the next row", "nan-row/every-index-softmax-float64")
+class nan_spreads(Rows):
+    def softmax(self, x, out):
+        rows = np.flatnonzero(np.isnan(x).any(axis=1)) + 1
+        result = super().softmax(x, out)
+        result[rows[rows < len(x)]] = np.nan
+        return result
+
+
+@mutant("NaN at class 0 goes unnoticed", "nan-row/every-index-loss-float64")
+class first_class_unchecked(Rows):
+    def loss(self, x, target, loss):
+        result = super().loss(x, target, loss)
+        odd = np.isnan(x[:, 0]) & ~np.isnan(x[:, 1:]).any(axis=1) if x.shape[1] > 2 else np.zeros(len(x), bool)
+        result[odd] = 1.0
+        return result
+
+
+# -- what comes back -----------------------------------------------------------------------------------
+
+
+@mutant("all zeros", "probabilities/sum-to-one-float32")
+class zeros(Rows):
+    def softmax(self, x, out):
+        out[...] = 0
+        return out
+
+
+@mutant("1/K everywhere", "accuracy-softmax/gate-softmax-float32-close")
+class uniform(Rows):
+    def softmax(self, x, out):
+        out[...] = 1 / x.shape[1]
+        return out
+
+
+@mutant("float16 comes back as float64", "dtypes/result-softmax-float16")
+class half_comes_back_wide(Rows):
+    def from_rows(self, rows, shape, axis, dtype, out=None):
+        return super().from_rows(rows, shape, axis, "float64" if dtype == "float16" else dtype, out)
+
+
+@mutant("float64 is computed in float32", "accuracy-softmax/gate-softmax-float64-N(0,1)")
+class float32_inside(Rows):
+    def softmax(self, x, out):
+        with np.errstate(all="ignore"):
+            out[...] = super().softmax(x.astype(np.float32), np.empty(x.shape, np.float32))
+        return out
+
+
+@mutant("one output buffer for all calls of a shape", "determinism/repeated-softmax-float64")
+class memoised_output(Rows):
+    def __init__(self):
+        self.buffers = {}
+
+    def softmax(self, x, out):
+        buffer = self.buffers.setdefault((x.shape, x.dtype), np.empty_like(x))
+        return super().softmax(x, buffer)
+
+
+@mutant("results are cached by the address of the logits", "determinism/fresh-softmax")
+class cached_by_address(Rows):
+    def __init__(self):
+        self.seen = (None, None)
+
+    def softmax(self, x, out):
+        key = (x.ctypes.data, x.shape, x.dtype)
+        if self.seen[0] != key:
+            self.seen = (key, super().softmax(x, out).copy())
+        out[...] = self.seen[1]
+        return out
+
+
+@mutant("entries that are 0 are not written into out", "out/filled-softmax-float32")
+class stale_out(Rows):
+    def softmax(self, x, out):
+        result = super().softmax(x, np.empty_like(x))
+        np.copyto(out, result, where=np.arange(x.shape[1]) % 64 != 63)
+        return out
+
+
+@mutant("adds to out instead of writing it", "out/filled-gradient-float64")
+class accumulates_into_out(Rows):
+    def gradient(self, x, target, divisor, out):
+        result = super().gradient(x, target, divisor, np.empty_like(x))
+        if out.size and (out == 777.0).any():
+            out += result
+        else:
+            out[...] = result
+        return out
+
+
+@mutant("returns a new array instead of out", "out/filled-softmax-float64", front=True)
+class returns_another_array(Backend):
+    def softmax(self, logits, *, axis=-1, out=None):
+        result = super().softmax(logits, axis=axis)
+        if out is not None:
+            super().softmax(logits, axis=axis, out=out)
+        return result
+
+
+@mutant("in place, the second pass reads what the first has written", "out/in-place-softmax-float64")
+class in_place_twice_read(Rows):
+    def softmax(self, x, out):
+        m = x.max(axis=1, keepdims=True)
+        with np.errstate(all="ignore"):
+            np.exp(x - m, out=out)
+            np.divide(out, np.exp(x - m).sum(axis=1, keepdims=True), out=out)
+        return out
+
+
+@mutant("overlapping out= is accepted", "out/refused-overlap-one-row-softmax", front=True)
+class overlap_accepted(Backend):
+    def softmax(self, logits, *, axis=-1, out=None):
+        if out is not None and isinstance(logits, np.ndarray) and np.may_share_memory(out, logits):
+            logits = np.array(logits)
+        return super().softmax(logits, axis=axis, out=out)
+
+
+@mutant("out of another dtype is filled by casting", "out/refused-dtype-softmax", front=True)
+class out_is_cast(Backend):
+    def softmax(self, logits, *, axis=-1, out=None):
+        if out is not None and out.dtype.kind == "f" and out.shape == np.shape(logits):
+            out[...] = super().softmax(logits, axis=axis)
+            return out
+        return super().softmax(logits, axis=axis, out=out)
+
+
+@mutant("out is cleared before the labels are checked", "errors/out-untouched-gradient-label", front=True)
+class clears_out_first(Backend):
+    def gradient(self, logits, target, *, out=None, **options):
+        if out is not None and out is not logits and out.flags.writeable:
+            out[...] = 0
+        return super().gradient(logits, target, out=out, **options)
+
+
+@mutant("the logits are overwritten", "layouts/inputs-unwritten-softmax-float64")
+class overwrites_logits(Rows):
+    def softmax(self, x, out):
+        with np.errstate(all="ignore"):
+            if x.flags.writeable and not np.may_share_memory(x, out):
+                result = super().softmax(x, out)
+                x -= x.max(axis=1, keepdims=True)
+                return result
+        return super().softmax(x, out)
+
+
+@mutant("the labels are overwritten", "layouts/inputs-unwritten-loss-float64")
+class overwrites_labels(Rows):
+    def index_labels(self, labels, n_classes, ignore_index, validate):
+        lowered = super().index_labels(labels, n_classes, ignore_index, validate)
+        if labels.dtype == np.int64 and labels.flags.writeable:
+            labels[...] = lowered.copy() + (lowered < 0)
+        return lowered
+
+
+@mutant("strides are ignored: memory is read in its own order", "layouts/same-fortran-softmax-float64")
+class ignores_strides(Rows):
+    def as_rows(self, x, axis, dtype):
+        if axis == x.ndim - 1 and x.ndim == 2 and x.flags.f_contiguous and not x.flags.c_contiguous:
+            x = x.ravel(order="K").reshape(x.shape)
+        return super().as_rows(x, axis, dtype)
+
+
+@mutant("big-endian bytes are taken for native ones", "big-endian/same-softmax-float64")
+class ignores_byte_order(Rows):
+    def as_rows(self, x, axis, dtype):
+        return super().as_rows(x if x.dtype.isnative else x.view(x.dtype.newbyteorder()), axis, dtype)
+
+
+@mutant("the axis is ignored", "axes/any-axis-softmax-0", front=True)
+class axis_ignored(Backend):
+    def softmax(self, logits, *, axis=-1, out=None):
+        if np.ndim(logits) == 3:
+            axis = -1
+        return super().softmax(logits, axis=axis, out=out)
+
+
+@mutant("keepdims is ignored", "axes/keepdims", front=True)
+class keepdims_ignored(Backend):
+    def logsumexp(self, logits, *, axis=-1, keepdims=False):
+        return super().logsumexp(logits, axis=axis)
+
+
+@mutant("longdouble is silently rounded to float64", "dtypes/longdouble-softmax", front=True)
+class longdouble_accepted(Backend):
+    def softmax(self, logits, **options):
+        if getattr(logits, "dtype", None) == np.longdouble:
+            logits = logits.astype(np.float64)
+        return super().softmax(logits, **options)
+
+
+@mutant("bool logits count as 0 and 1", "dtypes/refused-bool-softmax", front=True)
+class bool_accepted(Backend):
+    def softmax(self, logits, **options):
+        if getattr(logits, "dtype", None) == np.bool_:
+            logits = logits.astype(np.float64)
+        return super().softmax(logits, **options)
+
+
+@mutant("masks of masked arrays are dropped", "kinds/refused-masked-softmax", front=True)
+class masks_dropped(Backend):
+    def softmax(self, logits, **options):
+        return super().softmax(logits.data if isinstance(logits, np.ma.MaskedArray) else logits, **options)
+
+
+# -- determinism ---------------------------------------------------------------------------------------
+
+
+@mutant("the order of a sum depends on timing (here: on a random number)", "determinism/repeated-softmax-float64")
+class racing_sum(Rows):
+    def softmax(self, x, out):
+        result = super().softmax(x, out)
+        if np.random.default_rng().random() < 0.5:
+            np.nextafter(result, 1, out=result, where=(result > 0) & (result < 1))
+        return result
+
+
+@mutant("a row alone takes another way than rows of a batch", "determinism/row-alone-softmax-float64")
+class depends_on_the_batch(Rows):
+    def softmax(self, x, out):
+        result = super().softmax(x, out)
+        if len(x) == 1:
+            np.nextafter(result, 0, out=result, where=(result > 1e-300) & (result < 1))
+        return result
+
+
+@mutant("chunks of 16 rows: the last, shorter chunk takes another way", "determinism/row-alone-logsumexp-float64")
+class depends_on_the_chunk(Rows):
+    def logsumexp(self, x, out):
+        result = super().logsumexp(x, out)
+        rest = slice(len(x) - len(x) % 16, None)
+        result[rest] = np.nextafter(result[rest], np.inf)
+        return result
+
+
+@mutant("a scratch buffer shared by all threads", "concurrency/threads-8")
+class shared_scratch(Rows):
+    def __init__(self):
+        self.scratch = np.empty(1 << 20)
+
+    def softmax(self, x, out):
+        mine = self.scratch[: x.size].reshape(x.shape)
+        mine[...] = super().softmax(x, np.empty_like(x))
+        time.sleep(0.002)
+        out[...] = mine
+        return out
+
+
+@mutant("a forked child dies", "concurrency/fork")
+class dies_in_a_fork(Rows):
+    def __init__(self):
+        self.home = os.getpid()
+
+    def gradient(self, x, target, divisor, out):
+        if os.getpid() != self.home:
+            os._exit(3)
+        return super().gradient(x, target, divisor, out)
+
+
+# -- noise ---------------------------------------------------------------------------------------------
+
+
+@mutant("overflow warnings of NumPy leak", "errors/quiet-softmax-float64")
+class warnings_leak(Rows):
+    def softmax(self, x, out):
+        x.max(axis=1) - x.min(axis=1) * 1.0
+        return super().softmax(x, out)
+
+
+@mutant("a forgotten print", "errors/quiet-log_softmax-float64")
+class prints(Rows):
+    def log_softmax(self, x, out):
+        if not np.isfinite(x).all():
+            print("unexpected input")
+        return super().log_softmax(x, out)
