@@ -28,13 +28,13 @@ class Tracked(Combination):
         fraction = self.case.traffic.total / timings["call"].median / (limit.moved / timings["limit"].median)
         if fraction > 1.0:
             raise RuntimeError(f"{fraction:.0%} of the copy measured beside it: impossible, so not recorded")
-        return fraction
+        return round(fraction, 4)
 
     def track_max_ulp(self, name, case_name):
         judged = accuracy.Judge(self.case, self.inputs)(self.backend)
         if not judged["ok"]:
             raise RuntimeError(judged["detail"])
-        return judged["max_ulp"]
+        return round(judged["max_ulp"], 4)
 
     track_fraction_of_copy.unit = "of the measured copy"
     track_max_ulp.unit = "ulp"
