@@ -353,6 +353,16 @@ def test_clipped_log_loss():
     caught(judge("log_loss", np.array([-math.log(5e-324)]), np.array([[0.0, 1.0]]), [0], **NONE), "log_loss")
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}])
+def test_ignored_rows_may_hold_anything(options, rng):
+    x, y = draw("normal-1", rng, 3, 4, "float64"), np.array([1, -1, 2])
+    x[1] = nan
+    options = {"ignore_index": -1, **options}
+    for op in ("loss", "gradient"):
+        verdict = judge(op, correct(op, x, y, **options), x, y, **options)
+        assert verdict.ok, verdict.message
+
+
 @pytest.mark.parametrize(("spoilt", "wrong"), [(nan, 0.5), (inf, 1.0), (inf, 0.0)])
 def test_rows_that_must_be_nan(spoilt, wrong):
     x = np.array([[0.0, 1.0], [spoilt, 0.0]])

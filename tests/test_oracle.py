@@ -304,6 +304,8 @@ def test_labels_that_are_no_class(arithmetic):
     np.testing.assert_array_equal(np.isnan(oracle.loss(x, [0, 2, -1], **options).hi), [False, True, True])
     g = oracle.gradient(x, [0, 2, -1], **options).hi
     np.testing.assert_array_equal(g, [[-0.5, 0.5], [nan, nan], [nan, nan]])
+    options |= {"reduction": "mean", "class_weight": [2.0, 3.0]}  # they count with class weight 1: 2 + 1 + 1
+    np.testing.assert_array_equal(oracle.gradient(x, [0, 2, -1], **options).hi[0], [-0.25, 0.25])
 
 
 def test_weights_multiply_and_do_not_select():
