@@ -239,7 +239,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m softbench.gpu_selftest", description=str(__doc__).split("\n\n")[0])
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", default=Path("softbench-gpu.json"), help="the JSON to write"
+        "--out", type=Path, metavar="FILE", default=Path("softbench-results/gpu.json"), help="the JSON to write"
     )
     parser.add_argument("--seconds", type=float, default=440.0, metavar="S", help="time for all of it (default: 440)")
     parser.add_argument(
@@ -304,6 +304,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _write(record: dict[str, Any], path: Path) -> None:
     as_record: Record = record  # type: ignore[assignment]  # another schema, the same way to disk
+    path.parent.mkdir(parents=True, exist_ok=True)
     write(as_record, path)
     print(f"saved: {path}")
 
