@@ -416,7 +416,7 @@ CLASS_WEIGHT = Row(
         Example("gradient", np.zeros((2, 2)), np.eye(2), [[-0.25, 0.25], [0.75, -0.75]],
                 {"class_weight": np.array([1.0, 3.0])}, name="soft-mean"),
         Example("loss", _THREE, _labels(0, 1, 2), options={"class_weight": _W, "ignore_index": 0}, name="ignored"),
-        Example("loss", _THREE, _labels(0, 1, 2), options={"class_weight": [1, 2, 3]}, name="integers"),
+        Example("loss", _THREE, _labels(0, 1, 2), options={"class_weight": np.array([1, 2, 3])}, name="integers"),
         Example("loss", _THREE, _labels(0, 0, 0), nan, _ABSURD, name="sum-0"),
         Example("gradient", _THREE, _labels(0, 2, 0), [[nan] * 3, [0.0] * 3, [nan] * 3],
                 {**_ABSURD, "ignore_index": 2}, name="sum-0", signed=True),
@@ -453,7 +453,7 @@ SMOOTHING = Row(
                 options={"class_weight": _W, "sample_weight": _S, "ignore_index": 1, **_EPS}, name="everything"),
     )
     + tuple(
-        Example(op, _THREE, _labels(0, 1, 2), Raises(error, (str(eps),)), {"label_smoothing": eps}, WIDE[1:], f"is-{eps}")
+        Example(op, _THREE, _labels(0, 1, 2), Raises(error, (f"{eps}",)), {"label_smoothing": eps}, WIDE, f"is-{eps}")
         for op in ("loss", "gradient")
         for eps, error in ((-0.125, ValueError), (1.5, ValueError), (nan, ValueError), (None, TypeError))
     ),

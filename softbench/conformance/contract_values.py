@@ -90,7 +90,7 @@ def _pairs(k: int, n_dirty: int, dtype: str) -> tuple[Batch, Any, Any]:
 
 
 def _spoil_sizes(subject: Subject) -> list[int]:
-    return {"compiled": [3, 40, 1030], "interpreted": [3, 40], "simulated": [3, 17]}[subject.cost]
+    return {"compiled": [3, 40, 1030], "interpreted": [3, 40], "simulated": [3, 5]}[subject.cost]
 
 
 def _nan_everywhere(subject: Subject, view: View, dtype: str) -> None:
@@ -387,7 +387,11 @@ LOG_LOSS = Row(
             "log_loss",
             [[0.5, 0.5], [0.25, 0.75], [0.125, 0.875]],
             _labels(0, 9, 1),
-            options={"ignore_index": 9, "class_weight": [0.5, 3.0], "sample_weight": np.array([1.0, 5.0, 2.0])},
+            options={
+                "ignore_index": 9,
+                "class_weight": np.array([0.5, 3.0]),
+                "sample_weight": np.array([1.0, 5.0, 2.0]),
+            },
             name="weights",
         ),
         Example(

@@ -190,6 +190,8 @@ def load(spec: str) -> Any:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise UnknownBackendError(f"{spec!r}: no module named {error.name!r} here ({here}) or on sys.path") from error
+    except Exception as error:  # somebody else's code
+        raise UnknownBackendError(f"{spec!r}: importing {module_name} raises {error!r}") from error
     found: Any = module
     try:
         for part in attribute.split("."):
@@ -201,7 +203,10 @@ def load(spec: str) -> Any:
 
 def build(found: Any, spec: str) -> Any:
     """A backend from what `load` found."""
-    made = found() if callable(found) and not isinstance(found, (RowBackend, Backend)) else found
+    try:
+        made = found() if callable(found) and not isinstance(found, (RowBackend, Backend)) else found
+    except Exception as error:  # an abstract class, a constructor with arguments, or one that fails
+        raise UnknownBackendError(f"{spec!r} cannot be made: {error!r}") from error
     if isinstance(made, RowBackend):
         if not getattr(made, "name", None):
             type(made).name = type(made).__name__
