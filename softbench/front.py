@@ -33,10 +33,11 @@ _PLAIN: Final = {id(np.dtype(name)): name for name in ("float32", "float64")}
 class _Rows:
     """Logits (or probabilities) on their way to rows, and how to raise results from rows again."""
 
-    __slots__ = ("axis", "compute", "k", "n", "outer", "result", "x")
+    __slots__ = ("axis", "compute", "k", "n", "name", "outer", "result", "x")
 
-    def __init__(self, x: Array, axis: int, result: str, compute: str) -> None:
+    def __init__(self, name: str, x: Array, axis: int, result: str, compute: str) -> None:
         shape: tuple[int, ...] = x.shape
+        self.name = name  # of the argument
         self.x = x  # as accepted, n-d
         self.axis = axis  # 0 <= axis < x.ndim
         self.result = result  # dtype of array results
@@ -138,7 +139,7 @@ class Backend:
         """See `softbench.log_loss`."""
         _check_reduction(reduction)
         r = self._lower(probs, axis, "probs")
-        lowered = self._lower_target(r, target, class_weight, sample_weight, ignore_index, 0.0, validate, "probs")
+        lowered = self._lower_target(r, target, class_weight, sample_weight, ignore_index, 0.0, reduction, validate)
         if validate:
             self.rows.check_range(r.x, "probs", 0.0, 1.0)
         losses = self.rows.full((r.n,), 0.0, "float64")
@@ -163,7 +164,7 @@ class Backend:
         _check_reduction(reduction)
         r = self._lower(logits, axis)
         lowered = self._lower_target(
-            r, target, class_weight, sample_weight, ignore_index, label_smoothing, validate, "logits"
+            r, target, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate
         )
         losses = self.rows.full((r.n,), 0.0, "float64") if r.n * r.k == 0 else self.rows.empty((r.n,), "float64")
         if r.n * r.k:
@@ -188,7 +189,7 @@ class Backend:
         _check_reduction(reduction)
         r = self._lower(logits, axis)
         lowered = self._lower_target(
-            r, target, class_weight, sample_weight, ignore_index, label_smoothing, validate, "logits"
+            r, target, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate
         )
         given = self._check_out(out, r, logits, target, sample_weight, class_weight)
         divisor = lowered.divisor() if reduction == "mean" else 1
@@ -214,7 +215,7 @@ class Backend:
         _check_reduction(reduction)
         r = self._lower(logits, axis)
         lowered = self._lower_target(
-            r, target, class_weight, sample_weight, ignore_index, label_smoothing, validate, "logits"
+            r, target, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate
         )
         given = self._check_out(out, r, logits, target, sample_weight, class_weight)
         divisor = lowered.divisor() if reduction == "mean" else 1
@@ -240,7 +241,7 @@ class Backend:
             result, compute = self._formats[x.dtype] = self._format(x.dtype.name, argument)
         if x.ndim == 0:
             raise TypeError(f"{argument} is 0-d: expected an array with at least one axis of classes")
-        return _Rows(x, _check_axis(axis, x.ndim), result, compute)
+        return _Rows(argument, x, _check_axis(axis, x.ndim), result, compute)
 
     def _format(self, name: str, argument: str) -> tuple[str, str]:
         """Dtypes of results and of rows for logits of this dtype."""
@@ -328,8 +329,8 @@ class Backend:
         sample_weight: Any,
         ignore_index: int | None,
         smoothing: float,
+        reduction: Reduction,
         validate: bool,
-        logits_name: str,
     ) -> _Lowered:
         rows = self.rows
         t = rows.accept(target, "target")
@@ -339,15 +340,13 @@ class Backend:
             index = True
             if t.dtype.kind not in "iu":
                 raise TypeError(
-                    f"target has dtype {t.dtype.name} and one dimension fewer than {logits_name}, so it holds class "
+                    f"target has dtype {t.dtype.name} and one dimension fewer than {r.name}, so it holds class "
                     f"indices: expected an integer dtype"
                 )
             if t.shape != r.outer:
-                raise ValueError(
-                    f"target has shape {t.shape}, expected {r.outer} for {logits_name} of shape {r.x.shape}"
-                )
+                raise ValueError(f"target has shape {t.shape}, expected {r.outer} for {r.name} of shape {r.x.shape}")
             if r.k == 0:
-                raise ValueError(f"{logits_name} has no classes (shape {r.x.shape}), so no class index can be right")
+                raise ValueError(f"{r.name} has no classes (shape {r.x.shape}), so no class index can be right")
         elif t.ndim == r.x.ndim:
             index = False
             if t.dtype.kind not in "iuf" and t.dtype.name != "bfloat16":
@@ -375,8 +374,11 @@ class Backend:
         y = rows.as_rows(t, r.axis, t.dtype.name)
         if validate:
             rows.check_distribution(y)
-        q = rows.soft_rows(y, r.compute, eps, w, s)
-        return _Lowered(SoftTarget(q), lambda: float(r.n) if s is None else rows.total(s))
+        if w is None and s is None and eps == 0.0:
+            return _Lowered(SoftTarget(rows.as_rows(y, 1, r.compute)), lambda: float(r.n))
+        # q is rounded once, with all it is multiplied and divided by: the gradient's bound leaves room for no more.
+        divisor = 1.0 if reduction != "mean" else float(r.n) if s is None else rows.total(s)
+        return _Lowered(SoftTarget(rows.soft_rows(y, r.compute, eps, w, s, divisor)), lambda: 1.0)
 
     def _weights(self, weights: Any, argument: str, shape: tuple[int, ...], validate: bool) -> Array | None:
         """Weights as flat float64 rows, or None."""

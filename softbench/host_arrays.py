@@ -185,21 +185,29 @@ class HostArrays:
             raise ValueError(f"target row {row} sums to {sums[row]}: a soft target must be a distribution (sum 1)")
 
     def soft_rows(
-        self, y: Array, dtype: str, smoothing: float, class_weight: Array | None, sample_weight: Array | None
+        self,
+        y: Array,
+        dtype: str,
+        smoothing: float,
+        class_weight: Array | None,
+        sample_weight: Array | None,
+        divisor: Any,
     ) -> Array:
-        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K)`` as C-contiguous rows of ``dtype``."""
-        if smoothing == 0.0 and class_weight is None and sample_weight is None:
-            return self.as_rows(y, 1, dtype)
-        q = y.astype(np.float64)
-        with np.errstate(over="ignore", invalid="ignore"):
+        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor`` as C-contiguous rows of ``dtype``, rounded once.
+
+        ``divisor`` is a number, or what `total` returned; 0 gives NaN.
+        """
+        wide = np.longdouble if dtype == "float64" else np.float64
+        q = y.astype(wide)
+        with np.errstate(all="ignore"):
             if smoothing != 0.0:
-                q *= 1.0 - smoothing
-                q += smoothing / y.shape[1]
+                q *= wide(1.0) - wide(smoothing)
+                q += wide(smoothing) / y.shape[1]
             if class_weight is not None:
                 q *= class_weight
-            if sample_weight is not None:
-                q *= sample_weight[:, None]
-        return _cast(q, numpy_dtype(dtype))
+            row = np.ones(1) if sample_weight is None else sample_weight
+            q *= (row.astype(wide) / (divisor or np.nan))[:, None]
+            return _cast(q, numpy_dtype(dtype))
 
     def divisor(self, labels: Array, sample_weight: Array | None, class_weight: Array | None) -> Any:
         """Sum of ``s_i w[y_i]`` over rows not IGNORED (an INVALID row counts with class weight 1)."""

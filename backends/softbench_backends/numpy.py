@@ -32,10 +32,11 @@ _BLOCK: Final = 1 << 16
 """Elements of a block. Smaller ones (2**12 to 2**15 were measured) pay more for NumPy's calls than they gain in L2."""
 
 _TINY: Final = -600.0
-"""Shifted logits below this are exponentiated times 2**_UNIT: near -708 a float64 exp starts to lose digits."""
-_UNIT: Final = 512
-_UNIT_LN2_HIGH: Final = float.fromhex("0x1.62e42fefa38p+8")  # 512 ln 2, short enough to be added to d exactly
-_UNIT_LN2_LOW: Final = float.fromhex("0x1.ef35793c7673p-36")
+"""Shifted logits below this may need more than exp: near -708 a float64 exponential starts to lose digits."""
+
+# ln 2 in two parts; the first has 32 bits, so its product with any exponent of a float is exact (Cody and Waite).
+_LN2_HIGH: Final = float.fromhex("0x1.62e42feep-1")
+_LN2_LOW: Final = float.fromhex("0x1.a39ef35793c76p-33")
 
 
 class NumpyBackend(RowBackend):
@@ -112,7 +113,8 @@ class NumpyBackend(RowBackend):
                 if target.smoothing == 0.0:
                     losses = _index(block, np.maximum(labels, 0), _row_weight(target, rows), divisor, gradient)
                 else:
-                    losses = _soft(block, _smoothed(target, rows, x.shape[1]), divisor, gradient)
+                    wide = np.longdouble if block.exact else np.float64
+                    losses = _soft(block, _smoothed(target, rows, x.shape[1], wide), divisor, gradient)
                 loss[rows] = _select(losses, labels)
                 if gradient is not None:
                     gradient[labels == INVALID] = np.nan
@@ -157,10 +159,11 @@ class _Block:
         if self.exact:
             self.s += np.multiply(self.e, self.r, out=work).sum(axis=1)
         self.e[every, self.top] = 1.0
+        tiny = self.s < 1e-250  # the others may have lost digits to underflow
+        if tiny.any():
+            self.s[tiny] = self._tiny_sums(tiny)
         self.total = 1.0 + self.s
-        self.L = np.log1p(self.s.astype(np.float64))
-        self.tiny = self.s < 1e-250
-        """Rows in which the sum of the others may have lost digits to underflow."""
+        self.L = np.where(tiny, self.s, np.log1p(self.s.astype(np.float64)))
 
     def scale(self, factor: Any, out: Array) -> None:
         """``out = exp(x - m) * factor / S``, with a factor per row.
@@ -184,8 +187,9 @@ class _Block:
         if (high > 1.0).any():
             where = (self.d < _TINY) & (high > 1.0)[:, None]
             if where.any():
-                factors = np.broadcast_to(high[:, None], where.shape)[where]
-                out[where] = np.ldexp(self.scaled_exp(where) * factors, -_UNIT)
+                factor_mantissa, factor_exponent = np.frexp(np.broadcast_to(high[:, None], where.shape)[where])
+                mantissa, exponent = self._exp_in_parts(where)
+                out[where] = np.ldexp(mantissa * factor_mantissa, exponent + factor_exponent)
 
     def label(self, labels: Array) -> tuple[F64, F64, Wide]:
         """``d`` and ``r`` of each row's label, and the sum of all *other* ``exp(x_k - m)``."""
@@ -195,20 +199,21 @@ class _Block:
         own = self.e[every, labels] * (1.0 + r.astype(np.longdouble))
         return d, r, np.where(labels == self.top, self.s, self.total - own)
 
-    def tiny_sums(self) -> F64:
-        """``s * 2**_UNIT`` of the rows in ``tiny``."""
-        e = self.scaled_exp(self.tiny)
-        e[np.arange(len(e)), self.top[self.tiny]] = 0.0
-        sums: F64 = e.sum(axis=1)
+    def _tiny_sums(self, rows: Any) -> Wide:
+        """``s`` of the chosen rows, from exponentials that do not underflow (where longdouble has a wider range)."""
+        mantissa, exponent = self._exp_in_parts(rows)
+        e = np.ldexp(mantissa.astype(np.longdouble), exponent)
+        e[np.arange(len(e)), self.top[rows]] = 0.0
+        sums: Wide = e.sum(axis=1)
         return sums
 
-    def scaled_exp(self, where: Any) -> F64:
-        """``exp(d + r) * 2**_UNIT`` of the chosen entries, all far below 0 (or the maximum, to be overwritten)."""
-        d = self.d[where]
+    def _exp_in_parts(self, where: Any) -> tuple[F64, NDArray[np.int32]]:
+        """``exp(x - m)`` of the chosen entries as ``mantissa * 2**exponent``."""
+        d = np.maximum(self.d[where], -1e5)
         r = np.broadcast_to(self.r, self.d.shape)[where]
-        e = np.exp(np.minimum(d + _UNIT_LN2_HIGH, 0.0))
-        scaled: F64 = e + e * (_UNIT_LN2_LOW + r)
-        return scaled
+        exponent = np.rint(d / np.log(2.0))
+        reduced = (d - exponent * _LN2_HIGH) - exponent * _LN2_LOW
+        return np.exp(reduced + r), exponent.astype(np.int32)
 
 
 def _blocks(x: Array) -> Iterator[tuple[slice, _Block]]:
@@ -255,13 +260,14 @@ def _row_weight(target: IndexTarget, rows: slice) -> Wide:
     return weight
 
 
-def _smoothed(target: IndexTarget, rows: slice, k: int) -> F64:
-    """``q = s ((1 - eps) w_y [k = y] + eps w_k / K)``."""
+def _smoothed(target: IndexTarget, rows: slice, k: int, wide: type[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """``q = s ((1 - eps) w_y [k = y] + eps w_k / K)``, wider than the result: its bound lets ``q`` be rounded once."""
     labels = np.maximum(target.labels[rows], 0)
     every = np.arange(len(labels))
-    weight = np.ones(k) if target.class_weight is None else target.class_weight
-    q = np.tile(target.smoothing / k * weight, (len(labels), 1))
-    q[every, labels] += (1.0 - target.smoothing) * weight[labels]
+    weight = (np.ones(k) if target.class_weight is None else target.class_weight).astype(wide)
+    eps = wide(target.smoothing)
+    q: NDArray[np.floating[Any]] = np.tile(eps / k * weight, (len(labels), 1))
+    q[every, labels] += (1 - eps) * weight[labels]
     return q if target.sample_weight is None else q * target.sample_weight[rows][:, None]
 
 
@@ -282,41 +288,28 @@ def _index(block: _Block, labels: Array, weight: Wide, divisor: Any, gradient: A
     """Losses ``w (lse - x_y)`` of a block and its gradient ``w (p - onehot(y)) / divisor``."""
     shift, shift_error, others = block.label(labels)
     losses: F64 = (((block.L - shift) - shift_error) * weight).astype(np.float64)  # never lse - x_y
-    is_top = labels == block.top
-    tiny = block.tiny & is_top  # log1p(s) is s, and s needs its digits
-    scaled: F64 | None = block.tiny_sums()[is_top[block.tiny]] if tiny.any() else None
-    if scaled is not None:
-        losses[tiny] = np.ldexp(scaled * weight[tiny], -_UNIT)
     losses[block.undefined] = np.nan
     if gradient is None:
         return losses
     factor = weight / (divisor or np.nan)
-    label_gradient = 0.0 - others / block.total * factor  # never p_y - 1
-    if scaled is not None:
-        label_gradient[tiny] = 0.0 - np.ldexp(scaled * factor[tiny], -_UNIT)
     block.scale(factor, gradient)
-    gradient[np.arange(len(labels)), labels] = label_gradient
+    gradient[np.arange(len(labels)), labels] = 0.0 - others / block.total * factor  # never p_y - 1
     gradient[block.undefined] = np.nan
     return losses
 
 
-def _soft(block: _Block, q: F64, divisor: Any, gradient: Array | None) -> F64:
+def _soft(block: _Block, q: NDArray[np.floating[Any]], divisor: Any, gradient: Array | None) -> F64:
     """Losses ``sum_k q_k (L - d_k - r_k)`` of a block and its gradient ``((sum q) p - q) / divisor``."""
-    total = q.sum(axis=1)
-    terms = np.subtract(block.L[:, None], block.d)
+    terms = np.subtract(block.L.astype(np.float64)[:, None], block.d)
     terms -= block.r
-    terms *= q
+    np.multiply(terms, q, out=terms, casting="same_kind")
     terms[(q == 0.0) & np.isneginf(block.d)] = 0.0
     losses = _sum_rows(terms, np.empty_like(terms) if block.exact else None).astype(np.float64)
-    if block.tiny.any():
-        rest = (-block.d[block.tiny] - np.broadcast_to(block.r, q.shape)[block.tiny]) * q[block.tiny]
-        rest[q[block.tiny] == 0.0] = 0.0
-        losses[block.tiny] = rest.sum(axis=1) + np.ldexp(total[block.tiny] * block.tiny_sums(), -_UNIT)
     losses[block.undefined] = np.nan
     if gradient is None:
         return losses
-    block.scale(total, block.e)
-    block.e -= q
-    np.divide(block.e, divisor or np.nan, out=gradient, casting="same_kind")
+    scale = divisor or np.nan
+    block.scale(q.sum(axis=1) / scale, block.e)
+    np.subtract(block.e, np.divide(q, scale).astype(np.float64), out=gradient, casting="same_kind")
     gradient[block.undefined] = np.nan
     return losses

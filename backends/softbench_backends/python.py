@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import platform
+from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -89,16 +90,16 @@ def _shift(x: list[float]) -> _Row | None:
             exponent.append(n)
         d.append(high)
         r.append(low)
-    terms = [math.ldexp(f, max(e, -2000)) for f, e in zip(mantissa, exponent, strict=True)]
-    total = math.fsum(terms)
+    terms = [math.ldexp(f, max(e, -2000) + _UNIT) for f, e in zip(mantissa, exponent, strict=True)]
+    total = math.ldexp(math.fsum(terms), -_UNIT)
     terms[top] = 0.0
-    s = math.fsum(terms)
+    s = math.ldexp(math.fsum(terms), -_UNIT)
     return _Row(top, d, r, mantissa, exponent, s, total, math.log1p(s))
 
 
 def _soft_loss(row: _Row, q: list[float]) -> float:
     """``sum_k q_k (L - d_k - r_k)``, every term >= 0 where q is; ``q_k == 0`` contributes 0. Zhao eq. (9)."""
-    shifts = (weight * -row.d[k] - weight * row.r[k] for k, weight in enumerate(q) if weight != 0.0)
+    shifts = (weight * (-row.d[k] - row.r[k]) for k, weight in enumerate(q) if weight != 0.0)
     return _fsum([row.others(row.top, _fsum(q)) if row.s < 1e-200 else _fsum(q) * row.L, *shifts])
 
 
@@ -108,13 +109,6 @@ def _fsum(values: list[float]) -> float:
         return math.fsum(values)
     except (OverflowError, ValueError):
         return sum(values)
-
-
-def _quotient(a: float, b: float) -> float:
-    """``a / b`` as IEEE 754 has it."""
-    if b != 0.0:
-        return a / b
-    return math.nan if a == 0.0 or a != a else math.copysign(math.inf, a)
 
 
 class PythonBackend(RowBackend):
@@ -208,7 +202,10 @@ def _index_row(values: list[float], target: IndexTarget, i: int, divisor: float)
     if label == INVALID:
         return math.nan, math.nan
     if target.smoothing != 0.0:
-        return _soft_row(values, _smoothed(target, i, label, len(values)), divisor)
+        try:
+            return _soft_row(values, _smoothed(target, i, label, len(values)), Fraction(divisor))
+        except (ValueError, OverflowError):  # weights that are no numbers, which only validate=False lets in
+            return math.nan, math.nan
     row = _shift(values)
     if row is None:
         return math.nan, math.nan
@@ -217,28 +214,36 @@ def _index_row(values: list[float], target: IndexTarget, i: int, divisor: float)
         loss = row.others(row.top, weight)  # log1p(s) = s, still with all its digits
     else:
         loss = weight * ((row.L - row.d[label]) - row.r[label])  # never lse - x_y
-    factor = _quotient(weight, divisor)
-    if factor != factor:  # nothing has weight
+    if divisor == 0:  # nothing has weight
         return loss, math.nan
+    factor = weight / divisor
     gradient = [row.exp_times(k, factor / row.total) for k in range(len(values))]
     gradient[label] = 0.0 - row.others(label, factor, row.total)  # never p_y - 1
     return loss, gradient
 
 
-def _smoothed(target: IndexTarget, i: int, label: int, k: int) -> list[float]:
-    """``q = s ((1 - eps) w_y [k = y] + eps w_k / K)``."""
-    scale = 1.0 if target.sample_weight is None else float(target.sample_weight[i])
-    weights = [1.0] * k if target.class_weight is None else target.class_weight.tolist()
-    q = [scale * (target.smoothing / k * w) for w in weights]
-    q[label] = scale * ((1.0 - target.smoothing) * weights[label] + target.smoothing / k * weights[label])
+def _smoothed(target: IndexTarget, i: int, label: int, k: int) -> list[Fraction]:
+    """``q = s ((1 - eps) w_y [k = y] + eps w_k / K)``, exactly: the bound on the gradient lets it be rounded once."""
+    scale = Fraction(1) if target.sample_weight is None else Fraction(float(target.sample_weight[i]))
+    eps = Fraction(target.smoothing)
+    if target.class_weight is None:
+        q = [scale * eps / k] * k
+        q[label] += scale * (1 - eps)
+    else:
+        q = [scale * eps / k * Fraction(w) for w in target.class_weight.tolist()]
+        q[label] += scale * (1 - eps) * Fraction(float(target.class_weight[label]))
     return q
 
 
-def _soft_row(values: list[float], q: list[float], divisor: float) -> tuple[float, Any]:
+def _soft_row(values: list[float], q: list[float] | list[Fraction], divisor: Any) -> tuple[float, Any]:
     """Loss and gradient of a row with a distribution: ``sum q (lse - x)`` and ``(sum q) p - q``."""
     row = _shift(values)
     if row is None:
         return math.nan, math.nan
-    total = _fsum(q)
-    gradient = [_quotient(row.exp_times(k, total / row.total) - weight, divisor) for k, weight in enumerate(q)]
-    return _soft_loss(row, q), gradient
+    rounded = [float(weight) for weight in q]
+    loss = _soft_loss(row, rounded)
+    if divisor == 0:  # nothing has weight
+        return loss, math.nan
+    factor = _fsum(rounded) / divisor / row.total
+    gradient = [row.exp_times(k, factor) - float(weight / divisor) for k, weight in enumerate(q)]
+    return loss, gradient
