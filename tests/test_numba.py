@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from softbench import gates
+from softbench.front import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
 
 numba = pytest.importorskip("numba", reason="numba is not installed")
@@ -233,6 +235,29 @@ def test_ignored_rows_are_not_read_and_invalid_ones_are_nan(
     assert np.isnan(np.delete(gradient, 3, axis=0)).all()  # the divisor is 0
 
 
+# -- probabilities too small for a normal number --------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "low"), [(np.float32, -104.0), (np.float64, -745.5)])
+@pytest.mark.parametrize(("n", "k"), [(400, 10), (30, 400), (1, 70_000)])
+def test_subnormal_results_are_within_one_spacing(dtype: Any, low: float, n: int, k: int) -> None:
+    be = Backend(NumbaBackend())
+    rng = np.random.default_rng(k)
+    x = rng.uniform(low, low + 22, (n, k))
+    x[np.arange(n), rng.integers(k, size=n)] = 0
+    x[:, k // 2] = -0.1  # the sum must be as good as the exponentials
+    x = (x + 3.7).astype(dtype)
+    labels = np.where(np.arange(n) % 2, x.argmax(axis=1), rng.integers(0, k, n))
+    weight = rng.random(n) * 1e4
+    verdicts = [gates.judge("softmax", be.softmax(x), x)]
+    for options in ({"reduction": "sum"}, {"reduction": "sum", "sample_weight": weight}):
+        gradient = be.gradient(x, labels, **options)
+        verdicts.append(gates.judge("gradient", gradient, x, labels, **options))
+        in_place = x.copy()
+        assert_same_bits(be.gradient(in_place, labels, out=in_place, **options), gradient, "gradient in place")
+    assert all(v.ok for v in verdicts), [v.message for v in verdicts]
+
+
 # -- the two shapes of kernel meet ---------------------------------------------------------------------
 
 
@@ -293,7 +318,7 @@ def test_narrower_vectors_give_the_same_bits(cpu: str, tmp_path: Any, backend: N
 
     if platform.machine() not in ("x86_64", "AMD64"):
         pytest.skip("the processors named are x86-64 ones")
-    cases = [(5, 3), (3, 20), (3, 100)]
+    cases = [(5, 3), (3, 100)]
     wanted = [every_result(backend, logits(n, k, np.float32)) for n, k in cases]
     code = (
         f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\n"

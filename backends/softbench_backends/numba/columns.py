@@ -15,20 +15,27 @@ from numba import njit
 from softbench_backends.numba.blocks import (
     accumulate,
     accumulator,
+    any_subnormal,
     column_term,
     factor,
     index_loss,
     label_entry,
     larger,
     leading,
+    least,
+    least_lanes,
+    least_start,
     log_probability,
     log_sum,
     logsumexp,
     only_labelled,
     others,
     pick,
+    precise_probability,
+    precise_term,
     probability,
     quotient,
+    refined,
     settle,
     shifted_exp,
     soft_gradient,
@@ -36,6 +43,7 @@ from softbench_backends.numba.blocks import (
     soft_loss,
     soft_sums,
     soft_term,
+    vanishes,
 )
 from softbench_backends.numba.lanes import (
     address,
@@ -103,15 +111,53 @@ def column_max(tile, k):
 
 @njit(error_model="numpy")
 def column_sum(tile, e, k, m):
-    """The scaled exponentials to ``e``; per row the sum of those below the maximum, its correction, the argmaxes."""
+    """The scaled exponentials to ``e``; per row what `rows.tile_sum` gives."""
     w = width(tile)
     hi, lo = accumulator(m)
     _, argmaxes = accumulator(m)
+    smallest = least_start(m)
     for c in range(k):
         exp, below, argmaxes = column_term(load(tile, c * w), m, argmaxes)
         store(e, c * w, exp)
         hi, lo = accumulate(hi, lo, below)
-    return hi, lo, argmaxes
+        smallest = least(smallest, exp)
+    return hi, lo, argmaxes, smallest
+
+
+@njit(error_model="numpy")
+def column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less):
+    """`rows.row_factor`, row by row in the lanes."""
+    s, rest = others(m, hi, lo, argmaxes)
+    f, h, g = factor(m, s, rest, share, less)
+    e = least_lanes(smallest)
+    if vanishes(m, e, f, g):
+        better, remainder = column_precise_sum(tile, k, m)
+        hi, lo = refined(m, e, f, g, hi, lo, better, remainder)
+        s, rest = others(m, hi, lo, argmaxes)
+        f, h, g = factor(m, s, rest, share, less)
+    return s, rest, f, h, g
+
+
+@njit(error_model="numpy")
+def column_probability(tile, e, c, m, f, h, g):
+    """Probabilities of class ``c``, times what is in ``f``."""
+    at = c * width(tile)
+    p = probability(load(e, at), f, g)
+    if any_subnormal(p):
+        p = precise_probability(p, load(tile, at), m, f, h, g)
+    return p
+
+
+@njit(error_model="numpy")
+def column_precise_sum(tile, k, m):
+    """`column_sum` to far less than an ulp."""
+    w = width(tile)
+    hi, lo = accumulator(m)
+    for c in range(k):
+        e, less = precise_term(load(tile, c * w), m)
+        hi, lo = accumulate(hi, lo, e)
+        hi, lo = accumulate(hi, lo, less)
+    return hi, lo
 
 
 @njit(error_model="numpy")
@@ -120,16 +166,16 @@ def softmax_columns(x, out, first, last, streaming):
     k = x.shape[1]
     w = width(address(x))
     tile = scratch(address(x), MOST_CLASSES)
+    e = scratch(address(x), MOST_CLASSES)
     for i in range(first, last, w):
         rows = min(w, last - i)
         enter(offset(address(x), i * k), rows, k, tile)
         m = column_max(tile, k)
-        hi, lo, argmaxes = column_sum(tile, tile, k, m)
-        s, lo = others(m, hi, lo, argmaxes)
-        f, g = factor(m, s, lo, 1.0, 0.0)
+        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
+        _, _, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, 1.0, 0.0)
         for c in range(k):
-            store(tile, c * w, probability(load(tile, c * w), f, g))
-        leave(tile, offset(address(out), i * k), rows, k)
+            store(e, c * w, column_probability(tile, e, c, m, f, h, g))
+        leave(e, offset(address(out), i * k), rows, k)
 
 
 @njit(error_model="numpy")
@@ -143,7 +189,7 @@ def log_softmax_columns(x, out, first, last, streaming):
         rows = min(w, last - i)
         enter(offset(address(x), i * k), rows, k, tile)
         m = column_max(tile, k)
-        hi, lo, argmaxes = column_sum(tile, unused, k, m)
+        hi, lo, argmaxes, _ = column_sum(tile, unused, k, m)
         s, lo = others(m, hi, lo, argmaxes)
         log = log_sum(m, s, lo)
         for c in range(k):
@@ -161,7 +207,7 @@ def logsumexp_columns(x, out, first, last, streaming):
         rows = min(w, last - i)
         enter(offset(address(x), i * k), rows, k, tile)
         m = column_max(tile, k)
-        hi, lo, argmaxes = column_sum(tile, tile, k, m)
+        hi, lo, argmaxes, _ = column_sum(tile, tile, k, m)
         s, lo = others(m, hi, lo, argmaxes)
         store_first(address(out), i, rows, logsumexp(m, s, lo, hi))
 
@@ -211,15 +257,15 @@ def index_columns(
         at_label = load(tile, 0)
         for c in range(1, k):
             at_label = pick(at_label, load(tile, c * w), y, c)
-        hi, lo, argmaxes = column_sum(tile, e, k, m)
-        s, lo = others(m, hi, lo, argmaxes)
-        value = index_loss(m, s, log_sum(m, s, lo), at_label, weight)
+        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
+        s, rest = others(m, hi, lo, argmaxes)
+        value = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
         store_first(address(loss), i, rows, only_labelled(value, y, k))
         if gradient:
-            f, g = factor(m, s, lo, share, less)
-            entry = label_entry(m, s, lo, at_label, f, g, share)
+            s, rest, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less)
+            entry = label_entry(m, s, rest, at_label, f, h, g, share)
             for c in range(k):
-                p = probability(load(e, c * w), f, g)
+                p = column_probability(tile, e, c, m, f, h, g)
                 store(e, c * w, only_labelled(pick(p, entry, y, c), y, k))
             leave(e, offset(address(out), i * k), rows, k)
 
@@ -270,13 +316,13 @@ def soft_columns(
             at_label, q_label = pick(at_label, v, y, c), pick(q_label, p, y, c)
             mass_hi, mass_lo = accumulate(mass_hi, mass_lo, p)
             cost_hi, cost_lo = accumulate(cost_hi, cost_lo, soft_term(v, m, p))
-        hi, lo, argmaxes = column_sum(tile, e, k, m)
+        hi, lo, argmaxes, _ = column_sum(tile, e, k, m)
         s, lo = others(m, hi, lo, argmaxes)
         mass, cost = soft_sums(settle(mass_hi, mass_lo), settle(cost_hi, cost_lo), of_all, of_label, m, at_label)
         store_first(lp, i, rows, only_labelled(soft_loss(m, s, lo, mass, cost), y, k))
         if gradient:
             share, less = quotient(mass, 0.0, divisor, 0.0)
-            f, g = factor(m, s, lo, share, less)
+            f, _, g = factor(m, s, lo, share, less)
             high, low = quotient(of_all, of_all_low, divisor, 0.0)
             h, less = quotient(of_label, of_label_low, divisor, 0.0)
             entry = soft_label_entry(shifted_exp(at_label, m), f, g, q_label, high, low, h, less)

@@ -48,6 +48,7 @@ __all__ = [
     "prefetch",
     "put",
     "rows_to_columns",
+    "same_address",
     "scratch",
     "select",
     "spread",
@@ -215,6 +216,10 @@ class Lanes:
     def __gt__(self, other: Any) -> Lanes:
         return self._compare(">", other)
 
+    def below(self, other: Any) -> Lanes:
+        """Unsigned comparison of integers."""
+        return Lanes(self.builder, self.builder.icmp_unsigned("<", self.value, self._lift(other).value))
+
     def equals(self, other: Any) -> Lanes:
         """Lanes that are equal (a mask); false where either is NaN."""
         return self._compare("==", other)
@@ -282,6 +287,11 @@ class Lanes:
 
     def _mask_bits(self) -> ir.Value:
         return self.builder.bitcast(self.value, ir.IntType(self.n))
+
+    def any(self) -> Lanes:
+        """Whether any lane of a mask is set."""
+        bits = self._mask_bits()
+        return Lanes(self.builder, self.builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0)))
 
     def count(self) -> Lanes:
         """How many lanes of a mask are set, int64."""
@@ -404,6 +414,17 @@ def offset(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
         return builder.gep(args[0], [args[1]])
 
     return p(p, types.int64), codegen
+
+
+@intrinsic
+def same_address(typingctx: Any, p: types.CPointer, q: types.CPointer) -> Any:
+    """Whether two pointers are equal."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        i64 = ir.IntType(64)
+        return builder.icmp_unsigned("==", builder.ptrtoint(args[0], i64), builder.ptrtoint(args[1], i64))
+
+    return types.boolean(p, q), codegen
 
 
 @intrinsic

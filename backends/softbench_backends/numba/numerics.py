@@ -123,8 +123,8 @@ def quotient(nh: Lanes, nl: Lanes, dh: Lanes, dl: Lanes) -> tuple[Lanes, Lanes]:
 # -- the exponential ----------------------------------------------------------------------------------------
 
 
-def exp_scaled(d: Lanes, r: Lanes) -> Lanes:
-    """``2^c exp(d + r)`` for ``d <= 0`` and ``|r| <= ulp(d) / 2``; exactly 0 far down, NaN for NaN."""
+def _reduced(d: Lanes, r: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """``2^(n + c)`` and two parts of ``t``, where ``d + r = n ln 2 + t`` and ``|t| <= ln(2) / 2``."""
     fmt = _FORMATS[d.bits]
     r = select(d > fmt.low, r, 0.0)  # far down r is huge, or NaN where the difference overflowed
     d = select(d < fmt.low, fmt.low, d)
@@ -133,16 +133,30 @@ def exp_scaled(d: Lanes, r: Lanes) -> Lanes:
     magic = float(3 << (fmt.mantissa - 1)) + fmt.c + fmt.bias
     z = fma(d, 1.0 / LN2, magic)
     n = z - magic
-    t = fma(n, -fmt.ln2[0], d) + fma(n, -fmt.ln2[1], r)
-    p = t.constant(fmt.exp[-1])
-    for coefficient in (*fmt.exp[-2::-1], 1.0, 1.0):
+    return (z.as_bits() << fmt.mantissa).as_float(), fma(n, -fmt.ln2[0], d), fma(n, -fmt.ln2[1], r)
+
+
+def _horner(t: Lanes, coefficients: tuple[float, ...]) -> Lanes:
+    p = t.constant(coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
         p = fma(p, t, coefficient)
-    return p * (z.as_bits() << fmt.mantissa).as_float()
+    return p
 
 
 def shifted_exp(x: Lanes, m: Lanes) -> Lanes:
-    """``e'``: the scaled exponential of ``x - m``."""
-    return exp_scaled(*two_diff(x, m))
+    """``e'``: the scaled exponential of ``x - m``; exactly 0 far down, NaN for NaN."""
+    scale, high, low = _reduced(*two_diff(x, m))
+    return _horner(high + low, (1.0, 1.0, *_FORMATS[x.bits].exp)) * scale
+
+
+def precise_exp(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
+    """`shifted_exp` and a correction: together within a small part of an ulp."""
+    scale, high, low = _reduced(*two_diff(x, m))
+    t, rest = two_sum(high, low)
+    p = t + 1.0
+    lost = t - (p - 1.0)
+    rest = fma(_horner(t, _FORMATS[x.bits].exp), t * t, fma(rest, t, rest)) + lost
+    return p * scale, rest * scale
 
 
 def difference(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
@@ -199,6 +213,40 @@ def column_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lane
     e = shifted_exp(x, m)
     top = x.equals(m)
     return e, select(top, 0.0, e), argmaxes + select(top, argmaxes.constant(1.0), 0.0)
+
+
+def least_start(like: Lanes) -> Lanes:
+    """Nothing yet, for `least`."""
+    return (like - like).as_bits().constant(-1)
+
+
+def least(so_far: Lanes, e: Lanes) -> Lanes:
+    """The smallest positive number so far, as its bits less 1; lane by lane, a group of vectors into one."""
+    candidates = e.as_bits() - 1
+    while candidates.n > so_far.n:
+        lower, upper = candidates.halves()
+        candidates = select(lower.below(upper), lower, upper)
+    return select(candidates.below(so_far), candidates, so_far)
+
+
+def least_of(so_far: Lanes) -> Lanes:
+    """The smallest over the lanes, as the number."""
+    while so_far.n > 1:
+        a, b = so_far.halves()
+        so_far = select(a.below(b), a, b)
+    return least_lanes(so_far)
+
+
+def least_lanes(so_far: Lanes) -> Lanes:
+    """The smallest of every lane, as the number; 0 where there was none."""
+    return (so_far + 1).as_float()
+
+
+def precise_term(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
+    """`precise_exp`, with 0 for every argmax."""
+    e, less = precise_exp(x, m)
+    top = x.equals(m)
+    return select(top, 0.0, e), select(top, 0.0, less)
 
 
 def accumulator(like: Lanes) -> tuple[Lanes, Lanes]:
@@ -279,26 +327,26 @@ def logsumexp(m: Lanes, s: Lanes, lo: Lanes, terms: Lanes) -> Lanes:
     return select(infinite & ~terms.is_nan(), m.to(64), m.to(64) + log_sum(m, s, lo))
 
 
-def factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
-    """``(share + less) / S`` as ``f g``, such that ``(e' f) g`` neither overflows nor underflows on its way.
+def factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """``(share + less) / S`` as ``(f + h) g``, such that ``(e' f) g`` neither overflows nor underflows on its way.
 
-    ``g`` is a power of two and undoes the scale of ``e'``.
+    ``h`` is a correction; ``g`` is a power of two and undoes the scale of ``e'``.
     """
     fmt = _FORMATS[m.bits]
     unit = math.ldexp(1.0, -fmt.c)
     s = s * unit
     if m.bits == 32:
-        f = share / (s + 1.0)
+        f, h = share / (s + 1.0), s.constant(0.0)
     else:
         high, low = two_sum(s.constant(1.0), s)
-        f, correction = quotient(share, less, high, low + lo * unit)
-        f = f + correction
+        f, h = two_sum(*quotient(share, less, high, low + lo * unit))
     # A factor above 1 leaves its exponent k to g.
     k = ((f.as_bits() >> 52) & 0x7FF) - 1023
     k = select(k < 0, k.constant(0), k)
     most = min(fmt.c + fmt.bias, 1022)
     k = select(k > most, k.constant(most), k)
-    return f * ((1023 - k) << 52).as_float(), ((k + (1023 - fmt.c)) << 52).as_float()
+    down = ((1023 - k) << 52).as_float()
+    return f * down, h * down, ((k + (1023 - fmt.c)) << 52).as_float()
 
 
 def probability(e: Lanes, f: Lanes, g: Lanes) -> Lanes:
@@ -306,9 +354,44 @@ def probability(e: Lanes, f: Lanes, g: Lanes) -> Lanes:
     return e * f.to(e.bits) * g.to(e.bits)
 
 
-def shifted_probability(x: Lanes, m: Lanes, f: Lanes, g: Lanes) -> Lanes:
-    """`probability` from the logit."""
-    return probability(shifted_exp(x, m), f, g)
+def _subnormal(p: Lanes) -> Lanes:
+    return (p.as_bits() - 1).below((1 << _FORMATS[p.bits].mantissa) - 1)
+
+
+def any_subnormal(p: Lanes) -> Lanes:
+    """Whether any lane holds a positive subnormal number."""
+    return _subnormal(p).any()
+
+
+def precise_probability(p: Lanes, x: Lanes, m: Lanes, f: Lanes, h: Lanes, g: Lanes) -> Lanes:
+    """``p``, but where it is subnormal ``e' (f + h) g``, all but exact before it is rounded: right to one unit.
+
+    Next below the normal numbers that unit is half of what `probability` may be off.
+    """
+    e, less = precise_exp(x, m)
+    factor_high = f.to(e.bits)
+    factor_low = ((f - factor_high.to(64)) + h).to(e.bits)
+    product, error = two_product(e, factor_high.splat(e.n) if factor_high.n == 1 else factor_high)
+    rest = fma(e, factor_low, fma(less, factor_high, error))
+    scale = g.to(e.bits)
+    return select(_subnormal(p), (product + rest) * scale, p)
+
+
+def vanishes(m: Lanes, e: Lanes, f: Lanes, g: Lanes) -> Lanes:
+    """Whether any row has, with ``e'`` the smallest of its exponentials, a subnormal probability."""
+    return _vanishing(m, e, f, g).any()
+
+
+def _vanishing(m: Lanes, e: Lanes, f: Lanes, g: Lanes) -> Lanes:
+    return e.to(64) * f * g < math.ldexp(1.0, 1 - _FORMATS[m.bits].bias)
+
+
+def refined(
+    m: Lanes, e: Lanes, f: Lanes, g: Lanes, hi: Lanes, lo: Lanes, better: Lanes, rest: Lanes
+) -> tuple[Lanes, Lanes]:
+    """The sum ``hi + lo`` of a row, or a ``better`` one with its ``rest`` where a probability `vanishes`."""
+    mask = _vanishing(m, e, f, g)
+    return select(mask, better, hi), select(mask, rest, lo)
 
 
 def log_probability(x: Lanes, m: Lanes, log: Lanes) -> Lanes:
@@ -335,14 +418,19 @@ def index_loss(m: Lanes, s: Lanes, log: Lanes, y: Lanes, weight: Lanes) -> Lanes
     return select(d.equals(0.0), _weighted_log(m, s, weight, loss), loss)
 
 
-def label_entry(m: Lanes, s: Lanes, lo: Lanes, y: Lanes, f: Lanes, g: Lanes, share: Lanes) -> Lanes:
+def label_entry(m: Lanes, s: Lanes, lo: Lanes, y: Lanes, f: Lanes, h: Lanes, g: Lanes, share: Lanes) -> Lanes:
     """Gradient at the label in float64: minus ``share`` times the *others* over ``S`` (``p - 1`` would cancel)."""
     one = math.ldexp(1.0, _FORMATS[m.bits].c)
-    e = shifted_exp(y, m).to(64)
-    high, error = two_sum(s.constant(one), s)
-    rest = select(y.equals(m), s + lo, (high - e) + (error + lo))
+    e, less = precise_exp(y, m)
+    e, less = e.to(64), less.to(64)
+    total, error = two_sum(s.constant(one), s)
+    high, low = two_sum(total - e, (error + lo) - less)
+    top = y.equals(m)
+    high, low = select(top, s, high), select(top, lo, low)
+    product, error = two_product(high, f)
+    entry = (product + fma(high, h, fma(low, f, error))) * g
     # Without the label's own probability it is exactly the share.
-    return select(e.equals(0.0) & (s < math.inf), 0.0 - share, 0.0 - rest * f * g)
+    return 0.0 - select(e.equals(0.0) & (s < math.inf), share, entry)
 
 
 def pick(chosen: Lanes, x: Lanes, labels: Lanes, c: Lanes) -> Lanes:

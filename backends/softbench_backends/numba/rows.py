@@ -16,6 +16,7 @@ from numba import njit
 from softbench_backends.numba.blocks import (
     accumulate,
     accumulator,
+    any_subnormal,
     factor,
     first_match,
     fold,
@@ -24,16 +25,20 @@ from softbench_backends.numba.blocks import (
     label_entry,
     larger,
     largest,
+    least,
+    least_of,
+    least_start,
     log_probability,
     log_sum,
     logsumexp,
     nan_seen,
     others,
+    precise_probability,
+    precise_term,
     probability,
     quotient,
     settle,
     shifted_exp,
-    shifted_probability,
     soft_gradient,
     soft_label_entry,
     soft_loss,
@@ -42,6 +47,7 @@ from softbench_backends.numba.blocks import (
     term,
     two_product,
     two_sum,
+    vanishes,
 )
 from softbench_backends.numba.lanes import (
     GROUP,
@@ -55,6 +61,7 @@ from softbench_backends.numba.lanes import (
     offset,
     prefetch,
     put,
+    same_address,
     spread,
     store,
     store_first,
@@ -104,12 +111,14 @@ def row_max_or_nan(x, n):
 
 @njit(error_model="numpy")
 def tile_sum(x, e, n, m, keep, ahead):
-    """Sum of the exponentials below the maximum ``m``, its correction, and the number of argmaxes.
+    """Sum of the exponentials below the maximum ``m``, its correction, number of argmaxes, smallest exponential but 0.
 
-    The scaled exponentials go to ``e`` if ``keep`` is set. ``x + ahead`` is prefetched, unless that is 0.
+    The scaled exponentials go to ``e`` if ``keep`` is set. ``x + ahead`` is prefetched,
+    unless that is 0.
     """
     w = width(x)
     hi, lo = accumulator(spread(x, 0.0))
+    smallest = least_start(spread(x, 0.0))
     argmaxes = 0
     i = 0
     while i + GROUP * w <= n:
@@ -120,6 +129,7 @@ def tile_sum(x, e, n, m, keep, ahead):
         if keep:
             store(e, i, e0)
         hi, lo = accumulate(hi, lo, t0)
+        smallest = least(smallest, e0)
         argmaxes += n0
         i += GROUP * w
     while i < n:
@@ -127,61 +137,98 @@ def tile_sum(x, e, n, m, keep, ahead):
         if keep:
             store_first(e, i, n - i, e0)
         hi, lo = accumulate(hi, lo, t0)
+        smallest = least(smallest, e0)
         argmaxes += n0
         i += w
     high, low = fold(hi, lo)
     # Missing lanes hold -inf: they are argmaxes of a row of nothing else, which has no result anyway.
-    return high, low, argmaxes
+    return high, low, argmaxes, least_of(smallest)
 
 
 @njit(error_model="numpy")
 def row_sum(x, e, n, m, keep, ahead):
     """`tile_sum` over all tiles of a row."""
-    hi, lo, argmaxes = 0.0, 0.0, 0
+    hi, lo, argmaxes, smallest = 0.0, 0.0, 0, math.inf
     for start in range(0, n, TILE):
-        high, low, more = tile_sum(offset(x, start), offset(e, start), min(TILE, n - start), m, keep, ahead)
+        high, low, more, least_here = tile_sum(offset(x, start), offset(e, start), min(TILE, n - start), m, keep, ahead)
         hi, lo = join(hi, lo, high, low)
         argmaxes += more
-    return hi, lo, argmaxes
+        smallest = smaller_positive(smallest, least_here)
+    return hi, lo, argmaxes, smallest
 
 
 @njit(error_model="numpy")
-def write_probabilities(e, out, n, f, g, streaming):
-    """``out = e' f g``; ``streaming`` past the caches."""
+def smaller_positive(a, b):
+    """The smaller of two numbers, of which the second may be a 0 that does not count."""
+    return np.float64(b) if 0 < b < a else a
+
+
+@njit(error_model="numpy")
+def row_factor(x, n, m, hi, lo, argmaxes, smallest, share, less):
+    """``s'``, its correction and what `factor` makes of it; of a better sum if a probability is subnormal."""
+    s, rest = others(m, hi, lo, float(argmaxes))
+    f, h, g = factor(m, s, rest, share, less)
+    if vanishes(m, smallest, f, g):
+        hi, lo = precise_sum(x, n, m)
+        s, rest = others(m, hi, lo, float(argmaxes))
+        f, h, g = factor(m, s, rest, share, less)
+    return s, rest, f, h, g
+
+
+@njit(error_model="numpy")
+def some_probabilities(x, e, i, n, kept, m, f, h, g):
+    """The probabilities of up to a vector of classes from ``i`` on, of ``n``; from ``e`` if they were ``kept``."""
+    exp = load_first(e, i, n - i, 0.0) if kept else shifted_exp(load_first(x, i, n - i, -math.inf), m)
+    p = probability(exp, f, g)
+    if any_subnormal(p):
+        p = precise_probability(p, load_first(x, i, n - i, -math.inf), m, f, h, g)
+    return p
+
+
+@njit(error_model="numpy")
+def group_probabilities(x, e, i, kept, m, f, h, g):
+    """As `some_probabilities`, of a whole group of vectors."""
+    exp = load_group(e, i) if kept else shifted_exp(load_group(x, i), m)
+    p = probability(exp, f, g)
+    if any_subnormal(p):
+        p = precise_probability(p, load_group(x, i), m, f, h, g)
+    return p
+
+
+@njit(error_model="numpy")
+def write_probabilities(x, e, out, n, kept, m, f, h, g, streaming):
+    """``out`` = the probabilities times what is in ``f``; ``streaming`` past the caches.
+
+    ``e`` holds the scaled exponentials if ``kept``. It may be ``out``, as may ``x``, but not both of them.
+    """
     w = width(out)
     i = 0
     if streaming:
         i = min(misaligned(out), n)
-        store_first(out, 0, i, probability(load_first(e, 0, i, 0.0), f, g))
-        while i + 4 * w <= n:
-            stream(out, i, probability(load(e, i), f, g))
-            stream(out, i + w, probability(load(e, i + w), f, g))
-            stream(out, i + 2 * w, probability(load(e, i + 2 * w), f, g))
-            stream(out, i + 3 * w, probability(load(e, i + 3 * w), f, g))
-            i += 4 * w
-    while i + w <= n:
-        store(out, i, probability(load(e, i), f, g))
+        store_first(out, 0, i, some_probabilities(x, e, 0, i, kept, m, f, h, g))
+        while i + GROUP * w <= n:
+            stream(out, i, group_probabilities(x, e, i, kept, m, f, h, g))
+            i += GROUP * w
+    while i + GROUP * w <= n:
+        store(out, i, group_probabilities(x, e, i, kept, m, f, h, g))
+        i += GROUP * w
+    while i < n:
+        store_first(out, i, n - i, some_probabilities(x, e, i, n, kept, m, f, h, g))
         i += w
-    if i < n:
-        store_first(out, i, n - i, probability(load_first(e, i, n - i, 0.0), f, g))
 
 
 @njit(error_model="numpy")
-def write_shifted_probabilities(x, out, n, m, f, g, streaming):
-    """`write_probabilities` from the logits."""
-    w = width(out)
+def precise_sum(x, n, m):
+    """Sum of the exponentials below the maximum, and its correction, to far less than an ulp."""
+    w = width(x)
+    hi, lo = accumulator(spread(x, 0.0))
     i = 0
-    if streaming:
-        i = min(misaligned(out), n)
-        store_first(out, 0, i, shifted_probability(load_first(x, 0, i, 0.0), m, f, g))
-        while i + w <= n:
-            stream(out, i, shifted_probability(load(x, i), m, f, g))
-            i += w
-    while i + w <= n:
-        store(out, i, shifted_probability(load(x, i), m, f, g))
+    while i < n:
+        e, less = precise_term(load_first(x, i, n - i, -math.inf), m)
+        hi, lo = accumulate(hi, lo, e)
+        hi, lo = accumulate(hi, lo, less)
         i += w
-    if i < n:
-        store_first(out, i, n - i, shifted_probability(load_first(x, i, n - i, 0.0), m, f, g))
+    return fold(hi, lo)
 
 
 @njit(error_model="numpy")
@@ -224,19 +271,16 @@ def softmax_rows(x, out, first, last, streaming):
     """`RowBackend.softmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
     keep = k * x.itemsize <= KEEP_BYTES
-    buffer = np.empty(k if streaming and keep else 0, x.dtype)
+    apart = streaming or same_address(address(x), address(out))
+    buffer = np.empty(k if apart and keep else 0, x.dtype)
     ahead = _ahead(k, x.itemsize)
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        e = address(buffer) if streaming else oi
+        e = address(buffer) if apart else oi
         m = row_max(xi, k)
-        hi, lo, argmaxes = row_sum(xi, e, k, m, keep, ahead)
-        s, lo = others(m, hi, lo, float(argmaxes))
-        f, g = factor(m, s, lo, 1.0, 0.0)
-        if keep:
-            write_probabilities(e, oi, k, f, g, streaming)
-        else:
-            write_shifted_probabilities(xi, oi, k, m, f, g, streaming)
+        hi, lo, argmaxes, smallest = row_sum(xi, e, k, m, keep, ahead)
+        _, _, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, smallest, 1.0, 0.0)
+        write_probabilities(xi, e, oi, k, keep, m, f, h, g, streaming)
     if streaming:
         fence()
 
@@ -249,7 +293,7 @@ def log_softmax_rows(x, out, first, last, streaming):
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
         m = row_max(xi, k)
-        hi, lo, argmaxes = row_sum(xi, xi, k, m, False, ahead)
+        hi, lo, argmaxes, _ = row_sum(xi, xi, k, m, False, ahead)
         s, lo = others(m, hi, lo, float(argmaxes))
         write_log_probabilities(xi, oi, k, m, log_sum(m, s, lo), streaming)
     if streaming:
@@ -264,7 +308,7 @@ def logsumexp_rows(x, out, first, last, streaming):
     for i in range(first, last):
         xi = offset(address(x), i * k)
         m = row_max(xi, k)
-        hi, lo, argmaxes = row_sum(xi, xi, k, m, False, ahead)
+        hi, lo, argmaxes, _ = row_sum(xi, xi, k, m, False, ahead)
         s, lo = others(m, hi, lo, float(argmaxes))
         put(address(out), i, logsumexp(m, s, lo, hi))
 
@@ -297,13 +341,22 @@ def row_weight(i, y, sample_weight, class_weight):
 
 
 @njit(error_model="numpy")
+def slope(x, n, m, hi, lo, argmaxes, smallest, at_label, weight, divisor):
+    """Of a row and its label: what `factor` gives, and the gradient's entry at the label."""
+    share, less = quotient(weight, 0.0, divisor, 0.0)
+    s, rest, f, h, g = row_factor(x, n, m, hi, lo, argmaxes, smallest, share, less)
+    return f, h, g, label_entry(m, s, rest, at_label, f, h, g, share)
+
+
+@njit(error_model="numpy")
 def index_rows(
     x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
     """`RowBackend.loss_and_gradient` for labels without smoothing; ``out`` is written if ``gradient`` is set."""
     k = x.shape[1]
-    keep = k * x.itemsize <= KEEP_BYTES
-    buffer = np.empty(k if streaming and keep else 0, x.dtype)
+    keep = gradient and k * x.itemsize <= KEEP_BYTES
+    apart = streaming or same_address(address(x), address(out))
+    buffer = np.empty(k if apart and keep else 0, x.dtype)
     ahead = _ahead(k, x.itemsize)
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
@@ -316,19 +369,15 @@ def index_rows(
             continue
         weight = row_weight(i, y, sample_weight, class_weight)
         at_label = get(xi, y)
-        e = address(buffer) if streaming else oi
+        e = address(buffer) if apart else oi
         m = row_max(xi, k)
-        hi, lo, argmaxes = row_sum(xi, e, k, m, keep and gradient, ahead)
-        s, lo = others(m, hi, lo, float(argmaxes))
-        loss[i] = index_loss(m, s, log_sum(m, s, lo), at_label, weight)
+        hi, lo, argmaxes, smallest = row_sum(xi, e, k, m, keep, ahead)
+        s, rest = others(m, hi, lo, float(argmaxes))
+        loss[i] = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
         if gradient:
-            share, less = quotient(weight, 0.0, divisor, 0.0)
-            f, g = factor(m, s, lo, share, less)
-            if keep:
-                write_probabilities(e, oi, k, f, g, streaming)
-            else:
-                write_shifted_probabilities(xi, oi, k, m, f, g, streaming)
-            put(oi, y, label_entry(m, s, lo, at_label, f, g, share))
+            f, h, g, entry = slope(xi, k, m, hi, lo, argmaxes, smallest, at_label, weight, divisor)
+            write_probabilities(xi, e, oi, k, keep, m, f, h, g, streaming)
+            put(oi, y, entry)
     if streaming:
         fence()
 
@@ -425,7 +474,7 @@ def soft_rows(
         loss[i] = soft_loss(m, s, lo, mass, cost)
         if gradient:
             share, less = quotient(mass, 0.0, divisor, 0.0)
-            f, g = factor(m, s, lo, share, less)
+            f, _, g = factor(m, s, lo, share, less)
             high, low = quotient(of_all, of_all_low, divisor, 0.0)
             write_soft_gradient(xi, qi, oi, k, m, f, g, high, low)
             if labels.size:

@@ -12,129 +12,135 @@ import numpy as np
 from numba import njit, prange
 
 from softbench_backends.numba.blocks import (
-    factor,
     index_loss,
     join,
-    label_entry,
     log_sum,
     logsumexp,
     others,
-    quotient,
 )
 from softbench_backends.numba.lanes import address, fence, offset, put
 from softbench_backends.numba.limits import TILE
 from softbench_backends.numba.rows import (
     fill,
+    row_factor,
     row_max,
     row_weight,
+    slope,
+    smaller_positive,
     tile_sum,
     write_log_probabilities,
-    write_shifted_probabilities,
+    write_probabilities,
 )
 
+# What is done to a tile. One parallel loop serves all, since each takes a second to compile; as would each of these
+# numbers, were it a literal to Numba: hence np.int64.
+_MAX, _SUM, _PROBABILITIES, _LOGS = 0, 1, 2, 3
+
+
+@njit(error_model="numpy")
+def tile_job(job, x, out, i, t, tiles, m, f, h, g, streaming):
+    """Do ``job`` to tile ``t`` of row ``i``.
+
+    ``tiles`` ``(N, tiles, 5)`` holds what is found: the maximum, and what `tile_sum` gives; ``m``,
+    ``f``, ``h`` and ``g`` ``(N,)`` what is needed: the maximum, and what `factor` gives, or ``L`` as ``f``.
+    """
+    k = x.shape[1]
+    n = min(TILE, k - t * TILE)
+    xt, ot = offset(address(x), i * k + t * TILE), offset(address(out), i * k + t * TILE)
+    if job == _MAX:
+        tiles[i, t, 0] = row_max(xt, n)
+    elif job == _SUM:
+        tiles[i, t, 1], tiles[i, t, 2], tiles[i, t, 3], tiles[i, t, 4] = tile_sum(xt, xt, n, m[i], False, 0)
+    elif job == _PROBABILITIES:
+        write_probabilities(xt, xt, ot, n, False, m[i], f[i], h[i], g[i], streaming)
+    else:
+        write_log_probabilities(xt, ot, n, m[i], f[i], streaming)
+    if streaming:
+        fence()
+
 
 @njit(error_model="numpy", parallel=True)
-def statistics(x):
-    """Of every row: the maximum, ``s'``, its correction, and the plain sum of the terms."""
-    n, k = x.shape
-    tiles = (k + TILE - 1) // TILE
-    maxima = np.empty((n, tiles), x.dtype)
-    high, low = np.empty((n, tiles)), np.empty((n, tiles))
-    counts = np.empty((n, tiles), np.int64)
-    m, s, lo, terms = np.empty(n, x.dtype), np.empty(n), np.empty(n), np.empty(n)
-    for j in prange(n * tiles):
-        i, t = j // tiles, j % tiles
-        maxima[i, t] = row_max(offset(address(x), i * k + t * TILE), min(TILE, k - t * TILE))
-    for i in range(n):
-        m[i] = maxima[i].max()  # the maximum of a tile is never NaN
-    for j in prange(n * tiles):
-        i, t = j // tiles, j % tiles
-        xt = offset(address(x), i * k + t * TILE)
-        high[i, t], low[i, t], counts[i, t] = tile_sum(xt, xt, min(TILE, k - t * TILE), m[i], False, 0)
-    for i in range(n):
-        total, correction = 0.0, 0.0
-        for t in range(tiles):
-            total, correction = join(total, correction, high[i, t], low[i, t])
-        terms[i] = total
-        s[i], lo[i] = others(m[i], total, correction, float(counts[i].sum()))
-    return m, s, lo, terms
+def all_tiles(job, x, out, tiles, m, f, h, g, streaming):
+    """`tile_job` for every tile of every row."""
+    for j in prange(tiles.shape[0] * tiles.shape[1]):
+        tile_job(job, x, out, j // tiles.shape[1], j % tiles.shape[1], tiles, m, f, h, g, streaming)
 
 
-@njit(error_model="numpy", parallel=True)
-def write_tiles(x, out, m, f, g, streaming):
-    """`write_shifted_probabilities` of every row with its own ``m``, ``f`` and ``g``."""
+@njit(error_model="numpy")
+def statistics(x, streaming):
+    """The tiles; of every row the maximum, and what `row_sum` gives, as ``(N, 4)``."""
     n, k = x.shape
-    tiles = (k + TILE - 1) // TILE
-    for j in prange(n * tiles):
-        i, t = j // tiles, j % tiles
-        at = i * k + t * TILE
-        xt, ot = offset(address(x), at), offset(address(out), at)
-        write_shifted_probabilities(xt, ot, min(TILE, k - t * TILE), m[i], f[i], g[i], streaming)
-        if streaming:
-            fence()
+    tiles = np.empty((n, (k + TILE - 1) // TILE, 5))
+    m, sums, unused = np.empty(n, x.dtype), np.empty((n, 4)), np.empty(n)
+    all_tiles(np.int64(_MAX), x, x, tiles, m, unused, unused, unused, streaming)
+    for i in range(n):
+        m[i] = tiles[i, 0, 0]
+        for t in range(1, tiles.shape[1]):
+            m[i] = max(m[i], tiles[i, t, 0])  # never NaN: `row_max` passes over them
+    all_tiles(np.int64(_SUM), x, x, tiles, m, unused, unused, unused, streaming)
+    for i in range(n):
+        hi, lo, argmaxes, smallest = 0.0, 0.0, 0.0, math.inf
+        for t in range(tiles.shape[1]):
+            hi, lo = join(hi, lo, tiles[i, t, 1], tiles[i, t, 2])
+            argmaxes += tiles[i, t, 3]
+            smallest = smaller_positive(smallest, tiles[i, t, 4])
+        sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3] = hi, lo, argmaxes, smallest
+    return tiles, m, sums
 
 
 @njit(error_model="numpy")
 def softmax_tiles(x, out, streaming, chunks):
     """`rows.softmax_rows` of all rows."""
-    m, s, lo, _ = statistics(x)
-    f, g = np.empty(x.shape[0]), np.empty(x.shape[0])
-    for i in range(x.shape[0]):
-        f[i], g[i] = factor(m[i], s[i], lo[i], 1.0, 0.0)
-    write_tiles(x, out, m, f, g, streaming)
-
-
-@njit(error_model="numpy", parallel=True)
-def write_log_tiles(x, out, m, log, streaming):
-    """`write_log_probabilities` of every row with its own ``m`` and ``L``."""
     n, k = x.shape
-    tiles = (k + TILE - 1) // TILE
-    for j in prange(n * tiles):
-        i, t = j // tiles, j % tiles
-        at = i * k + t * TILE
-        xt, ot = offset(address(x), at), offset(address(out), at)
-        write_log_probabilities(xt, ot, min(TILE, k - t * TILE), m[i], log[i], streaming)
-        if streaming:
-            fence()
+    tiles, m, sums = statistics(x, streaming)
+    f, h, g = np.empty(n), np.empty(n), np.empty(n)
+    for i in range(n):
+        hi, lo, argmaxes, smallest = sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]
+        xi = offset(address(x), i * k)
+        _, _, f[i], h[i], g[i] = row_factor(xi, k, m[i], hi, lo, argmaxes, smallest, 1.0, 0.0)
+    all_tiles(np.int64(_PROBABILITIES), x, out, tiles, m, f, h, g, streaming)
 
 
 @njit(error_model="numpy")
 def log_softmax_tiles(x, out, streaming, chunks):
     """`rows.log_softmax_rows` of all rows."""
-    m, s, lo, _ = statistics(x)
+    tiles, m, sums = statistics(x, streaming)
     log = np.empty(x.shape[0])
     for i in range(x.shape[0]):
-        log[i] = log_sum(m[i], s[i], lo[i])
-    write_log_tiles(x, out, m, log, streaming)
+        s, rest = others(m[i], sums[i, 0], sums[i, 1], sums[i, 2])
+        log[i] = log_sum(m[i], s, rest)
+    all_tiles(np.int64(_LOGS), x, out, tiles, m, log, log, log, streaming)
 
 
 @njit(error_model="numpy")
 def logsumexp_tiles(x, out, streaming, chunks):
     """`rows.logsumexp_rows` of all rows."""
-    m, s, lo, terms = statistics(x)
+    _, m, sums = statistics(x, streaming)
     for i in range(x.shape[0]):
-        put(address(out), i, logsumexp(m[i], s[i], lo[i], terms[i]))
+        s, rest = others(m[i], sums[i, 0], sums[i, 1], sums[i, 2])
+        put(address(out), i, logsumexp(m[i], s, rest, sums[i, 0]))
 
 
 @njit(error_model="numpy")
 def index_tiles(x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, streaming, chunks):
     """`rows.index_rows` of all rows."""
     n, k = x.shape
-    m, s, lo, _ = statistics(x)
-    f, g, entries = np.empty(n), np.empty(n), np.empty(n)
+    tiles, m, sums = statistics(x, streaming)
+    f, h, g, entries = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
     for i in range(n):
         y = labels[i]
         if 0 <= y < k:
             weight = row_weight(i, y, sample_weight, class_weight)
-            share, less = quotient(weight, 0.0, divisor, 0.0)
-            loss[i] = index_loss(m[i], s[i], log_sum(m[i], s[i], lo[i]), x[i, y], weight)
-            f[i], g[i] = factor(m[i], s[i], lo[i], share, less)
-            entries[i] = label_entry(m[i], s[i], lo[i], x[i, y], f[i], g[i], share)
+            hi, lo, argmaxes, smallest = sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]
+            s, rest = others(m[i], hi, lo, argmaxes)
+            loss[i] = index_loss(m[i], s, log_sum(m[i], s, rest), x[i, y], weight)
+            if gradient:
+                xi = offset(address(x), i * k)
+                f[i], h[i], g[i], entries[i] = slope(xi, k, m[i], hi, lo, argmaxes, smallest, x[i, y], weight, divisor)
         else:
-            f[i], g[i], entries[i] = 0.0, 0.0, 0.0
             loss[i] = 0.0 if y == -1 else math.nan
     if gradient:
-        write_tiles(x, out, m, f, g, streaming)
+        all_tiles(np.int64(_PROBABILITIES), x, out, tiles, m, f, h, g, streaming)
         for i in range(n):
             if 0 <= labels[i] < k:
                 put(address(out), i * k + labels[i], entries[i])
