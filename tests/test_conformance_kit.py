@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import types
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -230,7 +231,7 @@ def test_declared_bounds_are_judged_and_both_are_reported():
     assert not run(Coarse, "quick", select=["accuracy-softmax"]).ok
 
     class Declares(Coarse):
-        gates = {"softmax": {"float32": 120.0, "float64": 120.0}}
+        gates = types.MappingProxyType({"softmax": {"float32": 120.0, "float64": 120.0}})
 
     report = run(Declares, "quick", select=["accuracy-softmax/*float32*"])
     assert report.ok, report.of("failed")[0].message

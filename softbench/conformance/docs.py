@@ -89,7 +89,7 @@ def _table(rows: tuple[Row, ...]) -> str:
     for row in rows:
         cases = row.cases()
         marks = [
-            column.mark if column.host or any("host" not in case.needs for case in cases) else "–"
+            column.mark if column.host or any("host" not in case.needs for case in cases) else "-"
             for column in _COLUMNS.values()
         ]
         lines.append(
@@ -131,7 +131,7 @@ def _expected(example: Example) -> str:
     if isinstance(example.expect, Raises):
         return repr(example.expect)
     if callable(example.expect):
-        return example.expect.__name__
+        return str(example.expect.__name__)
     text = brief(np.asarray(example.expect).tolist() if not _is_large(example.expect) else np.asarray(example.expect))
     return re.sub(r"np\.float64\((.*?)\)", r"\1", text)
 

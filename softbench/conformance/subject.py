@@ -28,6 +28,7 @@ Array = np.ndarray[Any, Any]
 
 _MAX_K: Final = {"compiled": 1 << 31, "interpreted": 300, "simulated": 100}
 _MAX_ELEMENTS: Final = {"compiled": 1 << 31, "interpreted": 3000, "simulated": 300}
+_MAX_ROWS: Final = {"simulated": 4}  # a simulator starts a thread of Python for every thread of every row
 _FUNCTIONS: Final = (
     "argmax",
     "logsumexp",
@@ -111,7 +112,7 @@ class Subject:
 
     def rows_of(self, k: int, rows: int) -> int:
         """At most ``rows`` rows of ``k`` classes, fewer for slow backends; at least 2."""
-        return max(2, min(rows, _MAX_ELEMENTS[self.cost] // max(k, 1)))
+        return max(2, min(rows, _MAX_ROWS.get(self.cost, rows), _MAX_ELEMENTS[self.cost] // max(k, 1)))
 
     # -- calls -----------------------------------------------------------------------------------------
 

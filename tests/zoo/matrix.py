@@ -1,0 +1,60 @@
+"""Write docs/kill-matrix.md: every wrong backend of the zoo, and which rows of the contract reject it.
+
+    python tests/zoo/matrix.py
+
+Runs the quick profile and the named case on every mutant: some minutes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from zoo.mutants import MUTANTS, Mutant
+
+from softbench.conformance import contract, run
+from softbench.conformance.runner import judge_case, make_subject
+
+PAGE = Path(__file__).parents[2] / "docs" / "kill-matrix.md"
+
+HEAD = """<!-- Written by `python tests/zoo/matrix.py`; do not edit. -->
+# Which checks catch which bugs
+
+A verdict is worth what it can reject. Each line is a wrong backend: a right one with one realistic bug planted
+(`tests/zoo/mutants.py`). The test suite demands that each is rejected *by the case named here*, and that the right
+backend passes that case. The last column counts the failing cases of the quick profile by row of the contract
+([semantics](semantics.md)).
+
+"""
+
+
+def line(mutant: Mutant, killed: str) -> str:
+    """A line of the table."""
+    return f"| {mutant.name} | {mutant.bug.replace('|', chr(92) + '|')} | `{mutant.killer}` | {killed} |"
+
+
+def judged(mutant: Mutant) -> str:
+    """Rows that reject a mutant, with the number of their cases that do."""
+    cases = {case.id: case for case in contract.cases()}
+    named = judge_case(make_subject(mutant.make()), cases[mutant.killer])
+    assert named.status == "failed", f"{mutant.name} survives {mutant.killer}"
+    report = run(mutant.make(), "quick")
+    rows = Counter(result.id.partition("/")[0] for result in report.of("failed"))
+    rows.setdefault(mutant.killer.partition("/")[0], 1)
+    return ", ".join(f"{row} {count}" for row, count in rows.most_common())
+
+
+def main() -> None:
+    """Judge the whole zoo and write the page."""
+    lines = ["| wrong backend | the bug | caught by | rows that reject it (cases) |", "|---|---|---|---|"]
+    for mutant in MUTANTS.values():
+        lines.append(line(mutant, judged(mutant)))
+        print(lines[-1], flush=True)
+    PAGE.write_text(f"{HEAD}{len(MUTANTS)} wrong backends, {len(MUTANTS)} rejected.\n\n" + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
