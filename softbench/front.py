@@ -377,7 +377,7 @@ class Backend:
         if w is None and s is None and eps == 0.0:
             return _Lowered(SoftTarget(rows.as_rows(y, 1, r.compute)), lambda: float(r.n))
         # q is rounded once, with all it is multiplied and divided by: the gradient's bound leaves room for no more.
-        divisor = 1.0 if reduction != "mean" else float(r.n) if s is None else rows.total(s)
+        divisor = 1.0 if reduction != "mean" else float(r.n) if s is None else rows.divisor(None, s, None)
         return _Lowered(SoftTarget(rows.soft_rows(y, r.compute, eps, w, s, divisor)), lambda: 1.0)
 
     def _weights(self, weights: Any, argument: str, shape: tuple[int, ...], validate: bool) -> Array | None:

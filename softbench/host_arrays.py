@@ -205,24 +205,28 @@ class HostArrays:
                 q += wide(smoothing) / y.shape[1]
             if class_weight is not None:
                 q *= class_weight
-            row = np.ones(1) if sample_weight is None else sample_weight
+            row: Array = np.ones(1) if sample_weight is None else sample_weight
             q *= (row.astype(wide) / (divisor or np.nan))[:, None]
             return _cast(q, numpy_dtype(dtype))
 
-    def divisor(self, labels: Array, sample_weight: Array | None, class_weight: Array | None) -> Any:
-        """Sum of ``s_i w[y_i]`` over rows not IGNORED (an INVALID row counts with class weight 1)."""
+    def divisor(self, labels: Array | None, sample_weight: Array | None, class_weight: Array | None) -> Any:
+        """Sum of ``s_i w[y_i]`` over rows not IGNORED (an INVALID row counts with class weight 1).
+
+        ``labels`` None (soft targets): the sum of ``s_i``. A number, in extended precision where there are weights: a
+        gradient is divided by it before its one rounding.
+        """
+        if labels is None:
+            return sample_weight.sum(dtype=np.longdouble)  # type: ignore[union-attr]
         counted = labels != _IGNORED
         if sample_weight is None and class_weight is None:
             return float(np.count_nonzero(counted))
-        weight = counted.astype(np.float64)
-        if sample_weight is not None:
-            weight = np.where(counted, sample_weight, 0.0)
+        weight = counted.astype(np.longdouble) if sample_weight is None else np.where(counted, sample_weight, 0.0)
         if class_weight is not None:
-            weight *= np.where(labels >= 0, class_weight[labels], 1.0)
-        return float(self.total(weight))
+            weight = weight * np.where(labels >= 0, class_weight[labels], 1.0).astype(np.longdouble)
+        return weight.sum(dtype=np.longdouble)
 
     def total(self, values: Array, divisor: Any = None) -> Any:
-        """Sum of float64 ``values`` ``(N,)`` in a fixed order, within two roundings; over ``divisor`` if given."""
+        """Sum of float64 ``values`` ``(N,)`` in a fixed order, over ``divisor`` if given, rounded once; float64."""
         result = _sum(values)
         if divisor is None:
             return np.float64(result)
@@ -243,13 +247,12 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def _sum(values: Array) -> float:
     """Accurate sum in an order that depends on the length alone. inf and NaN propagate as in a plain sum."""
-    if values.size <= _FSUM_MAX:
-        try:
-            return math.fsum(values.tolist())
-        except (OverflowError, ValueError):  # beyond float64, or inf - inf
-            with np.errstate(over="ignore", invalid="ignore"):
-                return float(values.sum())
     with np.errstate(over="ignore", invalid="ignore"):
+        plain = float(values.sum())
+        if not math.isfinite(plain):
+            return plain
+        if values.size <= _FSUM_MAX:
+            return math.fsum(values.tolist())
         error = 0.0
         while values.size > 1:  # pairs (i, i + half): a tree of TwoSum, whose errors are summed apart
             half = values.size // 2
@@ -258,5 +261,4 @@ def _sum(values: Array) -> float:
             t = s - a
             error += float(((a - (s - t)) + (b - t)).sum())
             values = np.append(s, values[-1:]) if values.size % 2 else s
-        total = float(values[0])
-        return total + error if math.isfinite(total) else total
+        return float(values[0]) + error

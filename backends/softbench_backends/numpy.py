@@ -31,8 +31,8 @@ Wide = NDArray[np.longdouble]
 _BLOCK: Final = 1 << 16
 """Elements of a block. Smaller ones (2**12 to 2**15 were measured) pay more for NumPy's calls than they gain in L2."""
 
-_TINY: Final = -600.0
-"""Shifted logits below this may need more than exp: near -708 a float64 exponential starts to lose digits."""
+_TINY: Final = -707.0
+"""Shifted logits below this may need more than exp: here a float64 exponential starts to lose digits."""
 
 # ln 2 in two parts; the first has 32 bits, so its product with any exponent of a float is exact (Cody and Waite).
 _LN2_HIGH: Final = float.fromhex("0x1.62e42feep-1")
@@ -169,8 +169,8 @@ class _Block:
         """``out = exp(x - m) * factor / S``, with a factor per row.
 
         The correction ``1 + r`` and what rounding ``factor / S`` to float64 loses are applied as one, so that an entry
-        sees three roundings: of its exponential, of that correction, and of the product. A factor above 1 must not
-        magnify what an underflowing exponential lost.
+        sees three roundings: of its exponential, of that correction, and of the product. Exponentials that underflow
+        would add roundings of the size of a result; those that a small factor does not hide are taken in parts.
         """
         n = len(self.d)
         wide = factor / self.total
@@ -184,8 +184,9 @@ class _Block:
         else:
             corrected = self.e
         np.multiply(corrected, high[:, None], out=out, casting="same_kind")
-        if (high > 1.0).any():
-            where = (self.d < _TINY) & (high > 1.0)[:, None]
+        shown = high > 0.25
+        if shown.any() and self.d.min() < _TINY:
+            where = (self.d < _TINY) & shown[:, None]
             if where.any():
                 factor_mantissa, factor_exponent = np.frexp(np.broadcast_to(high[:, None], where.shape)[where])
                 mantissa, exponent = self._exp_in_parts(where)
@@ -209,8 +210,9 @@ class _Block:
 
     def _exp_in_parts(self, where: Any) -> tuple[F64, NDArray[np.int32]]:
         """``exp(x - m)`` of the chosen entries as ``mantissa * 2**exponent``."""
-        d = np.maximum(self.d[where], -1e5)
-        r = np.broadcast_to(self.r, self.d.shape)[where]
+        d = self.d[where]
+        r = np.where(d > -1e5, np.broadcast_to(self.r, self.d.shape)[where], 0.0)
+        d = np.maximum(d, -1e5)
         exponent = np.rint(d / np.log(2.0))
         reduced = (d - exponent * _LN2_HIGH) - exponent * _LN2_LOW
         return np.exp(reduced + r), exponent.astype(np.int32)
@@ -246,7 +248,7 @@ def _sum_rows(values: F64, work: F64 | None = None) -> Wide:
     leading = work.sum(axis=1)
     np.subtract(values, work, out=work)
     total: Wide = leading.astype(np.longdouble) + work.sum(axis=1)
-    return np.where(np.isfinite(top), total, top)
+    return np.where(np.isfinite(total), total, values.sum(axis=1))
 
 
 def _row_weight(target: IndexTarget, rows: slice) -> Wide:

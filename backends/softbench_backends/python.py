@@ -203,7 +203,7 @@ def _index_row(values: list[float], target: IndexTarget, i: int, divisor: float)
         return math.nan, math.nan
     if target.smoothing != 0.0:
         try:
-            return _soft_row(values, _smoothed(target, i, label, len(values)), Fraction(divisor))
+            return _soft_row(values, _smoothed(target, i, label, len(values)), _fraction(divisor))
         except (ValueError, OverflowError):  # weights that are no numbers, which only validate=False lets in
             return math.nan, math.nan
     row = _shift(values)
@@ -220,6 +220,11 @@ def _index_row(values: list[float], target: IndexTarget, i: int, divisor: float)
     gradient = [row.exp_times(k, factor / row.total) for k in range(len(values))]
     gradient[label] = 0.0 - row.others(label, factor, row.total)  # never p_y - 1
     return loss, gradient
+
+
+def _fraction(number: Any) -> Fraction:
+    """A number, possibly of NumPy's extended precision, exactly."""
+    return Fraction(*number.as_integer_ratio())
 
 
 def _smoothed(target: IndexTarget, i: int, label: int, k: int) -> list[Fraction]:
