@@ -281,28 +281,43 @@ class NumbaCudaBackend(RowBackend):
             )
 
     def soft_rows(
-        self, y: View, dtype: str, smoothing: float, class_weight: View | None, sample_weight: View | None
+        self,
+        y: View,
+        dtype: str,
+        smoothing: float,
+        class_weight: View | None,
+        sample_weight: View | None,
+        divisor: Any,
     ) -> View:
-        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K)`` as rows of ``dtype``."""
-        if smoothing == 0.0 and class_weight is None and sample_weight is None:
-            return self.as_rows(y, 1, dtype)
+        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor`` as rows of ``dtype``, rounded once."""
         out = self.empty(y.shape, dtype)
-        self._array_kernels.soft_target_rows(y, smoothing, class_weight, sample_weight, out, self._stream)
+        over = divisor if isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
+        weights = class_weight, sample_weight
+        self._array_kernels.soft_target_rows(y, smoothing, *weights, over, out, self._stream)
         return out
 
-    def divisor(self, labels: View, sample_weight: View | None, class_weight: View | None) -> Any:
-        """Sum of ``s_i w[y_i]`` over rows not ignored: one float64 on the device, without waiting."""
-        weights = self.empty(labels.shape, "float64")
-        if labels.size:
-            self._array_kernels.weight_rows(labels, sample_weight, class_weight, weights, self._stream)
-        return self.total(weights)
+    def divisor(self, labels: View | None, sample_weight: View | None, class_weight: View | None) -> Any:
+        """Sum of ``s_i w[y_i]`` over rows not ignored, or of ``s_i``: two float64 on the device, without waiting."""
+        if labels is None:
+            assert sample_weight is not None  # the front has a number otherwise
+            weights = sample_weight
+        else:
+            weights = self.empty((2 * labels.size,), "float64")
+            if labels.size:
+                self._array_kernels.weight_rows(labels, sample_weight, class_weight, weights, self._stream)
+        pair = self.empty((2,), "float64")
+        self._array_kernels.total(weights, None, self._scratch, pair, self._stream)
+        return pair
 
     def total(self, values: View, divisor: Any = None) -> Any:
         """Sum in a fixed order, over ``divisor`` if given, without waiting: 0-d float64 of the caller's library."""
         out = self.empty((), "float64")
         over = divisor if divisor is None or isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
-        self._array_kernels.total(values, over, lambda n: self.empty((n,), "float64"), out, self._stream)
+        self._array_kernels.total(values, over, self._scratch, out, self._stream)
         return self.wrap(out, None)
+
+    def _scratch(self, n: int) -> View:
+        return self.empty((n,), "float64")
 
     def _first_outside(self, flat: View, low: float, high: float) -> int | None:
         return self._first_found(self._array_kernels.find_outside, flat, low, high)

@@ -24,7 +24,17 @@ from softbench_backends.numba_cuda.device import (
     fma,
 )
 
-__all__ = ["UNIT", "Arithmetic", "arithmetic", "merge", "normalised"]
+__all__ = [
+    "UNIT",
+    "Arithmetic",
+    "added_pair",
+    "arithmetic",
+    "merge",
+    "normalised",
+    "product",
+    "quotient",
+    "scaled_pair",
+]
 
 Device = Callable[..., Any]
 
@@ -170,9 +180,43 @@ def arithmetic(dtype: str) -> Arithmetic:
     return Arithmetic(two_sum, shift, exp_unit, expm1_parts, exp_parts, scale, power)
 
 
+@device
+def product(a: Any, b: Any) -> Any:
+    """``a b`` as a pair, exactly."""
+    p = a * b
+    return p, fma(a, b, -p)
+
+
+@device
+def quotient(a: Any, a_low: Any, b: Any, b_low: Any) -> Any:
+    """``(a + a_low) / (b + b_low)`` as a pair, of float64."""
+    q = a / b
+    rest = (fma(-q, b, a) + a_low) - q * b_low
+    low = rest / b
+    return q, (low if low - low == _ZERO else _ZERO)
+
+
+@device
+def scaled_pair(a: Any, a_low: Any, b: Any) -> Any:
+    """``(a + a_low) b`` as a pair whose first part is the rounded product, of float64."""
+    p, rest = product(a, b)
+    rest = fma(a_low, b, rest)
+    s = p + rest
+    return s, (rest - (s - p) if s - s == _ZERO else _ZERO)
+
+
+@device
+def added_pair(a: Any, a_low: Any, b: Any, b_low: Any) -> Any:
+    """``(a + a_low) + (b + b_low)`` as a pair whose first part is the rounded sum, of float64."""
+    s, error = _two_sum(a, b)
+    rest = error + (a_low + b_low)
+    t = s + rest
+    return t, (rest - (t - s) if t - t == _ZERO else _ZERO)
+
+
 _wide = arithmetic("float64")
 _two_sum, _shift, _expm1_parts, _scale = _wide.two_sum, _wide.shift, _wide.expm1_parts, _wide.scale
-_ONE, _EMPTY = np.float64(1.0), np.float64(-np.inf)
+_ZERO, _ONE, _EMPTY = np.float64(0.0), np.float64(1.0), np.float64(-np.inf)
 _MANTISSA_BITS, _EXPONENTS, _BIAS = np.int64(52), np.int64(0x7FF), np.int64(1023)
 _LIFT, _LIFT_BITS = np.float64(2.0**54), np.int64(54)
 _NONE = np.int64(0)

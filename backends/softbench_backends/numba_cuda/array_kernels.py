@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numba import cuda
 
-from softbench_backends.numba_cuda.arithmetic import arithmetic
+from softbench_backends.numba_cuda.arithmetic import added_pair, arithmetic, product, quotient, scaled_pair
 from softbench_backends.numba_cuda.device import (
     SIMULATED,
     bits32,
@@ -326,13 +326,15 @@ def _weight_kernel() -> Callable[..., None]:
             w = _ONE
             if has_class != 0 and label >= 0:
                 w = class_weight[label]
-            out[i] = _ZERO if label == _IGNORED else s * w
+            high, low = product(s, w)
+            out[i] = _ZERO if label == _IGNORED else high
+            out[n + i] = _ZERO if label == _IGNORED or low - low != _ZERO else low
 
     return kernel
 
 
 def weight_rows(labels: View, sample_weight: View | None, class_weight: View | None, out: View, stream: Any) -> None:
-    """``s_i w[y_i]``, 0 in ignored rows; an invalid label counts with class weight 1."""
+    """``s_i w[y_i]``, 0 in ignored rows, then its rounding errors; an invalid label counts with class weight 1."""
     arguments = ("int64", "float64", "int", "float64", "int", "float64", "int")
     kernel = compiled(_weight_kernel, (), arguments, _THREADS)
     has_sample, has_class = int(sample_weight is not None), int(class_weight is not None)
@@ -350,28 +352,45 @@ def _soft_kernel(source: str, target: str) -> Callable[..., None]:
         has_class: Any,
         sample_weight: Any,
         has_sample: Any,
+        divisor: Any,
+        divisor_value: Any,
+        on_device: Any,
         out: Any,
         n: Any,
         k: Any,
     ) -> None:
         i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         if i < n * k:
-            q = np.float64(read(y[i])) * (_ONE - smoothing) + smoothing / np.float64(k)
+            keep, keep_low = _two_sum(_ONE, -smoothing)
+            spread, spread_low = quotient(smoothing, _ZERO, np.float64(k), _ZERO)
+            q, low = scaled_pair(keep, keep_low, np.float64(read(y[i])))
+            q, low = added_pair(q, low, spread, spread_low)
             if has_class != 0:
-                q = q * class_weight[i % k]
+                q, low = scaled_pair(q, low, class_weight[i % k])
             if has_sample != 0:
-                q = q * sample_weight[i // k]
+                q, low = scaled_pair(q, low, sample_weight[i // k])
+            over = divisor[0] if on_device != 0 else divisor_value
+            over_low = divisor[1] if on_device != 0 else _ZERO
+            q, low = quotient(q, low, over if over != _ZERO else _NAN, over_low)
+            q = q + low
             out[i] = write(q)
 
     return kernel
 
 
 def soft_target_rows(
-    y: View, smoothing: float, class_weight: View | None, sample_weight: View | None, out: View, stream: Any
+    y: View,
+    smoothing: float,
+    class_weight: View | None,
+    sample_weight: View | None,
+    divisor: View | float,
+    out: View,
+    stream: Any,
 ) -> None:
-    """``s_i w_k ((1 - smoothing) y_ik + smoothing / K)`` in float64, rounded to the dtype of ``out``."""
+    """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``, rounded once to the dtype of ``out``."""
     names = y.dtype.name, out.dtype.name
-    arguments = (STORAGE[names[0]], "real", "float64", "int", "float64", "int", STORAGE[names[1]], "int", "int")
+    weights = ("float64", "int", "float64", "int")
+    arguments = (STORAGE[names[0]], "real", *weights, "float64", "real", "int", STORAGE[names[1]], "int", "int")
     kernel = compiled(_soft_kernel, names, arguments, _THREADS)
     n, k = y.shape
     launch(
@@ -385,10 +404,16 @@ def soft_target_rows(
         int(class_weight is not None),
         sample_weight,
         int(sample_weight is not None),
+        *_scalar(divisor),
         out,
         n,
         k,
     )
+
+
+def _scalar(value: View | float) -> tuple[View | None, float, int]:
+    """A number that may be on the device, as three kernel arguments: array, number, whether it is the array."""
+    return (value, 1.0, 1) if isinstance(value, View) else (None, float(value), 0)
 
 
 # -- sums ------------------------------------------------------------------------------------------------------------
@@ -447,7 +472,9 @@ def _partial_kernel() -> Callable[..., None]:
 def _final_kernel() -> Callable[..., None]:
     add_up, shared, lanes = lanes_of(_SUM_LANES, "float64").total, slot_count(_SUM_LANES), _SUM_LANES
 
-    def kernel(partial: Any, divisor: Any, divisor_value: Any, dividing: Any, out: Any, n: Any) -> None:
+    def kernel(
+        partial: Any, divisor: Any, divisor_value: Any, on_device: Any, out: Any, keep_error: Any, n: Any
+    ) -> None:
         slots = cuda.shared.array(shared, np.float64)
         lane = np.int64(cuda.threadIdx.x)
         high, low = _ZERO, _ZERO
@@ -456,17 +483,21 @@ def _final_kernel() -> Callable[..., None]:
             low += error + partial[2 * i + 1]
         high, low = add_up(high, low if low - low == _ZERO else _ZERO, slots)
         if lane == 0:
-            result = high + low if low - low == _ZERO else high
-            if dividing != 0:
-                over = divisor[0] if dividing == 2 else divisor_value
-                result = result / over if over != _ZERO else _NAN
-            out[0] = result
+            over = divisor[0] if on_device != 0 else divisor_value
+            over_low = divisor[1] if on_device != 0 else _ZERO
+            result, rest = quotient(high, low if low - low == _ZERO else _ZERO, over, over_low)
+            rounded = result + rest if over != _ZERO else _NAN
+            out[0] = rounded
+            if keep_error != 0:
+                out[1] = rest - (rounded - result) if rounded - rounded == _ZERO else _ZERO
 
     return kernel
 
 
 def total(values: View, divisor: View | float | None, empty: Callable[[int], View], out: View, stream: Any) -> None:
-    """Sum of contiguous float64 ``values`` into ``out[0]``, over ``divisor`` if given; NaN where that is 0.
+    """Sum of contiguous float64 ``values``, over ``divisor`` if given, into ``out``; NaN where the divisor is 0.
+
+    An ``out`` of two elements also gets what the sum rounds away; a ``divisor`` on the device is one of these.
 
     Chunks, their number and the order within them follow from the length alone. Each chunk keeps its rounding errors.
     """
@@ -478,8 +509,15 @@ def total(values: View, divisor: View | float | None, empty: Callable[[int], Vie
     if blocks:
         kernel = compiled(_partial_kernel, (), ("float64", "float64", "int", "int"), _SUM_LANES)
         launch(kernel, blocks, _SUM_LANES, stream, values, partial, n, chunk)
-    dividing = 0 if divisor is None else 2 if isinstance(divisor, View) else 1
-    array = divisor if isinstance(divisor, View) else None
-    value = 1.0 if divisor is None or isinstance(divisor, View) else float(divisor)
-    kernel = compiled(_final_kernel, (), ("float64", "float64", "real", "int", "float64", "int"), _SUM_LANES)
-    launch(kernel, 1, _SUM_LANES, stream, partial, array, value, dividing, out, blocks)
+    kernel = compiled(_final_kernel, (), ("float64", "float64", "real", "int", "float64", "int", "int"), _SUM_LANES)
+    launch(
+        kernel,
+        1,
+        _SUM_LANES,
+        stream,
+        partial,
+        *_scalar(1.0 if divisor is None else divisor),
+        out,
+        int(out.size > 1),
+        blocks,
+    )

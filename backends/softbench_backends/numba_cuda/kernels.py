@@ -17,7 +17,16 @@ from typing import Any, Final
 import numpy as np
 from numba import cuda
 
-from softbench_backends.numba_cuda.arithmetic import UNIT, arithmetic, merge, normalised
+from softbench_backends.numba_cuda.arithmetic import (
+    UNIT,
+    added_pair,
+    arithmetic,
+    merge,
+    normalised,
+    product,
+    quotient,
+    scaled_pair,
+)
 from softbench_backends.numba_cuda.device import device, fma
 from softbench_backends.numba_cuda.lanes import greater, lanes_of, slot_count
 from softbench_backends.numba_cuda.plan import Plan
@@ -41,7 +50,7 @@ INVALID: Final = -2
 HAS_SAMPLE: Final = 1
 HAS_CLASS: Final = 2
 HAS_DIVISOR: Final = 4
-"""Bits of the ``given`` argument: which pointers are valid."""
+"""Bits of the ``given`` argument: which pointers are valid. A divisor is a sum and what it rounds away."""
 
 _wide = arithmetic("float64")
 _two_sum, _shift, _exp_parts, _scale = _wide.two_sum, _wide.shift, _wide.exp_parts, _wide.scale
@@ -60,15 +69,6 @@ def finish(m: Any, high: Any, low: Any) -> Any:
 
 
 @device
-def quotient(a: Any, a_low: Any, b: Any, b_low: Any) -> Any:
-    """``(a + a_low) / (b + b_low)`` as a pair."""
-    q = a / b
-    rest = (fma(-q, b, a) + a_low) - q * b_low
-    low = rest / b
-    return q, (low if low - low == _ZERO else _ZERO)
-
-
-@device
 def coefficient(a: Any, a_low: Any, k: Any, high: Any, low: Any) -> Any:
     """``a 2^k / (1 + s)`` as ``(c, c_low, k)`` with 1 <= c < 2 (or 0, or not finite)."""
     total, total_low = _two_sum(high, _ONE)
@@ -79,20 +79,13 @@ def coefficient(a: Any, a_low: Any, k: Any, high: Any, low: Any) -> Any:
 
 
 @device
-def product(a: Any, b: Any) -> Any:
-    """``a b`` as a pair."""
-    p = a * b
-    return p, fma(a, b, -p)
-
-
-@device
-def weight_over(s: Any, w: Any, divisor: Any) -> Any:
+def weight_over(s: Any, w: Any, divisor: Any, divisor_low: Any) -> Any:
     """``s w / divisor`` as ``(a, a_low, k)``, whatever the range of each; NaN where the divisor is 0."""
     s, k_s = normalised(s)
     w, k_w = normalised(w)
     divisor, k_d = normalised(divisor)
     a, a_low = product(s, w)
-    a, a_low = quotient(a, a_low, divisor, _ZERO)
+    a, a_low = quotient(a, a_low, divisor, _scale(_ONE, -k_d) * divisor_low)
     return (a if divisor != _ZERO else _NAN), a_low, k_s + k_w - k_d
 
 
@@ -402,7 +395,8 @@ def index_loss(dtype: str, plan: Plan, want_loss: bool, want_gradient: bool) -> 
             loss[row] = _ZERO if label == IGNORED else s * w * ((log_s - d) - r)
         if want_gradient:
             over = divisor[0] if given & HAS_DIVISOR else divisor_value
-            weight, weight_low, power = weight_over(s, w, over)
+            over_low = divisor[1] if given & HAS_DIVISOR else _ZERO
+            weight, weight_low, power = weight_over(s, w, over, over_low)
             c, c_low, power = coefficient(weight, weight_low, power, high, low)
             # Everything but the label: s itself where the label is an argmax, else 1 + s less its own exponential.
             others, others_low = high, low
@@ -439,33 +433,65 @@ def index_loss(dtype: str, plan: Plan, want_loss: bool, want_gradient: bool) -> 
 
 
 def _target_source(dtype: str, smoothed: bool, classes: bool) -> Device:
-    """Device function: ``q`` at class ``j`` of a row, from the array or from ``off w[j] + on [j == y]``.
+    """Device function: ``q`` at class ``j`` of a row, from the array or from ``off w[j] + on [j == y]``, rounded once.
 
-    ``off`` and ``on`` are float64, ``off_label`` and ``at_label`` the two values that remain without class weights.
+    ``off`` and ``on`` are float64 pairs, ``off_label`` and ``at_label`` what they come to without class weights.
     """
     real = np.float32 if dtype == "float32" else np.float64
     if not smoothed:
 
         @device
         def source(
-            q: Any, class_weight: Any, base: Any, j: Any, y: Any, off: Any, on: Any, off_label: Any, at_label: Any
+            q: Any,
+            class_weight: Any,
+            base: Any,
+            j: Any,
+            y: Any,
+            off: Any,
+            on: Any,
+            off_low: Any,
+            on_low: Any,
+            off_label: Any,
+            at_label: Any,
         ) -> Any:
             return q[base + j]
     elif not classes:
 
         @device
         def source(
-            q: Any, class_weight: Any, base: Any, j: Any, y: Any, off: Any, on: Any, off_label: Any, at_label: Any
+            q: Any,
+            class_weight: Any,
+            base: Any,
+            j: Any,
+            y: Any,
+            off: Any,
+            on: Any,
+            off_low: Any,
+            on_low: Any,
+            off_label: Any,
+            at_label: Any,
         ) -> Any:
             return at_label if j == y else off_label
     else:
         # The one place with float64 per element: class weights are float64, and q is rounded once.
         @device
         def source(
-            q: Any, class_weight: Any, base: Any, j: Any, y: Any, off: Any, on: Any, off_label: Any, at_label: Any
+            q: Any,
+            class_weight: Any,
+            base: Any,
+            j: Any,
+            y: Any,
+            off: Any,
+            on: Any,
+            off_low: Any,
+            on_low: Any,
+            off_label: Any,
+            at_label: Any,
         ) -> Any:
-            q_j = off * class_weight[j]
-            return real(q_j + on) if j == y else real(q_j)
+            q_j, q_low = scaled_pair(off, off_low, class_weight[j])
+            if j == y:
+                q_j, q_low = added_pair(q_j, q_low, on, on_low)
+            return real(q_j)
 
     return source
 
@@ -547,23 +573,29 @@ def soft_loss(
         row = row if live else n - 1
         base = row * k
         label, y = np.int64(0), np.int64(-1)
-        off, on, exponent = _ZERO, _ZERO, np.int64(0)
+        off, on, off_low, on_low, exponent = _ZERO, _ZERO, _ZERO, _ZERO, np.int64(0)
         if smoothed:
             label = labels[row]
             y = label if label >= 0 else np.int64(0)
             s = sample_weight[row] if given & HAS_SAMPLE else _ONE
             w = class_weight[y] if given & HAS_CLASS else _ONE
             s, exponent = normalised(s)  # its power of two is put back at the end
-            off = s * smoothing / np.float64(k)
-            on = s * (_ONE - smoothing) * w
-        off_label, at_label = real(off), real(off + on)
+            off, off_low = quotient(smoothing, _ZERO, np.float64(k), _ZERO)
+            off, off_low = scaled_pair(off, off_low, s)
+            on, on_low = _two_sum(_ONE, -smoothing)
+            on, on_low = scaled_pair(on, on_low, w)
+            on, on_low = scaled_pair(on, on_low, s)
+        both, _ = added_pair(off, off_low, on, on_low)
+        off_label, at_label = real(off), real(both)
         m, high, low = -_INF, _ZERO, _ZERO
         mass, mass_low, gap, gap_low = _ZERO, _ZERO, _ZERO, _ZERO
         for start in range(0, width if resident else k, width):
             m_tile = load(x, base, start + lane, k, tile, slots)
             for i in range(values):
                 j = start + lane + i * stride
-                q_j = source(q, class_weight, base, j if j < k else k - 1, y, off, on, off_label, at_label)
+                q_j = source(
+                    q, class_weight, base, j if j < k else k - 1, y, off, on, off_low, on_low, off_label, at_label
+                )
                 targets[i] = q_j if j < k else zero
             tile_mass, tile_mass_low, tile_gap, tile_gap_low = tile_target_sums(tile, targets, m_tile, slots)
             tile_high, tile_low = tile_sums(tile, m_tile, slots)
@@ -596,27 +628,45 @@ def soft_loss(
             loss[row] = _ZERO if smoothed and label == IGNORED else value
         if want_gradient:
             over = divisor[0] if given & HAS_DIVISOR else divisor_value
-            inverse, inverse_low = quotient(_ONE, _ZERO, over, _ZERO)
-            if over == _ZERO:
-                inverse = _NAN
-            inverse, inverse_low = _scale(inverse, exponent), _scale(inverse_low, exponent)
+            over_low = divisor[1] if given & HAS_DIVISOR else _ZERO
+            over = over if over != _ZERO else _NAN
+            if smoothed:  # q is made again, divided before its one rounding
+                off, off_low = quotient(off, off_low, over, over_low)
+                on, on_low = quotient(on, on_low, over, over_low)
+                off, off_low = _scale(off, exponent), _scale(off_low, exponent)
+                on, on_low = _scale(on, exponent), _scale(on_low, exponent)
+                both, _ = added_pair(off, off_low, on, on_low)
+                off_label, at_label = real(off), real(both)
+            inverse, inverse_low = quotient(_ONE, _ZERO, over, over_low)
             per_q = real(inverse)
             rest = (inverse - np.float64(per_q)) + inverse_low
             per_q_low = real(rest) if rest - rest == _ZERO else zero
             _, size_power = normalised(abs(mass))
             to_size = _scale(_ONE, -size_power)
-            c, c_low = quotient(mass * to_size, mass_low * to_size, over, _ZERO)
-            if over == _ZERO:
-                c = _NAN
+            c, c_low = quotient(mass * to_size, mass_low * to_size, over, over_low)
             c, c_low, power = coefficient(c, c_low, exponent + size_power, high, low)
             factor, factor_low, last = prepare(c, c_low, power)
             if resident and power < _QUICK_LIMIT:
                 for i in range(values):
                     j = lane + i * stride
                     p = quick(tile[i], factor, factor_low, last)
-                    g = fma(-targets[i], per_q, fma(-targets[i], per_q_low, p))
                     if smoothed:
-                        g = zero if label == IGNORED else g
+                        q_j = source(
+                            q,
+                            class_weight,
+                            base,
+                            j if j < k else k - 1,
+                            y,
+                            off,
+                            on,
+                            off_low,
+                            on_low,
+                            off_label,
+                            at_label,
+                        )
+                        g = zero if label == IGNORED else p - q_j
+                    else:
+                        g = fma(-targets[i], per_q, fma(-targets[i], per_q_low, p))
                     if j < k and live:
                         out[base + j] = g
             else:
@@ -627,10 +677,11 @@ def soft_loss(
                         p = quick(exp_unit(z_d, z_r), factor, factor_low, last)
                     else:
                         p = exact(z, narrow_m, c, c_low, power)
-                    q_j = source(q, class_weight, base, j, y, off, on, off_label, at_label)
-                    g = fma(-q_j, per_q, fma(-q_j, per_q_low, p))
+                    q_j = source(q, class_weight, base, j, y, off, on, off_low, on_low, off_label, at_label)
                     if smoothed:
-                        g = zero if label == IGNORED else g
+                        g = zero if label == IGNORED else p - q_j
+                    else:
+                        g = fma(-q_j, per_q, fma(-q_j, per_q_low, p))
                     if live:
                         out[base + j] = g
 

@@ -35,27 +35,31 @@ _WARP = 32
 _BLOCK: Final = 8 if SIMULATED else 128
 """Threads of a block of short rows: each simulated thread is a thread of the operating system."""
 
-_VALUES: Final = {False: (4, 6, 8, 12, 16, 24, 32), True: (4, 6, 8, 12, 16)}
-"""Elements per lane. A second array per row (soft targets), or doubles, take the registers of as many more."""
+_VALUES: Final = (4, 6, 8, 12, 16, 24, 32)
+_BLOCK_LANES: Final = (128, 256, 512)
+
+
+def _most_values(dtype: str, wide: bool) -> int:
+    """Elements per lane of a warp per row, 128 threads to the block; twice those of a block per row."""
+    words = (1 if dtype == "float32" else 2) * (2 if wide else 1)
+    return 32 // words
 
 
 @functools.cache
 def plan_for(k: int, dtype: str, wide: bool) -> Plan:
-    """The plan for rows of ``k`` elements; ``wide`` for operations that hold two arrays at once."""
-    values = _VALUES[wide or dtype == "float64"]
-    small = values[0]
-    if k <= _WARP * small:
+    """The plan for rows of ``k`` elements; ``wide`` for operations that hold two arrays at once (soft targets)."""
+    most = _most_values(dtype, wide)
+    values = [count for count in _VALUES if count <= most]
+    if k <= _WARP * most:
+        count = next(count for count in values if k <= _WARP * count)
         lanes = 1
-        while lanes * small < k:
+        while lanes * count < k:
             lanes *= 2
-        return Plan(lanes, small, True, max(_BLOCK // lanes, 1))
-    for count in values:
-        if k <= _WARP * count:
-            return Plan(_WARP, count, True, max(_BLOCK // _WARP, 1))
-    for lanes in (128, 256, 512, 1024):
-        for count in (12, 16) if not wide and dtype == "float32" else (6, 8):
-            if k <= lanes * count:
+        return Plan(lanes, count, True, max(_BLOCK // lanes, 1))
+    # A block per row: the fewest lanes that hold it in half of the registers, so that several blocks share a processor.
+    half = most // 2
+    for lanes in _BLOCK_LANES:
+        for count in values:
+            if half // 2 < count <= half and k <= lanes * count:
                 return Plan(lanes, count, True, 1)
-    if not wide and dtype == "float32":
-        return Plan(1024, 32, True, 1) if k <= 1 << 15 else Plan(1024, 16, False, 1)
-    return Plan(1024, 8, False, 1)
+    return Plan(_BLOCK_LANES[-1], half, False, 1)

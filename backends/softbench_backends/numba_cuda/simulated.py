@@ -8,6 +8,7 @@ all kernels here see to.
 from __future__ import annotations
 
 import sys
+import threading
 import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,17 +43,49 @@ def device(function: Callable[..., Any]) -> Callable[..., Any]:
     return simulated
 
 
-def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` without NumPy's warnings, which a device does not give either.
+class _OneByOne(dict[Any, Any]):
+    """The simulator's table of shared arrays, without its race: two threads that ask first would get an array each.
 
-    Each simulated thread has an error state of its own, so this must happen inside the thread; and the wrapper needs
-    the kernel's globals, because that is where the simulator swaps the name ``cuda``.
+    It looks a call site up with `get`, and if there is nothing stores a new array. Here whoever finds nothing keeps the
+    others waiting until it has stored.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self._lock.acquire()
+        found = super().get(key, default)
+        if found is not None:
+            self._lock.release()
+        return found
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        self._lock.release()
+
+
+_preparing = threading.Lock()
+
+
+def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function`` as every simulated thread runs it: without NumPy's warnings, which a device does not give either.
+
+    Each thread has an error state of its own, so this must happen inside the thread; and the wrapper needs the kernel's
+    globals, because that is where the simulator swaps the name ``cuda``.
     """
     errstate = np.errstate
 
     def run(*args: Any) -> None:
+        prepare(cuda)
         with errstate(all="ignore"):
             function(*args)
+
+    def prepare(fake: Any) -> None:
+        with _preparing:
+            if not isinstance(fake.shared._allocations, _OneByOne):
+                fake.shared._allocations = _OneByOne()
 
     return types.FunctionType(run.__code__, function.__globals__, function.__name__, None, run.__closure__)
 
@@ -61,7 +94,7 @@ def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
 def prompt_threads() -> Iterator[None]:
     """While a kernel runs: switch threads often, because the simulator's scheduler polls its threads in a busy loop."""
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-4)
+    sys.setswitchinterval(1e-5)
     try:
         yield
     finally:
@@ -78,13 +111,10 @@ def fma(a: Any, b: Any, c: Any) -> Any:
     if isinstance(a, np.float32):
         return np.float32(np.float64(a) * np.float64(b) + np.float64(c))
     plain = a * b + c
-    if not np.isfinite(plain) or plain == 0.0:
+    if not np.isfinite(plain):
         return plain
     exact = Fraction(float(a)) * Fraction(float(b)) + Fraction(float(c))
-    try:
-        return np.float64(float(exact))
-    except OverflowError:
-        return plain
+    return np.float64(float(exact)) if exact else plain  # which has the right sign of zero
 
 
 def bits32(x: Any) -> Any:
