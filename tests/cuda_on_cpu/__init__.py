@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from softbench.host_arrays import HostArrays, Layout
-from softbench.interface import Availability
 from softbench_backends.cupy import CupyBackend, plan
 from softbench_backends.cupy.device import Launch
 from softbench_backends.cupy.source import FOLDER, source
+
+from softbench.host_arrays import HostArrays, Layout
+from softbench.interface import Availability
 
 __all__ = ["CpuDevice", "CupyOnCpu", "build", "compiler", "generate"]
 
@@ -179,6 +179,17 @@ class CupyOnCpu(CupyBackend):
     def accept(self, obj: Any, argument: str) -> Any:
         return HostArrays.accept(self, obj, argument)
 
+    # Device arrays are aligned and of native byte order; arrays in host memory need not be.
+
     def as_rows(self, x: Any, axis: int, dtype: str) -> Any:
-        # Device arrays are aligned and of native byte order; arrays in host memory need not be.
-        return super().as_rows(np.require(x, x.dtype.newbyteorder("="), "A"), axis, dtype)
+        return super().as_rows(_native(x), axis, dtype)
+
+    def index_labels(self, labels: Any, n_classes: int, ignore_index: int | None, validate: bool) -> Any:
+        return super().index_labels(_native(labels), n_classes, ignore_index, validate)
+
+    def check_range(self, values: Any, argument: str, low: float, high: float) -> None:
+        super().check_range(_native(values), argument, low, high)
+
+
+def _native(array: Any) -> Any:
+    return np.require(array, array.dtype.newbyteorder("="), "A")

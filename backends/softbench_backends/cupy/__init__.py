@@ -27,7 +27,7 @@ _FLAT_BLOCK: Final = 256
 _FLAT_GRID: Final = 1 << 16  # kernels over single elements loop beyond this many blocks
 _SUM_BLOCK: Final = 256
 _SUM_CHUNK: Final = 8192  # CHUNK of primitives.cuh
-_PART_DOUBLES: Final = 8  # of StoredPart in segments.cuh
+_PART_DOUBLES: Final = 9  # of StoredPart in segments.cuh
 
 
 class CupyBackend(RowBackend):
@@ -214,40 +214,59 @@ class CupyBackend(RowBackend):
         raise ValueError(f"target row {row} sums to {total}: a soft target must be a distribution (sum 1)")
 
     def soft_rows(
-        self, y: Array, dtype: str, smoothing: float, class_weight: Array | None, sample_weight: Array | None
+        self,
+        y: Array,
+        dtype: str,
+        smoothing: float,
+        class_weight: Array | None,
+        sample_weight: Array | None,
+        divisor: Any,
     ) -> Array:
-        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K)``, in float32 for half precision rows."""
+        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``; in float32 for half precision rows."""
         dtype = plan.compute_dtype(dtype)
-        if smoothing == 0.0 and class_weight is None and sample_weight is None:
-            return self.as_rows(y, 1, dtype)
         given = self._real(self._contiguous(y))
         q = self.empty(y.shape, dtype)
         name = f"soft_rows<{plan.STORAGE[given.dtype.name]}, {plan.STORAGE[dtype]}>"
         sizes = np.int64(y.size), np.int64(y.shape[1])
-        self._flat(name, y.size, given, q, *sizes, np.float64(smoothing), class_weight, sample_weight)
+        weights = np.float64(smoothing), class_weight, sample_weight, *self._divisor(divisor)
+        self._flat(name, y.size, given, q, *sizes, *weights)
         return q
 
-    def divisor(self, labels: Array, sample_weight: Array | None, class_weight: Array | None) -> Array:
-        """Sum of ``s_i w[y_i]`` over rows not IGNORED, as a 0-d float64 array; waits for nothing."""
-        return self._sum(len(labels), None, labels, sample_weight, class_weight)
+    def divisor(self, labels: Array | None, sample_weight: Array | None, class_weight: Array | None) -> Array:
+        """Sum of ``s_i w[y_i]`` over rows not IGNORED (of ``s_i`` without labels); waits for nothing.
+
+        Two float64 whose sum it is: a gradient is divided by it before its one rounding.
+        """
+        divisor = self.xp.empty((2,), np.float64)
+        n = len(sample_weight if labels is None else labels)  # type: ignore[arg-type]
+        self._sum(n, divisor, None, labels, sample_weight, class_weight)
+        return divisor
 
     def total(self, values: Array, divisor: Any = None) -> Array:
         """Sum of float64 ``values`` in an order that depends on N alone, over ``divisor``; waits for nothing."""
-        return self._sum(len(values), self._contiguous(values), None, None, None, divisor)
+        total = self.xp.empty((), np.float64)
+        self._sum(len(values), total, self._contiguous(values), divisor=divisor)
+        return total
 
     def _sum(
-        self, n: int, values: Any, labels: Any, sample_weight: Any, class_weight: Any, divisor: Any = None
-    ) -> Array:
+        self,
+        n: int,
+        out: Array,
+        values: Array | None,
+        labels: Array | None = None,
+        sample_weight: Array | None = None,
+        class_weight: Array | None = None,
+        divisor: Any = None,
+    ) -> None:
+        """Sum ``values``, or the weights of rows, into ``out``: one number, or two whose sum it is."""
         count = -(-n // _SUM_CHUNK)
         chunks = self.xp.empty((max(count, 1), 2), np.float64)
         if count:
-            arguments = (values, labels, sample_weight, class_weight, np.int64(n), chunks)
-            self.device.launch("sum_chunks", Launch((count, 1), _SUM_BLOCK), arguments)
-        total = self.xp.empty((), np.float64)
-        by = self._divisor(1.0 if divisor is None else divisor)
-        division = np.int32(divisor is not None), *by
-        self.device.launch("sum_total", Launch((1, 1), _SUM_BLOCK), (chunks, np.int64(count), *division, total))
-        return total
+            terms = values, labels, sample_weight, class_weight, np.int64(n), chunks
+            self.device.launch("sum_chunks", Launch((count, 1), _SUM_BLOCK), terms)
+        division = np.int32(divisor is not None), *self._divisor(1.0 if divisor is None else divisor)
+        arguments = chunks, np.int64(count), *division, np.int32(out.size == 2), out
+        self.device.launch("sum_total", Launch((1, 1), _SUM_BLOCK), arguments)
 
     # -- row kernels -----------------------------------------------------------------------------------
 
@@ -381,10 +400,12 @@ class CupyBackend(RowBackend):
         return all(array is None or self.address(array) % (width * array.dtype.itemsize) == 0 for array in arrays)
 
     def _divisor(self, divisor: Any) -> tuple[Array | None, np.float64]:
-        """A divisor as two kernel arguments: where it lies on the device, or its value."""
-        if isinstance(divisor, self.xp.ndarray):
-            return divisor, np.float64(1.0)
-        return None, np.float64(divisor)
+        """A divisor as two kernel arguments: where the two numbers of `divisor` lie, or its value."""
+        if not isinstance(divisor, self.xp.ndarray):
+            return None, np.float64(divisor)
+        if divisor.size == 1:
+            divisor = self.xp.concatenate([divisor.reshape(1), self.xp.zeros(1, np.float64)])
+        return divisor, np.float64(1.0)
 
     def _first(self, size: int, wanted: bool = True) -> Array | None:
         """A cell for the first offender among ``size``, or None where nobody will look."""

@@ -147,18 +147,19 @@ template <class From, class To> __global__ void convert(const From* from, To* to
         narrow(widen(from[i]), to[i]);
 }
 
-// ---- soft targets with weights and smoothing folded in ----
+// ---- soft targets with weights, smoothing and the divisor of a mean folded in, rounded once ----
 
 template <class Y, class C>
 __global__ void soft_rows(const Y* y, C* q, i64 n, i64 n_classes, double smoothing, const double* class_weight,
-                          const double* sample_weight) {
+                          const double* sample_weight, const double* divisor_at, double divisor) {
+    const Pair by = divisor_of(divisor_at, divisor);
+    const Pair keep = two_sum(1.0, -smoothing), each = quotient(Pair{smoothing, 0}, Pair{(double)n_classes, 0});
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) {
         const i64 row = i / n_classes;
-        double v = widen(y[i]);
-        if (smoothing != 0) v = v * (1.0 - smoothing) + smoothing / n_classes;
-        if (class_weight) v *= class_weight[i - row * n_classes];
-        if (sample_weight) v *= sample_weight[row];
-        q[i] = (C)v;
+        Pair v = sum(times(keep, widen(y[i])), each);
+        if (class_weight) v = times(v, class_weight[i - row * n_classes]);
+        v = times(v, sample_weight ? sample_weight[row] : 1.0);
+        q[i] = (C)value(quotient(v, by));
     }
 }
 
@@ -166,7 +167,8 @@ __global__ void soft_rows(const Y* y, C* q, i64 n, i64 n_classes, double smoothi
 
 static constexpr int CHUNK = 8192;  // rows summed by one block
 
-// values null: the weights s_i w[y_i] of rows not ignored; rows whose label is no class have class weight 1.
+// values null: the weights s_i w[y_i] of rows not ignored; rows whose label is no class have class weight 1. labels
+// null: the weights s_i.
 __global__ void __launch_bounds__(256)
 sum_chunks(const double* values, const i64* labels, const double* sample_weight, const double* class_weight, i64 n,
            Pair* chunks) {
@@ -175,7 +177,7 @@ sum_chunks(const double* values, const i64* labels, const double* sample_weight,
     for (i64 i = (i64)blockIdx.x * CHUNK + threadIdx.x; i < n && i < (i64)(blockIdx.x + 1) * CHUNK; i += blockDim.x) {
         if (values) {
             sum.add_term(values[i]);
-        } else if (labels[i] != IGNORED) {
+        } else if (!labels || labels[i] != IGNORED) {
             const double w = class_weight && labels[i] >= 0 ? class_weight[labels[i]] : 1.0;
             sum.add_product(sample_weight ? sample_weight[i] : 1.0, w);
         }
@@ -184,9 +186,10 @@ sum_chunks(const double* values, const i64* labels, const double* sample_weight,
     if (threadIdx.x == 0) chunks[blockIdx.x] = sum.v;
 }
 
-// The total, over a divisor where there is one (`divides`); nothing divided by nothing is NaN.
+// The total, over a divisor where there is one (`divides`), rounded once; or, with `pair`, two numbers that are it.
 __global__ void __launch_bounds__(256)
-sum_total(const Pair* chunks, i64 n_chunks, int divides, const double* divisor_at, double divisor, double* total) {
+sum_total(const Pair* chunks, i64 n_chunks, int divides, const double* divisor_at, double divisor, int pair,
+          double* total) {
     static __shared__ Sum<double> slots[32];
     Sum<double> sum;
     for (i64 i = threadIdx.x; i < n_chunks; i += blockDim.x) {
@@ -196,6 +199,8 @@ sum_total(const Pair* chunks, i64 n_chunks, int divides, const double* divisor_a
     }
     sum = over_lanes(sum, blockDim.x, slots, Added());
     if (threadIdx.x != 0) return;
-    const double result = value(sum.v), by = divisor_at ? *divisor_at : divisor;
-    *total = !divides ? result : by != 0 ? result / by : not_a_number();
+    const double rounded = value(sum.v);
+    total[0] = rounded;
+    if (pair) total[1] = is_finite(rounded) ? (sum.v.hi - rounded) + sum.v.lo : 0.0;
+    else if (divides) total[0] = is_finite(rounded) ? value(quotient(sum.v, divisor_of(divisor_at, divisor))) : rounded;
 }

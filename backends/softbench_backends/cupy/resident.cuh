@@ -93,7 +93,7 @@ resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, i
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 if constexpr (OP == LOG_SOFTMAX) w[j] = log_entry(result, v[i + j]);
-                else w[j] = entry<OP>(result, v[i + j], weights[class_of(i + j)]);
+                else w[j] = with_care<OP>(result, entry<OP>(result, v[i + j], weights[class_of(i + j)]), from + class_of(i + j));
             }
             store<V>(w, whole, to + class_of(i));
         }

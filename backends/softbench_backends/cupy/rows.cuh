@@ -19,9 +19,15 @@ template <class C> struct Targets {
     const double* class_weight;
     double smoothing;
     const C* q;
-    const double* divisor_at;  // null: `divisor` holds it
+    const double* divisor_at;  // a pair; null: `divisor` holds it
     double divisor;
 };
+
+// NaN where nothing has weight.
+DEVICE Pair divisor_of(const double* at, double otherwise) {
+    const Pair d = at ? Pair{at[0], at[1]} : Pair{otherwise, 0};
+    return d.hi != 0 ? d : Pair{not_a_number(), 0};
+}
 
 // s = v 2^exponent: it may be far below the smallest double, and a weight may bring it back.
 template <class W> struct Others {
@@ -137,7 +143,7 @@ template <class C> struct Row {
     Wide<C> s_w;          // INDEX: s_i w_y. SMOOTH: s_i (1 - eps) w_y
     Wide<C> each;         // SMOOTH: s_i eps / K
     double label_weight;  // SMOOTH: w_y
-    double divisor;
+    Wide<C> divisor;
 
     __device__ __forceinline__ bool ignored() const { return label == IGNORED; }
     __device__ __forceinline__ bool has_label() const { return label >= 0; }
@@ -145,10 +151,10 @@ template <class C> struct Row {
 
 template <int OP, class C> DEVICE Row<C> row_of(const Targets<C>& targets, i64 row, i64 n_classes) {
     typedef Wide<C> W;
-    Row<C> r = {0, 0, wide<W>(1), wide<W>(0), 1, 1};
+    Row<C> r = {0, 0, wide<W>(1), wide<W>(0), 1, wide<W>(1)};
     if (OP < INDEX) return r;
-    const double divisor = targets.divisor_at ? *targets.divisor_at : targets.divisor;
-    r.divisor = divisor != 0 ? divisor : not_a_number();
+    const Pair divisor = divisor_of(targets.divisor_at, targets.divisor);
+    r.divisor = wide<W>(divisor.hi, divisor.lo);
     if (OP == SOFT) return r;
     r.label = targets.labels[row];
     if (!r.has_label()) return r;
@@ -162,7 +168,7 @@ template <int OP, class C> DEVICE Row<C> row_of(const Targets<C>& targets, i64 r
     return r;
 }
 
-// L - (x_y - m), exactly 0 - -inf for a class that is absent.
+// L - (x_y - m); inf where the class is absent.
 template <class W> DEVICE double label_loss(W L, double xy, double m) {
     W d;
     set_difference(d, xy, m);
@@ -175,7 +181,7 @@ DEVICE void finish_index(const Row<C>& r, double m, const Others<Wide<C>>& s, do
                          Gradient<C>& g) {
     typedef Wide<C> W;
     const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s);
-    const W scale = quotient(r.s_w, wide<W>(r.divisor));
+    const W scale = quotient(r.s_w, r.divisor);
     g.set(quotient(scale, S), wide<W>(0));
     if (r.xy == m && plain_s.hi < 0x1p-100) {  // log1p(s) is s then
         loss = times(s, r.s_w.hi);
@@ -188,24 +194,35 @@ DEVICE void finish_index(const Row<C>& r, double m, const Others<Wide<C>>& s, do
     label_gradient = 0.0 - value(quotient(others, S)) * scale.hi;
 }
 
-// Row loss under a distribution: `weight` = sum of w_k, `distance` = sum of w_k (m - x_k).
+// Distances m - x_k are summed in units in which no sum of finite ones overflows: weights of 1/K may bring it back.
+template <class C> struct DistanceUnit;
+template <> struct DistanceUnit<float> {
+    static constexpr double unit = 1, inverse = 1;  // the sums are in double
+};
+template <> struct DistanceUnit<double> {
+    static constexpr double unit = 0x1p-64, inverse = 0x1p64;
+};
+
+// Row loss under a distribution: `weight` = sum of w_k, `distance` = sum of w_k (m - x_k) in its unit.
 template <int OP, class C>
 DEVICE void finish_soft(const Row<C>& r, double m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance,
                         double& loss, double& label_gradient, Gradient<C>& g) {
     typedef Wide<C> W;
-    const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s), divisor = wide<W>(r.divisor);
-    loss = value(distance) +
-           (plain_s.hi < 0x1p-100 ? times(s, value(weight)) : value(times(L, weight.hi)) + L.hi * trailing(weight));
+    const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s), divisor = r.divisor;
+    const double each = OP == SOFT ? 1.0 : r.each.hi;
+    const double spread =
+        plain_s.hi < 0x1p-100 ? times(s, value(weight)) : value(times(L, weight.hi)) + L.hi * trailing(weight);
+    // A row of weight 0 contributes 0, even where a class is absent.
+    loss = each != 0 ? value(distance) * each * DistanceUnit<C>::inverse + spread * each : 0.0;
     if (OP == SOFT) {
         g.set(quotient(quotient(weight, divisor), S), quotient(wide<W>(1), divisor));
         return;
     }
-    // A class of weight 0 contributes 0, even where its logit is -inf.
-    loss = r.each.hi != 0 ? loss * r.each.hi : 0.0;
+    // So does a class of weight 0.
     if (r.s_w.hi != 0) loss += label_loss(L, r.xy, m) * r.s_w.hi;
     g.set(quotient(quotient(sum(r.s_w, times(weight, r.each.hi)), divisor), S), quotient(r.each, divisor));
     const W q = quotient(sum(r.s_w, times(r.each, r.label_weight)), divisor);
-    label_gradient = (wide_exp(r.xy, m, g.a, 0) - q.hi) - trailing(q);
+    label_gradient = (wide_exp(r.xy, m, g.a, 0) - trailing(q)) - q.hi;
 }
 
 // What is known of a row once its sums are: enough to write any of its entries.
@@ -251,6 +268,31 @@ template <int OP, class C, class G> DEVICE C entry(const RowResult<C>& row, C e,
     else if (row.undefined) return row.g.fa.hi;
     else if constexpr (OP == INDEX) return row.g.label_form(e);
     else return row.g.soft_form(e, weight);
+}
+
+// Just below the normal range a spacing is as large as the rounding of e was, and the result's own rounding comes on
+// top: there an entry is taken again, from x, without rounding exp by itself. (What is stored in half precision has
+// been computed with digits to spare.)
+template <class C> struct Normal;
+template <> struct Normal<float> {
+    static constexpr float above = 0x1p-125f;
+};
+template <> struct Normal<double> {
+    static constexpr double above = 0x1p-1021;
+};
+
+template <int OP, class T, class C> DEVICE C with_care(const RowResult<C>& row, C result, const T* x) {
+    if constexpr ((OP == SOFTMAX || OP == INDEX) && sizeof(T) == sizeof(C)) {
+        if (result > 0 && result < Normal<C>::above) {
+            const Factor<C>& f = OP == SOFTMAX ? row.f : row.g.fa;
+            double r;
+            int n;
+            const double d = two_difference((double)widen(*x), (double)row.m, r), hi = f.hi;
+            const double q = Exp<double>::parts(d, r, n);
+            narrow(ldexp(hi + fused(q, hi, (1.0 + q) * (double)f.lo), n + Exp<C>::unit), result);
+        }
+    }
+    return result;
 }
 
 // The same of log_softmax, from x: (d - L) + r.

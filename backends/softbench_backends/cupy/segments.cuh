@@ -21,12 +21,13 @@ template <class C> struct Anchor {
 // Part of a row: maximum m, s in units of exp(anchor) 2^-unit, sums over w_k as in Stats (of m - x_k from this m).
 template <class C> struct Part {
     double m = -infinity<double>(), anchor = -infinity<double>();
+    double lowest = infinity<double>();  // least x_k of weight other than 0
     Sum<C> s, weight, distance;
 };
 
 // One part of a row as it lies in memory.
 struct StoredPart {
-    double m, anchor;
+    double m, anchor, lowest;
     Pair s, weight, distance;
 };
 
@@ -34,11 +35,17 @@ template <class W> DEVICE Pair stored(W v) { return {v.hi, trailing(v)}; }
 
 template <class C> DEVICE void raise_distance(Sum<C>& distance, const Sum<C>& weight, double from, double to) {
     if (!(to > from) || from == -infinity<double>()) return;  // so far only -inf, whose distance needs no raising
+    constexpr double unit = DistanceUnit<C>::unit;
     double r;
     const double d = two_difference(to, from, r);
-    distance.add_product(weight.v.hi, d);
-    distance.add_term(trailing(weight.v) * d + (is_finite(d) ? weight.v.hi * r : 0.0));
+    if (!is_finite(d)) return;  // `lowest` tells
+    distance.add_product(weight.v.hi, d * unit);
+    distance.add_term((trailing(weight.v) * d + weight.v.hi * r) * unit);
 }
+
+struct Least {
+    __device__ __forceinline__ double operator()(double a, double b) const { return b < a ? b : a; }
+};
 
 // Combine the parts held by a power of two of lanes, in a fixed order; every lane receives the whole.
 template <class C, bool SPREAD>
@@ -56,6 +63,8 @@ DEVICE Part<C> over_parts(Part<C> p, int lanes, double* maxima, Sum<C>* sums, in
         raise_distance(p.distance, p.weight, p.m, m);
         p.weight = over_lanes(p.weight, lanes, sums, Added());
         p.distance = over_lanes(p.distance, lanes, sums, Added());
+        p.lowest = over_lanes(p.lowest, lanes, maxima, Least());
+        if (!(m - p.lowest < infinity<double>())) p.distance.v = wide<Wide<C>>(infinity<double>());
     }
     p.m = m;
     p.anchor = anchor;
@@ -83,7 +92,7 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
         if (threadIdx.x == 0 && label >= begin && label < end) chosen[blockIdx.y] = widen(from[label]);
     }
 
-    C m = -infinity<C>(), anchor = -infinity<C>();
+    C m = -infinity<C>(), anchor = -infinity<C>(), lowest = infinity<C>();
     Sum<C> s, weight, distance;
     for (i64 base = begin; base < end; base += (i64)W * blockDim.x) {
         C v[W];
@@ -112,8 +121,8 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
                 if (k >= end) continue;
                 const double w = weights.wide(k);
                 weight.add_term(w);
-                if (v[i] == -infinity<C>() && w != 0) distance.add_term(w * infinity<double>());
-                else add_distance(distance, w, v[i], larger);
+                if (w != 0 && !(v[i] >= lowest)) lowest = v[i];
+                if (is_finite(v[i])) add_distance(distance, w, v[i], larger);
             }
         }
         m = larger;
@@ -125,13 +134,14 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
     Part<C> part;
     part.m = m;
     part.anchor = anchor;
+    part.lowest = lowest;
     part.s = s;
     part.weight = weight;
     part.distance = distance;
     part = over_parts<C, spread>(part, blockDim.x, maxima, sums, counts);
     if (threadIdx.x == 0)
-        parts[blockIdx.y * gridDim.x + blockIdx.x] = {part.m, part.anchor, stored(part.s.v), stored(part.weight.v),
-                                                      stored(part.distance.v)};
+        parts[blockIdx.y * gridDim.x + blockIdx.x] = {
+            part.m, part.anchor, part.lowest, stored(part.s.v), stored(part.weight.v), stored(part.distance.v)};
 }
 
 // Grid: (segments, rows), or (1, rows) and `out` null where only a number per row is wanted. The sums of a row are
@@ -158,6 +168,7 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
             const StoredPart stored = parts[(i64)blockIdx.y * segments + threadIdx.x];
             part.m = stored.m;
             part.anchor = stored.anchor;
+            part.lowest = stored.lowest;
             part.s.v = wide<W>(stored.s.hi, stored.s.lo);
             part.weight.v = wide<W>(stored.weight.hi, stored.weight.lo);
             part.distance.v = wide<W>(stored.distance.hi, stored.distance.lo);
@@ -202,7 +213,10 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
 #pragma unroll
         for (int j = 0; j < V; ++j) {
             if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry(result, v[j]);
-            else if constexpr (OP != LOGSUMEXP) v[j] = entry<OP>(result, shifted_exp(v[j], result.m), weights[k + j]);
+            else if constexpr (OP != LOGSUMEXP) {
+                const C e = shifted_exp(v[j], result.m);
+                v[j] = with_care<OP>(result, entry<OP>(result, e, weights[k + j]), from + k + j);
+            }
         }
         store<V>(v, whole, to + k);
     }

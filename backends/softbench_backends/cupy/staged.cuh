@@ -96,7 +96,10 @@ staged(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int whole, con
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry(result, v[j]);
-                else v[j] = entry<OP>(result, keeps ? v[j] : shifted_exp(v[j], m), weights[k + j]);
+                else {
+                    const C e = keeps ? v[j] : shifted_exp(v[j], m);
+                    v[j] = with_care<OP>(result, entry<OP>(result, e, weights[k + j]), from + k + j);
+                }
             }
             store<V>(v, whole, to + k);
         }

@@ -24,7 +24,7 @@ template <class C> struct Stats<C, true> {
     Sum<C> rest;
     int ties = 0;
     Sum<C> weight;    // sum of w_k
-    Sum<C> distance;  // sum of w_k (m - x_k)
+    Sum<C> distance;  // sum of w_k (m - x_k), in its unit
 };
 
 template <class C> DEVICE Stats<C, false> exchange(const Stats<C, false>& s, int lane) {
@@ -51,10 +51,11 @@ DEVICE void add_distance(Sum<float>& to, double w, float x, float m) {
 }
 DEVICE void add_distance(Sum<double>& to, double w, double x, double m) {
     if (w == 0) return;
+    constexpr double unit = DistanceUnit<double>::unit;
     double r;
     const double d = two_difference(x, m, r);
-    to.add_product(w, -d);
-    if (is_finite(d)) to.v.lo = fused(-w, r, to.v.lo);
+    to.add_product(w, -d * unit);
+    if (is_finite(d)) to.v.lo = fused(-w, r * unit, to.v.lo);
 }
 
 // The terms of class k in the sums over a distribution.

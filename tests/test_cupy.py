@@ -1,0 +1,430 @@
+"""The CuPy backend without a card: its CUDA source executed on the CPU, its host logic with NumPy as array module.
+
+What passes here is never "tested on a GPU": see `cuda_on_cpu`.
+"""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import cuda_on_cpu
+from cuda_on_cpu import CupyOnCpu
+from softbench_backends.cupy import CupyBackend, plan
+from softbench_backends.cupy import device as device_module
+from softbench_backends.cupy.source import FOLDER, source
+
+import softbench
+from softbench import gates
+from softbench.conformance import run
+from softbench.front import Backend
+from softbench.inputs import HARD_INPUTS
+from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
+
+pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="no C++ compiler to run CUDA source on the CPU")
+
+DTYPES = list(plan.STORAGE)
+# Both sides of every boundary between kernels, and a width that divides and one that does not.
+BOUNDARIES = {
+    "float32": [16, 17, 32, 33, 64, 65, 128, 130, 256, 257, 512, 516, 1025, 4096, 4097, 15360, 15361, 40000],
+    "float64": [16, 17, 128, 129, 256, 258, 512, 513, 2048, 2049, 7680, 7681, 20001],
+    "float16": [16, 17, 128, 129, 136, 1024, 4096, 4097, 30720, 30721],
+    "bfloat16": [16, 40, 512, 2049, 8000, 30728],
+}
+
+
+@pytest.fixture(scope="module")
+def rows() -> CupyOnCpu:
+    return CupyOnCpu()
+
+
+@pytest.fixture(scope="module")
+def be(rows: CupyOnCpu) -> Backend:
+    return Backend(rows)
+
+
+def draw(family: str, n: int, k: int, dtype: str) -> np.ndarray:
+    return HARD_INPUTS[family](np.random.default_rng([n, k]), n, k, dtype)
+
+
+def target_of(n: int, k: int, x: np.ndarray) -> np.ndarray:
+    labels = np.random.default_rng(k).integers(0, k, n)
+    labels[0] = int(np.argmax(x[0].astype(np.float64)))
+    return labels
+
+
+def judge_all(be: Backend, x: np.ndarray) -> None:
+    """Every function on ``x`` against the oracle, by the gates."""
+    n, k = x.shape
+    labels = target_of(n, k, x)
+    rng = np.random.default_rng(n * k)
+    soft = rng.random((n, k)) ** 3
+    soft = (soft / soft.sum(axis=1, keepdims=True)).astype(np.float64 if x.dtype == np.float64 else np.float32)
+    weights = {"class_weight": rng.random(k), "sample_weight": rng.random(n)}
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        (op, (), {}) for op in ("softmax", "log_softmax", "logsumexp")
+    ]
+    for op in ("loss", "gradient"):
+        calls += [
+            (op, (labels,), {"reduction": "none"}),
+            (op, (labels,), {"reduction": "mean", "ignore_index": int(labels[-1]), **weights}),
+            (op, (labels,), {"reduction": "none", "label_smoothing": 0.1}),
+            (op, (soft,), {"reduction": "none"}),
+        ]
+    for op, args, options in calls:
+        verdict = gates.judge(op, be.to_numpy(getattr(be, op)(x, *args, **options)), x, *args, **options)
+        assert verdict.ok, f"{op} {x.dtype} {x.shape} {sorted(options)}: {verdict.message}"
+
+
+# -- accuracy and semantics, by the kit and by sweeps ------------------------------------------------------------------
+
+
+def test_keeps_the_contract(rows: CupyOnCpu) -> None:
+    report = run(rows, profile="quick", select=["accuracy-*", "nan-row*", "ignore*", "out*", "smoothing*", "infinit*"])
+    failed = [f"{result.id}: {result.message}" for result in report.of("failed")]
+    assert not failed, "\n".join(failed[:20])
+    assert len(report.of("passed")) > 100
+
+
+@pytest.mark.deep
+def test_keeps_the_whole_contract(rows: CupyOnCpu) -> None:
+    report = run(rows, profile="quick")
+    failed = [f"{result.id}: {result.message}" for result in report.of("failed")]
+    assert not failed, "\n".join(failed[:20])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_small_k(be: Backend, dtype: str) -> None:
+    step = 1 if dtype == "float32" else 3
+    for k in range(1, 71, step):
+        judge_all(be, draw("normal-4", 3, k, dtype))
+
+
+@pytest.mark.parametrize(("dtype", "k"), [(dtype, k) for dtype, ks in BOUNDARIES.items() for k in ks])
+def test_boundaries_between_kernels(be: Backend, dtype: str, k: int) -> None:
+    judge_all(be, draw("normal-4", 2, k, dtype))
+
+
+@pytest.mark.parametrize("family", HARD_INPUTS)
+@pytest.mark.parametrize(("dtype", "k"), [("float32", 37), ("float64", 37), ("float32", 20000), ("float64", 9001)])
+def test_hard_inputs(be: Backend, family: str, dtype: str, k: int) -> None:
+    judge_all(be, draw(family, 2, k, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("k", [3, 600, 5000, 20000])
+def test_weights_of_any_size(be: Backend, dtype: str, k: int) -> None:
+    """A weight may bring back what underflows without it; the label may be the maximum or not."""
+    x = np.full((2, k), -300.0, dtype)
+    x[:, 1] = 0.0
+    labels = np.array([1, 0])
+    for weight in (1e-30, 1e30, 1e100):
+        options: dict[str, Any] = {"sample_weight": np.full(2, weight), "reduction": "sum"}
+        for op in ("loss", "gradient"):
+            verdict = gates.judge(op, getattr(be, op)(x, labels, **options), x, labels, **options)
+            assert verdict.ok, f"{op} {weight}: {verdict.message}"
+
+
+# -- bits --------------------------------------------------------------------------------------------------------------
+
+
+def results(rows: CupyOnCpu, x: np.ndarray, in_place: bool = False) -> dict[str, np.ndarray]:
+    n, k = x.shape
+    labels = target_of(n, k, np.nan_to_num(x.astype(np.float64)))
+    labels[n // 2] = IGNORED
+    labels[-1] = INVALID if n > 2 else labels[-1]
+    weights = np.arange(1.0, n + 1), np.linspace(0.5, 2.0, k)
+    q = np.abs(np.sin(np.arange(n * k, dtype=np.float64))).reshape(n, k).astype(np.float32)
+    if x.dtype == np.float64:
+        q = q.astype(np.float64)
+    found = {"argmax": rows.argmax(x, np.empty(n, np.int64)), "lse": rows.logsumexp(x, np.empty(n, x.dtype))}
+    for name in ("softmax", "log_softmax"):
+        given = x.copy()
+        found[name] = getattr(rows, name)(given, given if in_place else np.empty_like(x))
+    for name, target in {
+        "index": IndexTarget(labels),
+        "weighted": IndexTarget(labels, *weights),
+        "smooth": IndexTarget(labels, *weights, smoothing=0.1),
+        "soft": SoftTarget(q),
+    }.items():
+        given = x.copy()
+        loss, gradient = rows.loss_and_gradient(
+            given, target, 3.0, np.empty(n), given if in_place else np.empty_like(x)
+        )
+        found[f"{name} loss"], found[f"{name} gradient"] = loss, gradient
+        assert_same(rows.loss(x, target, np.empty(n)), loss, f"{name}: loss alone")
+        assert_same(rows.gradient(x, target, 3.0, np.empty_like(x)), gradient, f"{name}: gradient alone")
+    return found
+
+
+def assert_same(a: np.ndarray, b: np.ndarray, what: str) -> None:
+    assert a.dtype == b.dtype, what
+    assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes(), what
+
+
+@pytest.mark.parametrize(("dtype", "k"), [("float32", 12), ("float32", 1000), ("float64", 5000), ("float32", 33000)])
+def test_in_place_gives_the_same_bits(rows: CupyOnCpu, dtype: str, k: int) -> None:
+    x = draw("normal-4", 5, k, dtype)
+    apart, in_place = results(rows, x), results(rows, x, in_place=True)
+    for name, result in apart.items():
+        assert_same(result, in_place[name], name)
+
+
+@pytest.mark.parametrize(("dtype", "k"), [("float32", 12), ("float64", 300), ("float16", 5000), ("float32", 33000)])
+def test_a_row_does_not_depend_on_the_batch(rows: CupyOnCpu, dtype: str, k: int) -> None:
+    x = draw("normal-4", 7, k, dtype)
+    together, alone = rows.softmax(x, np.empty_like(x)), rows.softmax(x[3:4].copy(), np.empty_like(x[:1]))
+    assert_same(together[3:4], alone, "softmax")
+    y = x.copy()
+    y[2] = np.nan
+    y[4] = -300.0
+    y[4, 0] = 0.0  # this row needs a second look, its neighbours in the warp do not
+    assert_same(np.delete(results(rows, x)["weighted gradient"], [2, 4], 0),
+                np.delete(results(rows, y)["weighted gradient"], [2, 4], 0), "gradient")  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "k"), [("float32", 128), ("float64", 4000), ("bfloat16", 4800), ("float32", 20000)])
+def test_an_unaligned_array_gives_the_same_bits(rows: CupyOnCpu, dtype: str, k: int) -> None:
+    x = draw("normal-4", 3, k, dtype)
+    buffer = np.empty(x.size + 1, x.dtype)
+    shifted = buffer[1:].reshape(x.shape)
+    shifted[...] = x
+    for name in ("softmax", "log_softmax"):
+        result = np.empty(x.size + 1, x.dtype)[1:].reshape(x.shape)
+        assert_same(getattr(rows, name)(shifted, result), getattr(rows, name)(x, np.empty_like(x)), name)
+
+
+def test_no_launch_has_an_empty_grid(be: Backend, rows: CupyOnCpu) -> None:
+    rows.device.launched.clear()
+    empty = np.empty((0, 5), np.float32)
+    be.softmax(empty)
+    assert np.isnan(be.loss(empty, np.empty(0, np.int64)))
+    assert all(min(how.grid) > 0 and how.block > 0 for _, how in rows.device.launched)
+
+
+def test_many_long_rows_come_in_groups_that_the_cache_holds(rows: CupyOnCpu) -> None:
+    x = draw("normal-4", 20, 20000, "float32")
+    rows.device.launched.clear()
+    rows.softmax(x, np.empty_like(x))
+    grids = [how.grid[1] for name, how in rows.device.launched if name.startswith("segment_sums")]
+    assert grids == [6, 6, 6, 2]  # 1 MB of cache, half of it for rows of 80 kB
+
+
+# -- host logic --------------------------------------------------------------------------------------------------------
+
+
+def test_labels_of_every_width(rows: CupyOnCpu) -> None:
+    for name in plan.LABEL_TYPES:
+        labels = np.array([2, 0, 1, 100], name)
+        assert rows.index_labels(labels, 3, 100, True).tolist() == [2, 0, 1, IGNORED]
+        with pytest.raises(ValueError, match=r"target\[3\] is 100, which is no class: expected 0 <= label < 3"):
+            rows.index_labels(labels, 3, None, True)
+        assert rows.index_labels(labels, 3, None, False).tolist() == [2, 0, 1, INVALID]
+    huge = np.array([2**63 + 5, 2**64 - 1], np.uint64)
+    assert rows.index_labels(huge, 3, 2**64 - 1, False).tolist() == [INVALID, IGNORED]
+    assert rows.index_labels(huge, 3, -1, False).tolist() == [INVALID, INVALID]  # -1 is not 2^64 - 1
+
+
+def test_checks_do_not_wait_while_a_graph_is_captured(rows: CupyOnCpu, be: Backend) -> None:
+    x, labels = draw("normal-1", 3, 4, "float32"), np.array([0, 1, 2])
+    rows.device.is_capturing = True
+    try:
+        with pytest.raises(RuntimeError, match="validate=False"):
+            be.loss(x, labels)
+        be.loss(x, labels, validate=False)
+    finally:
+        rows.device.is_capturing = False
+
+
+def test_sums_are_exact_to_a_rounding_and_divide_by_device_scalars(rows: CupyOnCpu) -> None:
+    values = np.ldexp(
+        np.random.default_rng(0).random(100_000) - 0.5, np.random.default_rng(1).integers(-40, 40, 100_000)
+    )
+    assert rows.total(values) == math.fsum(values)
+    assert rows.total(values).shape == ()
+    by = rows.divisor(np.array([0, IGNORED, 1, INVALID]), np.array([1.0, 50.0, 2.0, 4.0]), np.array([0.5, 0.25]))
+    assert by.tolist() == [0.5 + 0.5 + 4.0, 0.0]
+    assert rows.divisor(None, np.array([1.0, 1e-20]), None).tolist() == [1.0, 1e-20]
+    assert rows.total(np.array([10.0]), by) == 2.0
+    assert np.isnan(rows.total(np.array([10.0]), np.zeros(())))
+    assert rows.total(np.array([np.inf, 1.0])) == np.inf
+    assert rows.total(np.empty(0)) == 0
+
+
+def test_overlap_is_told_from_addresses_alone(rows: CupyOnCpu) -> None:
+    x = np.zeros((6, 4))
+    assert CupyBackend.shares_memory(rows, x[:4], x[2:])
+    assert not CupyBackend.shares_memory(rows, x[::2], x[1::2])
+    assert not CupyBackend.shares_memory(rows, x[:3], x[3:])
+
+
+def test_host_arrays_are_refused_by_name() -> None:
+    class NothingAdopted(cuda_on_cpu.CpuDevice):
+        class xp:
+            ndarray = type("DeviceArray", (), {})
+            asarray = staticmethod(np.asarray)
+
+        def adopt(self, obj: Any) -> Any:
+            return None
+
+    backend = CupyBackend(NothingAdopted())
+    with pytest.raises(TypeError, match=r"logits is a numpy.ndarray in host memory.*asarray\(\)"):
+        backend.accept(np.zeros(3), "logits")
+    with pytest.raises(TypeError, match="masked array"):
+        backend.accept(np.ma.masked_array([1.0]), "logits")
+    assert backend.accept([1.0, 2.0], "class_weight").tolist() == [1.0, 2.0]
+
+
+def test_soft_targets_are_rounded_once(rows: CupyOnCpu) -> None:
+    y = np.array([[0.1, 0.9]])
+    q = rows.soft_rows(y, "float64", 0.1, np.array([3.0, 7.0]), np.array([1.3]), 0.7)
+    exact = [np.longdouble(1.3) * w * ((1 - np.longdouble(0.1)) * v + np.longdouble(0.1) / 2) / np.longdouble(0.7)
+             for w, v in ((3, y[0, 0]), (7, y[0, 1]))]  # fmt: skip
+    assert q[0].tolist() == [float(v) for v in exact]
+    assert rows.soft_rows(y.astype(np.float16), "float16", 0.0, None, None, 1.0).dtype == np.float32
+    assert np.isnan(rows.soft_rows(y, "float64", 0.0, None, None, np.zeros(()))).all()
+
+
+def test_source_is_one_text_without_includes() -> None:
+    assert '#include "' not in source()
+    for header in FOLDER.glob("*.cuh"):
+        line = next(
+            line for line in header.read_text().splitlines() if line.startswith("DEVICE") or "__global__" in line
+        )
+        assert source().count(line) >= 1, header.name
+    assert "use_fast_math" not in (FOLDER / "device.py").read_text()
+
+
+def test_unavailable_is_said_and_never_raised() -> None:
+    availability = CupyBackend.availability()
+    if not availability.ok:
+        assert availability.reason
+        assert availability.install == 'pip install "softbench[cuda13]"'
+        with pytest.raises(softbench.BackendUnavailableError, match="cupy"):
+            softbench.get_backend("cupy")
+    assert availability.kind == "gpu"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("raise ModuleNotFoundError(\"No module named 'cupy'\", name='cupy')", "cupy is not installed"),
+        ("raise ImportError('libnvrtc.so is\\n missing')", "cupy cannot be imported: libnvrtc.so is"),
+        ("class cuda:\n class runtime:\n  getDeviceCount = lambda: 0", "no CUDA device"),
+        (
+            "class cuda:\n class runtime:\n  def getDeviceCount(): raise RuntimeError('driver too\\n old')",
+            "driver too old",
+        ),
+        (
+            "class cuda:\n class runtime:\n  getDeviceCount = lambda: 1\n class nvrtc:\n  getVersion = lambda: (13, 0)",
+            "",
+        ),
+    ],
+)
+def test_reasons_of_unavailability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, reason: str) -> None:
+    (tmp_path / "cupy.py").write_text(body)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "cupy", raising=False)
+    device_module.unavailable.cache_clear()
+    try:
+        assert device_module.unavailable().startswith(reason)
+        assert bool(device_module.unavailable()) == bool(reason)
+    finally:
+        device_module.unavailable.cache_clear()
+        sys.modules.pop("cupy", None)
+
+
+# -- the shim itself ---------------------------------------------------------------------------------------------------
+
+BROKEN = """
+__global__ void divergent(int* out) { if (threadIdx.x != 3) __syncthreads(); out[threadIdx.x] = 1; __syncthreads(); }
+__global__ void racy(int* out) {
+    static __shared__ int last;
+    last = threadIdx.x;
+    __syncthreads();
+    out[threadIdx.x] = last;
+}
+int main() {
+    int out[64] = {};
+    int* p = out;
+    void* args[] = {&p};
+    return cuda_on_cpu::launch(&KERNEL, {{1, 1, 1}, {64, 1, 1}, 0}, args);
+}
+"""
+
+
+def executable(tmp_path: Path, text: str, *flags: str) -> Path:
+    return cuda_on_cpu.build(f'#include "{cuda_on_cpu.SHIM}"\n{text}', *flags, output="program")
+
+
+def test_shim_reports_a_barrier_that_not_all_reach(tmp_path: Path) -> None:
+    program = executable(tmp_path, BROKEN, "-DKERNEL=divergent")
+    assert subprocess.run([program], check=False).returncode == 1
+
+
+def sanitized(tmp_path: Path, text: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    try:
+        program = executable(tmp_path, text, "-DCUDA_ON_CPU_THREADS", "-fsanitize=thread", "-g", "-pthread", *flags)
+    except RuntimeError as error:
+        pytest.skip(f"cannot build with -fsanitize=thread: {str(error)[-200:]}")
+    done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=300)
+    if "FATAL: ThreadSanitizer" in done.stderr:
+        pytest.skip(f"ThreadSanitizer cannot run here: {done.stderr[:200]}")
+    return done
+
+
+def test_thread_sanitizer_sees_a_planted_race(tmp_path: Path) -> None:
+    done = sanitized(tmp_path, BROKEN, "-DKERNEL=racy")
+    assert "data race" in done.stderr
+
+
+RACES = """
+#include "{kernels}"
+int main() {{
+    const i64 n = 3;
+    int failed = 0;
+    for (i64 k : {{7LL, 700LL, 5000LL}}) {{
+        std::vector<float> x(n * k), q(n * k, 0.25f);
+        std::vector<double> loss(n), weight(k, 0.5), chosen(n);
+        std::vector<i64> labels = {{0, k - 1, -1}};
+        std::vector<StoredPart> parts(n * 32);
+        for (i64 i = 0; i < n * k; ++i) x[i] = (float)std::sin(i * 0.7) * 5;
+        const float* xp = x.data(); float* out = x.data(); void* rows = loss.data();
+        const i64* lp = labels.data(); const double* none = nullptr; const double* wp = weight.data();
+        const float* qp = q.data(); double eps = 0.1, divisor = 3; i64 first = 0, length = 4096, nn = n, kk = k;
+        int lanes = k < 16 ? 4 : 64, whole = 0, pieces = (int)((k + length - 1) / length);
+        StoredPart* pp = parts.data(); double* cp = chosen.data();
+        void* resident_args[] = {{&xp, &out, &rows, &nn, &kk, &lanes, &whole, &lp, &none, &wp, &eps, &qp, &none,
+                                 &divisor}};
+        void* staged_args[] = {{&xp, &out, &rows, &nn, &kk, &whole, &lp, &none, &wp, &eps, &qp, &none, &divisor}};
+        void* sums_args[] = {{&xp, &first, &kk, &length, &whole, &lp, &wp, &qp, &pp, &cp}};
+        void* write_args[] = {{&xp, &out, &rows, &first, &kk, &length, &pieces, &whole, &lp, &none, &wp, &eps, &qp,
+                              &none, &divisor, &pp, &cp}};
+        using cuda_on_cpu::launch;
+        const unsigned r = (unsigned)n;
+        if (k < 1000) {{
+            const unsigned block = k < 16 ? 32u : 64u;
+            failed |= launch(&resident<float, SMOOTH, 1, 16>, {{{{r, 1, 1}}, {{block, 1, 1}}, 0}}, resident_args);
+            failed |= launch(&resident<float, SOFT, 1, 16>, {{{{r, 1, 1}}, {{block, 1, 1}}, 0}}, resident_args);
+        }}
+        failed |= launch(&staged<float, SMOOTH, 1>, {{{{2, 1, 1}}, {{64, 1, 1}}, (size_t)k * 4}}, staged_args);
+        failed |= launch(&staged<float, INDEX, 1>, {{{{2, 1, 1}}, {{64, 1, 1}}, (size_t)k * 4}}, staged_args);
+        failed |= launch(&segment_sums<float, SMOOTH, 1>, {{{{(unsigned)pieces, r, 1}}, {{64, 1, 1}}, 0}}, sums_args);
+        failed |= launch(&segment_write<float, SMOOTH, 1>, {{{{(unsigned)pieces, r, 1}}, {{64, 1, 1}}, 0}}, write_args);
+    }}
+    return failed;
+}}
+"""
+
+
+def test_kernels_have_no_race_that_the_thread_sanitizer_sees(tmp_path: Path) -> None:
+    done = sanitized(tmp_path, RACES.format(kernels=FOLDER / "kernels.cu"))
+    assert done.returncode == 0, done.stderr[:4000]
