@@ -11,14 +11,22 @@ import numpy as np
 __all__ = ["BFLOAT16", "STORAGE", "BFloat16", "View", "as_dtype", "contiguous_strides", "shadow"]
 
 
-@dataclass(frozen=True, slots=True)
 class BFloat16:
-    """What is asked of a dtype, for the one that NumPy lacks."""
+    """What is asked of a dtype, for the one that NumPy lacks; equal to that of `ml_dtypes`, which need not be there."""
 
-    name: str = "bfloat16"
-    kind: str = "V"
-    itemsize: int = 2
-    isnative: bool = True
+    name = "bfloat16"
+    kind = "V"
+    itemsize = 2
+    isnative = True
+
+    def __eq__(self, other: object) -> bool:
+        return getattr(other, "name", None) == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return self.name
 
 
 BFLOAT16: Final = BFloat16()
