@@ -19,8 +19,9 @@
 #include <vector>
 
 #ifdef CUDA_ON_CPU_THREADS
+#include <pthread.h>
+
 #include <atomic>
-#include <barrier>
 #include <memory>
 #include <thread>
 #else
@@ -51,14 +52,24 @@ constexpr unsigned WARP = 32;
 
 #ifdef CUDA_ON_CPU_THREADS
 
+// Not std::barrier: its waiters meet in a table they share with other barriers, which hides races from the sanitizer.
+class Barrier {
+    pthread_barrier_t barrier;
+
+  public:
+    explicit Barrier(unsigned threads) { pthread_barrier_init(&barrier, nullptr, threads); }
+    ~Barrier() { pthread_barrier_destroy(&barrier); }
+    void wait() { pthread_barrier_wait(&barrier); }
+};
+
 struct Warp {
-    std::barrier<> barrier;
+    Barrier barrier;
     uint64_t slots[WARP][2];
     explicit Warp(unsigned lanes) : barrier(lanes) {}
 };
 
 struct Block {
-    std::barrier<> barrier;
+    Barrier barrier;
     std::atomic<int> votes = 0;
     std::vector<std::unique_ptr<Warp>> warps;
     explicit Block(unsigned threads) : barrier(threads) {
@@ -80,14 +91,12 @@ template <class Run> int run_block(unsigned threads, dim3 index, dim3 grid, Run 
             blockDim = {threads, 1, 1};
             gridDim = grid;
             run();
-            here.warps[t / WARP]->barrier.arrive_and_drop();
-            here.barrier.arrive_and_drop();
         });
     for (auto& thread : pool) thread.join();
     return 0;
 }
 
-inline void synchronize() { block->barrier.arrive_and_wait(); }
+inline void synchronize() { block->barrier.wait(); }
 
 inline int any_of_block(int vote) {
     if (vote) block->votes = 1;
@@ -102,9 +111,9 @@ inline int any_of_block(int vote) {
 inline void exchange(const void* mine, void* theirs, size_t size, unsigned lane) {
     Warp& warp = *block->warps[threadIdx.x / WARP];
     std::memcpy(warp.slots[threadIdx.x % WARP], mine, size);
-    warp.barrier.arrive_and_wait();
+    warp.barrier.wait();
     std::memcpy(theirs, warp.slots[lane], size);
-    warp.barrier.arrive_and_wait();
+    warp.barrier.wait();
 }
 
 #else
