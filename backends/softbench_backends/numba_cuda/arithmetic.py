@@ -201,8 +201,8 @@ def scaled_pair(a: Any, a_low: Any, b: Any) -> Any:
     """``(a + a_low) b`` as a pair whose first part is the rounded product, of float64."""
     p, rest = product(a, b)
     rest = fma(a_low, b, rest)
-    s = p + rest
-    return s, (rest - (s - p) if s - s == _ZERO else _ZERO)
+    s = add(p, rest)  # fused with the product it would count the residue twice
+    return s, (add(rest, -add(s, -p)) if s - s == _ZERO else _ZERO)
 
 
 @device
@@ -210,8 +210,8 @@ def added_pair(a: Any, a_low: Any, b: Any, b_low: Any) -> Any:
     """``(a + a_low) + (b + b_low)`` as a pair whose first part is the rounded sum, of float64."""
     s, error = _two_sum(a, b)
     rest = error + (a_low + b_low)
-    t = s + rest
-    return t, (rest - (t - s) if t - t == _ZERO else _ZERO)
+    t = add(s, rest)
+    return t, (add(rest, -add(t, -s)) if t - t == _ZERO else _ZERO)
 
 
 _wide = arithmetic("float64")

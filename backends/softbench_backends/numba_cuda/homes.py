@@ -243,7 +243,8 @@ else:
         """RuntimeError if ``stream`` is being captured into a graph: then nothing may wait for it."""
         cuda.current_context()
         error, status = driver.cuStreamIsCapturing(stream)
-        if int(error) == 0 and int(status) != 0:
+        # The legacy stream cannot even be asked while another one is captured.
+        if error == driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT or (int(error) == 0 and int(status) != 0):
             raise RuntimeError(
                 "values cannot be checked while a CUDA graph is captured, because the host would have to wait: "
                 "pass validate=False"

@@ -94,7 +94,7 @@ def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
 def prompt_threads() -> Iterator[None]:
     """While a kernel runs: switch threads often, because the simulator's scheduler polls its threads in a busy loop."""
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
+    sys.setswitchinterval(2e-4)
     try:
         yield
     finally:
