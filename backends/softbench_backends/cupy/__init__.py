@@ -60,8 +60,6 @@ class CupyBackend(RowBackend):
 
         TypeError for everything else in host memory (naming ``asarray``) and on another device.
         """
-        if type(obj) is self.xp.ndarray:
-            return obj
         adopted = self.device.adopt(obj)
         if adopted is not None:
             return adopted
