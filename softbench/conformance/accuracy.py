@@ -11,7 +11,7 @@ import numpy as np
 
 from softbench.conformance.batch import batch
 from softbench.conformance.case import FLOATS, WIDE, Row, check
-from softbench.conformance.subject import Subject
+from softbench.conformance.subject import Failure, Subject
 from softbench.dtypes import numpy_dtype
 
 __all__ = ["ROWS"]
@@ -106,6 +106,7 @@ _FORMS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 
 def _within_gate(subject: Subject, form: str, dtype: str, family: str) -> None:
     op, target, given = _FORMS[form]
+    failures: list[Failure] = []
     ks = _KS.get(subject.profile, _KS["standard"])
     for k in subject.ks(*ks) + ([200_000] if subject.profile == "deep" and subject.cost == "compiled" else []):
         n = subject.rows_of(k, max(2, min(200, _ELEMENTS[subject.profile] // k)))
@@ -125,7 +126,12 @@ def _within_gate(subject: Subject, form: str, dtype: str, family: str) -> None:
         y = {"": None, "index": labels, "soft": parts.q}[target]
         result = subject.call(op, x, y, **options)
         made = f"{'Dirichlet(1)' if op == 'log_loss' else family} {dtype}[{n},{k}]"
-        subject.judge(op, result, x, y, made=made, **options)
+        try:
+            subject.judge(op, result, x, y, made=made, **options)
+        except Failure as failure:  # the other sizes are judged too, so that the largest error is known
+            failures.append(failure)
+    if failures:
+        raise failures[0]
 
 
 _PLAIN: Final = ("softmax", "log_softmax", "logsumexp", "loss", "gradient")

@@ -464,7 +464,7 @@ SMOOTHING = Row(
 
 def _many_rows(subject: Subject, op: str, dtype: str, reduction: str) -> None:
     """Sums over many rows: an accumulator in the input dtype, or a mean of rounded losses, shows here."""
-    n = {"compiled": 30000, "interpreted": 2000, "simulated": 60}[subject.cost]
+    n = {"compiled": 30000, "interpreted": 2000, "simulated": 10}[subject.cost]
     rows = batch(n, 3, dtype)
     labels = rows.known
     logits = rows.p if op == "log_loss" else rows.x

@@ -25,7 +25,7 @@ def _sweep_ks(subject: Subject) -> list[int]:
     top = min(_TOP, subject.max_k)
     dense = {"quick": 70, "standard": 1100, "deep": _TOP}[subject.profile]
     if subject.cost == "simulated":
-        dense = min(dense, 40)
+        dense = min(dense, 12)
     if subject.cost == "interpreted":
         dense = min(dense, 140)
     step = {"quick": 173, "standard": 17, "deep": 1}[subject.profile]
