@@ -400,7 +400,7 @@ class Backend:
         if reduction == "none":
             return self._per_row(losses, r.outer, r, logits)
         divisor = lowered.divisor() if reduction == "mean" else None
-        return self.rows.total(losses, divisor)
+        return self.rows.wrap(self.rows.total(losses, divisor), logits)
 
 
 def _check_axis(axis: Any, ndim: int) -> int:

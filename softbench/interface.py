@@ -144,8 +144,8 @@ class RowBackend(HostArrays, abc.ABC):
 
         ``loss`` is ``(N,)`` **float64** whatever the rows' dtype, not divided. ``out`` is ``(N, K)`` of the
         rows' dtype: the gradient divided by ``divisor`` *before* its last rounding. ``divisor`` is 1 for
-        reductions "none" and "sum", else what the backend's own ``divisor`` primitive returned (a float; on a
-        device a one-element float64 array). It is 0 when nothing has weight: rows then become NaN, except
+        reductions "none" and "sum", else what the backend's own ``divisor`` primitive returned (a number; on a
+        device an array, so that nobody waits for it). It is 0 when nothing has weight: rows then become NaN, except
         `IGNORED` ones, which are +0 always.
         """
 

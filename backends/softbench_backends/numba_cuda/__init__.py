@@ -310,11 +310,11 @@ class NumbaCudaBackend(RowBackend):
         return pair
 
     def total(self, values: View, divisor: Any = None) -> Any:
-        """Sum in a fixed order, over ``divisor`` if given, without waiting: 0-d float64 of the caller's library."""
+        """Sum in a fixed order, over ``divisor`` if given, without waiting: 0-d float64."""
         out = self.empty((), "float64")
         over = divisor if divisor is None or isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
         self._array_kernels.total(values, over, self._scratch, out, self._stream)
-        return self.wrap(out, None)
+        return out
 
     def _scratch(self, n: int) -> View:
         return self.empty((n,), "float64")
