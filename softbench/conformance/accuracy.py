@@ -110,7 +110,7 @@ def _within_gate(subject: Subject, form: str, dtype: str, family: str) -> None:
     ks = _KS.get(subject.profile, _KS["standard"])
     for k in subject.ks(*ks) + ([200_000] if subject.profile == "deep" and subject.cost == "compiled" else []):
         n = subject.rows_of(k, max(2, min(200, _ELEMENTS[subject.profile] // k)))
-        x = _logits(family, n, k, dtype)
+        x = _logits(family, n, k, dtype).copy()
         parts = batch(n, k, dtype)
         options = {key: value for key, value in given.items() if key != "weights"}
         if given.get("weights") and target == "index":

@@ -57,9 +57,17 @@ class Batch:
         return replace(self, x=x)
 
 
-@functools.lru_cache(maxsize=64)
 def batch(n: int, k: int, dtype: str, scale: float = 3.0, seed: int = 0) -> Batch:
-    """Rows of ``N(0, scale)`` logits, the same for the same arguments. Treat the arrays as read-only."""
+    """Rows of ``N(0, scale)`` logits, the same for the same arguments.
+
+    Copies: a backend that overwrites its input must not spoil the cases that come after.
+    """
+    made = _made(n, k, dtype, scale, seed)
+    return Batch(*(np.array(part) for part in (made.x, made.p, made.labels, made.q, made.s, made.w)))
+
+
+@functools.lru_cache(maxsize=64)
+def _made(n: int, k: int, dtype: str, scale: float, seed: int) -> Batch:
     rng = np.random.default_rng([seed, n, k])
     form = numpy_dtype(dtype)
     x = (scale * rng.standard_normal((n, k))).astype(form)

@@ -104,21 +104,26 @@ class Example:
         """Judge one call; a loss or gradient is asked of ``loss_and_gradient`` too."""
         logits = self.logits(dtype) if callable(self.logits) else np.asarray(self.logits)
         logits = logits.astype(numpy_dtype(dtype)) if logits.dtype.name != dtype else logits
-        target = np.asarray(self.target) if isinstance(self.target, list) else self.target
+        # Copies: a backend that overwrites its input must not spoil the cases that come after.
+        target = None if self.target is None else np.array(self.target)
+        options: dict[str, Any] = {
+            key: np.array(v) if isinstance(v, np.ndarray) else v for key, v in self.options.items()
+        }
+        logits = np.array(logits)
         calls = [(self.op, None)] + ([("loss_and_gradient", _FUSED[self.op])] if self.op in _FUSED else [])
         for op, part in calls:
             said = call_text(op, logits, self.target, self.options)
             if isinstance(self.expect, Raises):
-                must_raise(subject, self.expect, op, logits, target, self.options)
+                must_raise(subject, self.expect, op, logits, target, options)
                 continue
-            result = subject.call(op, logits, target, **self.options)
+            result = subject.call(op, logits, target, **options)
             if part is not None:
                 result = result[part]
             form = _result_dtype(self.op, dtype, self.options.get("reduction", "mean"))
             if result.dtype.name != form:
                 raise Failure(f"{said} has dtype {result.dtype.name}, expected {form}")
             if self.expect is ORACLE:
-                subject.judge(self.op, result, logits, target, **self.options)
+                subject.judge(self.op, result, logits, target, **options)
             else:
                 expected = np.asarray(self.expect).astype(numpy_dtype(form))
                 mismatch(result, expected, said, signed=self.signed)

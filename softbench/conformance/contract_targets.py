@@ -47,6 +47,7 @@ _BAD: Final[dict[str, tuple[Any, str, str]]] = {
 
 def _first_bad(subject: Subject, bad: str, op: str) -> None:
     labels, row, value = _BAD[bad]
+    labels = labels.copy()
     logits = np.array(_PROBS if op == "log_loss" else _THREE)
     must_raise(subject, Raises(ValueError, (row, value)), op, logits, labels, {})
 
@@ -70,7 +71,7 @@ def _before_compute(subject: Subject, op: str) -> None:
 
 def _unvalidated(subject: Subject, bad: str, op: str) -> None:
     """``validate=False``: NaN for the rows whose label is no class, the others as they are."""
-    labels, _, _ = _BAD[bad]
+    labels = _BAD[bad][0].copy()
     logits = np.array(_PROBS if op == "log_loss" else _THREE)
     wrong = np.array([not 0 <= int(label) < 3 for label in labels])
     options: dict[str, Any] = {} if op == "gradient" else _NONE
