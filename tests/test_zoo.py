@@ -9,6 +9,7 @@ from softbench.conformance import contract
 from softbench.conformance.runner import judge_case, make_subject
 
 sys.path.insert(0, str(Path(__file__).parent))
+from zoo.matrix import PAGE, line
 from zoo.mutants import MUTANTS, Rows
 
 CASES = {case.id: case for case in contract.cases()}
@@ -30,3 +31,19 @@ def test_the_right_backend_passes_the_killers(killer):
 
 def test_the_zoo_is_large():
     assert len(MUTANTS) >= 30
+
+
+def test_the_published_matrix_has_every_mutant():
+    page = PAGE.read_text()
+    missing = [mutant.name for mutant in MUTANTS.values() if line(mutant, "")[:-3] not in page]
+    assert not missing, f"run: python tests/zoo/matrix.py (missing or changed: {missing})"
+    assert f"{len(MUTANTS)} wrong backends, {len(MUTANTS)} rejected." in page
+
+
+@pytest.mark.parametrize("name", ["overwrites-labels", "overwrites-logits"])
+def test_a_backend_that_overwrites_its_input_spoils_no_later_verdict(name):
+    judged = [case for case in CASES.values() if case.row in ("layouts", "all-ignored", "label-range", "class-weight")]
+    for case in judged:
+        judge_case(make_subject(MUTANTS[name].make()), case)
+    right = make_subject(Rows())
+    assert not [case.id for case in judged if judge_case(right, case).status == "failed"]

@@ -11,7 +11,7 @@ import numpy as np
 
 from softbench.conformance.batch import batch
 from softbench.conformance.case import FLOATS, WIDE, Row, check
-from softbench.conformance.subject import Failure, Subject
+from softbench.conformance.subject import Failure, NotApplicable, Subject
 from softbench.dtypes import numpy_dtype
 
 __all__ = ["ROWS"]
@@ -85,6 +85,9 @@ def _logits(family: str, n: int, k: int, dtype: str) -> Array:
     return FAMILIES[family](rng, n, k, dtype).astype(numpy_dtype(dtype))
 
 
+_TELLING: Final = ("N(0,30)", "dominant", "ladder")
+"""The kinds of logits that catch most."""
+
 _FORMS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     # op, target, options
     "softmax": ("softmax", "", {}),
@@ -106,6 +109,8 @@ _FORMS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 
 def _within_gate(subject: Subject, form: str, dtype: str, family: str) -> None:
     op, target, given = _FORMS[form]
+    if subject.cost == "simulated" and subject.profile == "quick" and family not in _TELLING:
+        raise NotApplicable(f"the quick profile asks a simulator for logits of {', '.join(_TELLING)} only")
     failures: list[Failure] = []
     ks = _KS.get(subject.profile, _KS["standard"])
     for k in subject.ks(*ks) + ([200_000] if subject.profile == "deep" and subject.cost == "compiled" else []):
