@@ -13,12 +13,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from numba import cuda
-from softbench_backends.numba_cuda import NumbaCudaBackend
-from softbench_backends.numba_cuda.device import SIMULATED
-from softbench_backends.numba_cuda.plan import Plan
 
 from softbench.front import Backend
 from softbench.gates import judge
+from softbench_backends.numba_cuda import NumbaCudaBackend
+from softbench_backends.numba_cuda.device import SIMULATED
+from softbench_backends.numba_cuda.plan import Plan
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1 before numba is imported"
 

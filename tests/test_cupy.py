@@ -18,9 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import cuda_on_cpu
 from cuda_on_cpu import CupyOnCpu
-from softbench_backends.cupy import CupyBackend, plan
-from softbench_backends.cupy import device as device_module
-from softbench_backends.cupy.source import FOLDER, source
 
 import softbench
 from softbench import gates
@@ -28,6 +25,9 @@ from softbench.conformance import run
 from softbench.front import Backend
 from softbench.inputs import HARD_INPUTS
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
+from softbench_backends.cupy import CupyBackend, plan
+from softbench_backends.cupy import device as device_module
+from softbench_backends.cupy.source import FOLDER, source
 
 pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="no C++ compiler to run CUDA source on the CPU")
 

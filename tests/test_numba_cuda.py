@@ -96,6 +96,7 @@ class Compiler:
 
     def __init__(self, monkeypatch, capability):
         from numba.cuda import dispatcher
+
         from softbench_backends.numba_cuda import arithmetic, kernels, lanes, launch
         from softbench_backends.numba_cuda.plan import Plan
 

@@ -44,7 +44,9 @@ def scratch(tmp_path_factory):
 def _softbench(python, *arguments, folder):
     command = [str(python), "-m", "softbench", *arguments]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
 
 
 def test_installed_plugin_is_known_by_name(scratch, tmp_path):
@@ -69,7 +71,17 @@ def test_check_judges_the_plugin_by_name(scratch, tmp_path):
 
 def test_its_own_pytest_suite_is_the_kit(scratch, tmp_path):
     shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
-    command = [str(scratch), "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests", "-k", "nan-row or accuracy-softmax"]
+    command = [
+        str(scratch),
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests",
+        "-k",
+        "nan-row or accuracy-softmax",
+    ]
     out = _run(command, cwd=tmp_path)
     assert " passed" in out
     assert "failed" not in out

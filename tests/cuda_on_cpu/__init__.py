@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from softbench_backends.cupy import CupyBackend, plan
-from softbench_backends.cupy.device import Launch
-from softbench_backends.cupy.source import FOLDER, source
 
 from softbench.host_arrays import HostArrays, Layout
 from softbench.interface import Availability
+from softbench_backends.cupy import CupyBackend, plan
+from softbench_backends.cupy.device import Launch
+from softbench_backends.cupy.source import FOLDER, source
 
 __all__ = ["CpuDevice", "CupyOnCpu", "build", "compiler", "generate"]
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-from softbench_backends.numpy import NumpyBackend
 
 from softbench.front import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
+from softbench_backends.numpy import NumpyBackend
 
 __all__ = ["MUTANTS", "Mutant"]
 

@@ -1,7 +1,8 @@
 """The contract of softbench, one pytest case per line of it."""
 
-from softbench.conformance.suite import BackendSuite
 from softbench_longdouble import LongDoubleBackend
+
+from softbench.conformance.suite import BackendSuite
 
 
 class TestLongDouble(BackendSuite):
