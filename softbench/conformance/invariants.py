@@ -24,7 +24,7 @@ _BY_NAME: Final = {view.name: view for view in VIEWS}
 
 def _inputs(subject: Subject, dtype: str) -> list[tuple[str, Batch]]:
     """Batches of several magnitudes and widths, with a word for each."""
-    scales = (3.0,) if subject.cost == "simulated" else (1.0, 30.0)
+    scales = (3.0,) if subject.cost == "simulated" else (30.0,) if subject.profile == "quick" else (1.0, 30.0)
     sizes = [(subject.rows_of(k, 50), k) for k in subject.ks(1, 2, 3, 10, 100, 1000)]
     return [(f"N(0,{c:g}) {dtype}[{n},{k}]", batch(n, k, dtype, c)) for n, k in sizes for c in scales]
 
