@@ -175,7 +175,8 @@ def test_a_wrong_backend_is_shown_as_wrong(capsys, no_startup, monkeypatch):
 def test_ctrl_c_keeps_what_was_measured(tmp_path):
     cases = "softmax-1x10-f32,softmax-64x10-f32,softmax-60000x10-f32"
     run = softbench_process(
-        "run", "--backends", "numpy", "--cases", cases, "--seconds", "60", "--no-check", "--no-plot"
+        *("run", "--backends", "numpy", "--cases", cases, "--seconds", "60", "--no-check", "--no-plot"),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
     )
     for line in run.stderr:
         if "softmax-64x10-f32" in line:
