@@ -20,8 +20,8 @@ MAX_ROUNDS: Final = 41
 SAMPLE_SECONDS: Final = 2e-3
 """A sample repeats the call until it lasts this long: the clock's resolution and a sample's overhead vanish in it."""
 SETTLE_SECONDS: Final = 10e-3
-"""Pause before a short sample: thread pools (OpenMP's among them) spin for milliseconds after their last work, on
-the cores that the next arm is about to use."""
+"""Pause before a sample: thread pools (OpenMP's among them) spin for milliseconds after their last work, on the cores
+that the next arm is about to use."""
 
 
 def _nothing() -> None:
@@ -98,9 +98,9 @@ def _calibrate(arm: Arm, timing: Timing) -> None:
 
 
 def _take_turn(arm: Arm, timing: Timing) -> None:
-    """One sample, after the previous arm's idle threads have stopped spinning and this arm's data is warm again."""
+    """One sample, after the previous arm's idle threads have stopped spinning, with the data of a short call warm again."""
+    time.sleep(SETTLE_SECONDS)
     if timing.second < SETTLE_SECONDS:
-        time.sleep(SETTLE_SECONDS)
         arm.call()
     wall, cpu = _sample(arm, timing.number)
     timing.samples.append(wall / timing.number)

@@ -29,6 +29,10 @@ class _Format(NamedTuple):
     """Exponentials are scaled by 2^c; 4 of them still add up without overflow."""
     ln2: tuple[float, float]
     """ln 2 as a number of the format and the rest of it."""
+    near: float
+    """Exponentials of differences above ``-near`` are normal numbers, and so are their products with factors within
+    ``factors``."""
+    factors: tuple[float, float]
     exp: tuple[float, ...]
     """exp(t) = 1 + t + t^2 (exp[0] + exp[1] t + ...) for |t| <= ln(2)/2: minimax in the relative error (Remez)."""
 
@@ -44,6 +48,8 @@ _FORMATS: Final = {
         mantissa=23,
         bias=127,
         c=124,
+        near=60.0,
+        factors=(2.0**-38, 2.0**100),
         ln2=(0.693147182464599609375, -1.904654299957767878541823431924500011926579e-9),
         exp=(
             float.fromhex("0x1.fffffcp-2"),
@@ -57,6 +63,8 @@ _FORMATS: Final = {
         mantissa=52,
         bias=1023,
         c=900,
+        near=600.0,
+        factors=(2.0**-150, 2.0**1000),
         ln2=(LN2, 2.319046813846299558417771e-17),
         exp=(
             float.fromhex("0x1.000000000000ap-1"),
@@ -123,17 +131,24 @@ def quotient(nh: Lanes, nl: Lanes, dh: Lanes, dl: Lanes) -> tuple[Lanes, Lanes]:
 # -- the exponential ----------------------------------------------------------------------------------------
 
 
-def _reduced(d: Lanes, r: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+def _reduced(d: Lanes, r: Lanes, c: int) -> tuple[Lanes, Lanes, Lanes]:
     """``2^(n + c)`` and two parts of ``t``, where ``d + r = n ln 2 + t`` and ``|t| <= ln(2) / 2``."""
     fmt = _FORMATS[d.bits]
-    r = select(d > fmt.low, r, 0.0)  # far down r is huge, or NaN where the difference overflowed
-    d = select(d < fmt.low, fmt.low, d)
     # n = round(d log2(e)), by adding 1.5 2^mantissa; what is added besides makes the low bits of the sum the
-    # biased exponent of 2^(n + c), which is 0, that of the number 0, where d was clamped.
-    magic = float(3 << (fmt.mantissa - 1)) + fmt.c + fmt.bias
+    # biased exponent of 2^(n + c).
+    magic = float(3 << (fmt.mantissa - 1)) + c + fmt.bias
     z = fma(d, 1.0 / LN2, magic)
     n = z - magic
     return (z.as_bits() << fmt.mantissa).as_float(), fma(n, -fmt.ln2[0], d), fma(n, -fmt.ln2[1], r)
+
+
+def _reduced_anywhere(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """`_reduced` of ``x - m`` with the format's ``c``, however far down ``x`` is."""
+    fmt = _FORMATS[x.bits]
+    d, r = two_diff(x, m)
+    r = select(d > fmt.low, r, 0.0)  # far down r is huge, or NaN where the difference overflowed
+    d = select(d < fmt.low, fmt.low, d)  # there the biased exponent is 0, that of the number 0
+    return _reduced(d, r, fmt.c)
 
 
 def _horner(t: Lanes, coefficients: tuple[float, ...]) -> Lanes:
@@ -145,13 +160,19 @@ def _horner(t: Lanes, coefficients: tuple[float, ...]) -> Lanes:
 
 def shifted_exp(x: Lanes, m: Lanes) -> Lanes:
     """``e'``: the scaled exponential of ``x - m``; exactly 0 far down, NaN for NaN."""
-    scale, high, low = _reduced(*two_diff(x, m))
+    scale, high, low = _reduced_anywhere(x, m)
+    return _horner(high + low, (1.0, 1.0, *_FORMATS[x.bits].exp)) * scale
+
+
+def near_exp(x: Lanes, m: Lanes) -> Lanes:
+    """``e``: the exponential of ``x - m``, not scaled, for differences above ``-near`` (`is_near`) only; or NaN."""
+    scale, high, low = _reduced(*two_diff(x, m), 0)
     return _horner(high + low, (1.0, 1.0, *_FORMATS[x.bits].exp)) * scale
 
 
 def precise_exp(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
     """`shifted_exp` and a correction: together within a small part of an ulp."""
-    scale, high, low = _reduced(*two_diff(x, m))
+    scale, high, low = _reduced_anywhere(x, m)
     t, rest = two_sum(high, low)
     p = t + 1.0
     lost = t - (p - 1.0)
@@ -171,6 +192,24 @@ def difference(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
 def larger(best: Lanes, x: Lanes) -> Lanes:
     """The maximum so far; passes over NaN (which the sum will meet)."""
     return select(x > best, x, best)
+
+
+def smaller(least: Lanes, x: Lanes) -> Lanes:
+    """The minimum so far; passes over NaN."""
+    return select(x < least, x, least)
+
+
+def smallest(v: Lanes) -> Lanes:
+    """The minimum over the lanes."""
+    while v.n > 1:
+        a, b = v.halves()
+        v = smaller(a, b)
+    return v
+
+
+def is_near(m: Lanes, least: Lanes) -> Lanes:
+    """Whether a row from ``least`` to its maximum is narrow enough for `near_exp`; not if an end is infinite."""
+    return (m - least < _FORMATS[m.bits].near) & (absolute(m) < math.inf)
 
 
 def largest(v: Lanes) -> Lanes:
@@ -206,6 +245,23 @@ def term(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     e = shifted_exp(x, m)
     top = x.equals(m)
     return e, select(top, 0.0, e), top.count()
+
+
+def meets(x: Lanes, m: Lanes) -> Lanes:
+    """Whether any lane is equal to ``m``."""
+    return x.equals(m).any()
+
+
+def below(e: Lanes, x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
+    """``e`` with 0 for every argmax, and how many argmaxes there are."""
+    top = x.equals(m)
+    return select(top, 0.0, e), top.count()
+
+
+def scaled_sum(m: Lanes, hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
+    """A sum of `near_exp` and its correction as those of `shifted_exp`."""
+    one = math.ldexp(1.0, _FORMATS[m.bits].c)
+    return hi * one, lo * one
 
 
 def column_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
@@ -352,6 +408,18 @@ def factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[La
 def probability(e: Lanes, f: Lanes, g: Lanes) -> Lanes:
     """``e' f g``."""
     return e * f.to(e.bits) * g.to(e.bits)
+
+
+def near_factor(m: Lanes, f: Lanes, g: Lanes) -> tuple[Lanes, Lanes]:
+    """What turns `near_exp` into probabilities, and whether all of them will be normal numbers."""
+    fmt = _FORMATS[m.bits]
+    whole = f * (g * math.ldexp(1.0, fmt.c))
+    return whole.to(m.bits), (whole > fmt.factors[0]) & (whole < fmt.factors[1])
+
+
+def times(e: Lanes, f: Lanes) -> Lanes:
+    """``e f``."""
+    return e * f
 
 
 def _subnormal(p: Lanes) -> Lanes:

@@ -17,10 +17,12 @@ from softbench_backends.numba.blocks import (
     accumulate,
     accumulator,
     any_subnormal,
+    below,
     factor,
     first_match,
     fold,
     index_loss,
+    is_near,
     join,
     label_entry,
     larger,
@@ -31,20 +33,27 @@ from softbench_backends.numba.blocks import (
     log_probability,
     log_sum,
     logsumexp,
+    meets,
     nan_seen,
+    near_exp,
+    near_factor,
     others,
     precise_probability,
     precise_term,
     probability,
     quotient,
+    scaled_sum,
     settle,
     shifted_exp,
+    smaller,
+    smallest,
     soft_gradient,
     soft_label_entry,
     soft_loss,
     soft_sums,
     soft_term,
     term,
+    times,
     two_product,
     two_sum,
     vanishes,
@@ -70,9 +79,11 @@ from softbench_backends.numba.lanes import (
 )
 from softbench_backends.numba.limits import TILE
 
-KEEP_BYTES = 1 << 18
+KEEP_BYTES = 1 << 22
 """Exponentials of a row up to this size are kept between the passes, those of a larger one computed again."""
 
+PART = 512
+"""Classes whose maximum is kept apart, so that only where the row's maximum is must be looked for it again."""
 
 AHEAD_BYTES = 1 << 12
 """From this size on, the next row is prefetched."""
@@ -94,6 +105,109 @@ def row_max(x, n):
         a = larger(a, load_first(x, i, n - i, -math.inf))
         i += w
     return largest(larger(larger(a, b), larger(c, d)))
+
+
+@njit(error_model="numpy")
+def row_extrema(x, n, peaks):
+    """Maximum and minimum of ``x[:n]``, passing over NaN; ``peaks`` gets a vector per `PART`: lanes of maxima."""
+    w = width(x)
+    most, low = spread(x, -math.inf), spread(x, math.inf)
+    low0 = low1 = low2 = low3 = low
+    i = 0
+    while i < n:
+        a = b = c = d = spread(x, -math.inf)
+        part, stop = i // PART, min(n, i + PART)
+        while i + 4 * w <= stop:
+            v0, v1, v2, v3 = load(x, i), load(x, i + w), load(x, i + 2 * w), load(x, i + 3 * w)
+            a, b, c, d = larger(a, v0), larger(b, v1), larger(c, v2), larger(d, v3)
+            low0, low1, low2, low3 = smaller(low0, v0), smaller(low1, v1), smaller(low2, v2), smaller(low3, v3)
+            i += 4 * w
+        while i < stop:
+            v = load_first(x, i, n - i, get(x, 0))
+            a, low = larger(a, v), smaller(low, v)
+            i += w
+        a = larger(larger(a, b), larger(c, d))
+        store(peaks, part * w, a)
+        most = larger(most, a)
+    low = smaller(smaller(smaller(low0, low1), smaller(low2, low3)), low)
+    return largest(most), smallest(low)
+
+
+@njit(error_model="numpy")
+def near_tile_sum(x, e, n, m, peaks, keep, ahead, e_behind, behind, f_behind, j, end):
+    """`tile_sum` of a row that `is_near`: the exponentials in ``e`` are not scaled, the results are the same.
+
+    The results of the row before are written meanwhile, ``behind[j:end] = e_behind f_behind``, a group for a group: so
+    memory is busy while the cores are. The last result is the new ``j``.
+    """
+    w = width(x)
+    hi, lo = accumulator(spread(x, 0.0))
+    argmaxes = 0
+    i = 0
+    while i + GROUP * w <= n:
+        stop = min(n, i + PART)
+        top = meets(load(peaks, i // PART * w), m)
+        while i + GROUP * w <= stop:
+            v = load_group(x, i)
+            e0 = near_exp(v, m)
+            if ahead:
+                for p in range(GROUP):
+                    prefetch(x, i + ahead + p * w)
+            if keep:
+                store(e, i, e0)
+            if top:
+                e0, n0 = below(e0, v, m)
+                argmaxes += n0
+            hi, lo = accumulate(hi, lo, e0)
+            if j + GROUP * w <= end:
+                stream(behind, j, times(load_group(e_behind, j), f_behind))
+                j += GROUP * w
+            i += GROUP * w
+    while i < n:
+        v = load_first(x, i, n - i, m)
+        e0 = near_exp(v, m)
+        if keep:
+            store_first(e, i, n - i, e0)
+        e0, n0 = below(e0, v, m)
+        argmaxes += n0
+        hi, lo = accumulate(hi, lo, e0)
+        i += w
+    high, low = fold(hi, lo)
+    high, low = scaled_sum(m, high, low)
+    return high, low, argmaxes - (i - n), j
+
+
+@njit(error_model="numpy")
+def near_row_sum(x, e, n, m, peaks, keep, ahead, e_behind, behind, f_behind, j):
+    """`near_tile_sum` over all tiles of a row."""
+    w = width(x)
+    hi, lo, argmaxes = 0.0, 0.0, 0
+    for start in range(0, n, TILE):
+        high, low, more, j = near_tile_sum(
+            offset(x, start), offset(e, start), min(TILE, n - start), m, offset(peaks, start // PART * w), keep, ahead,
+            e_behind, behind, f_behind, j, n,
+        )  # fmt: skip
+        hi, lo = join(hi, lo, high, low)
+        argmaxes += more
+    return hi, lo, argmaxes, j
+
+
+@njit(error_model="numpy")
+def near_write(x, e, out, n, kept, m, f, streaming, j):
+    """``out[j:n] = e f``; ``e`` is read if it was ``kept``."""
+    w = width(out)
+    if streaming:
+        while j + GROUP * w <= n:
+            stream(out, j, times(load_group(e, j) if kept else near_exp(load_group(x, j), m), f))
+            j += GROUP * w
+    else:
+        while j + GROUP * w <= n:
+            store(out, j, times(load_group(e, j) if kept else near_exp(load_group(x, j), m), f))
+            j += GROUP * w
+    while j < n:
+        v = load_first(e, j, n - j, m) if kept else near_exp(load_first(x, j, n - j, m), m)
+        store_first(out, j, n - j, times(v, f))
+        j += w
 
 
 @njit(error_model="numpy")
@@ -269,20 +383,8 @@ def _ahead(k, itemsize):
 @njit(error_model="numpy")
 def softmax_rows(x, out, first, last, streaming):
     """`RowBackend.softmax` of the rows ``first <= i < last``."""
-    k = x.shape[1]
-    keep = k * x.itemsize <= KEEP_BYTES
-    apart = streaming or same_address(address(x), address(out))
-    buffer = np.empty(k if apart and keep else 0, x.dtype)
-    ahead = _ahead(k, x.itemsize)
-    for i in range(first, last):
-        xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        e = address(buffer) if apart else oi
-        m = row_max(xi, k)
-        hi, lo, argmaxes, smallest = row_sum(xi, e, k, m, keep, ahead)
-        _, _, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, smallest, 1.0, 0.0)
-        write_probabilities(xi, e, oi, k, keep, m, f, h, g, streaming)
-    if streaming:
-        fence()
+    none = np.empty(0)
+    index_rows(x, x, np.empty(0, np.int64), none, none, none, out, 0.0, 1.0, True, first, last, streaming)
 
 
 @njit(error_model="numpy")
@@ -352,34 +454,72 @@ def slope(x, n, m, hi, lo, argmaxes, smallest, at_label, weight, divisor):
 def index_rows(
     x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
-    """`RowBackend.loss_and_gradient` for labels without smoothing; ``out`` is written if ``gradient`` is set."""
+    """`RowBackend.loss_and_gradient` for labels without smoothing; ``out`` is written if ``gradient`` is set.
+
+    Without labels (an empty array) `RowBackend.softmax`.
+    """
     k = x.shape[1]
     keep = gradient and k * x.itemsize <= KEEP_BYTES
     apart = streaming or same_address(address(x), address(out))
-    buffer = np.empty(k if apart and keep else 0, x.dtype)
+    spaced = k + 4 * width(address(x))  # rows of a power of two would compete for the same sets of a cache
+    buffer = np.empty(2 * spaced if apart and keep else 0, x.dtype)
+    peaks = np.empty((k + PART - 1) // PART * width(address(x)), x.dtype)
     ahead = _ahead(k, x.itemsize)
+    # The row behind: its exponentials, results, factor, how far they are written, and the label's entry.
+    e_behind, behind, f_behind, j, y_behind, entry_behind = address(x), address(out), get(address(x), 0), k, -1, 0.0
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        y = labels[i]
-        if y < 0 or y >= k:
-            value = 0.0 if y == -1 else math.nan
-            loss[i] = value
-            if gradient:
-                fill(oi, k, value)
+        y, weight, at_label = -1, 1.0, get(xi, 0)
+        if labels.size:
+            y = labels[i]
+            if y < 0 or y >= k:
+                value = 0.0 if y == -1 else math.nan
+                loss[i] = value
+                if gradient:
+                    fill(oi, k, value)
+                continue
+            weight = row_weight(i, y, sample_weight, class_weight)
+            at_label = get(xi, y)
+        e = offset(address(buffer), (i & 1) * spaced) if apart else oi
+        m, low = row_extrema(xi, k, address(peaks))
+        near = is_near(m, low)
+        if near:
+            hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, address(peaks), keep, ahead, e_behind, behind, f_behind, j)
+            tiniest = math.inf
+        else:
+            hi, lo, argmaxes, tiniest = row_sum(xi, e, k, m, keep, ahead)
+        if y_behind >= 0 or j < k:
+            near_write(e_behind, e_behind, behind, k, True, m, f_behind, True, j)
+            if y_behind >= 0:
+                put(behind, y_behind, entry_behind)
+            j, y_behind = k, -1
+        if labels.size:
+            s, rest = others(m, hi, lo, float(argmaxes))
+            loss[i] = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
+        if not gradient:
             continue
-        weight = row_weight(i, y, sample_weight, class_weight)
-        at_label = get(xi, y)
-        e = address(buffer) if apart else oi
-        m = row_max(xi, k)
-        hi, lo, argmaxes, smallest = row_sum(xi, e, k, m, keep, ahead)
-        s, rest = others(m, hi, lo, float(argmaxes))
-        loss[i] = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
-        if gradient:
-            f, h, g, entry = slope(xi, k, m, hi, lo, argmaxes, smallest, at_label, weight, divisor)
-            write_probabilities(xi, e, oi, k, keep, m, f, h, g, streaming)
+        share, less = quotient(weight, 0.0, divisor, 0.0)
+        s, rest, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, tiniest, share, less)
+        entry = label_entry(m, s, rest, at_label, f, h, g, share) if labels.size else 0.0
+        whole, normal = near_factor(m, f, g)
+        if near and normal:
+            if streaming and keep:
+                j = min(misaligned(oi), k)
+                store_first(oi, 0, j, times(load_first(e, 0, j, 0.0), whole))
+                e_behind, behind, f_behind, y_behind, entry_behind = e, oi, whole, y, entry
+                continue
+            near_write(xi, e, oi, k, keep, m, whole, False, 0)
+        else:
+            write_probabilities(xi, e, oi, k, keep and not near, m, f, h, g, streaming)
+        if labels.size:
             put(oi, y, entry)
+    if y_behind >= 0 or j < k:
+        near_write(e_behind, e_behind, behind, k, True, f_behind, f_behind, True, j)
+        if y_behind >= 0:
+            put(behind, y_behind, entry_behind)
     if streaming:
         fence()
+    return buffer.size + peaks.size  # so that they live until here: pointers do not keep memory
 
 
 @njit(error_model="numpy")
