@@ -33,15 +33,16 @@ _PLAIN: Final = {id(np.dtype(name)): name for name in ("float32", "float64")}
 class _Rows:
     """Logits (or probabilities) on their way to rows, and how to raise results from rows again."""
 
-    __slots__ = ("axis", "compute", "k", "n", "name", "outer", "result", "x")
+    __slots__ = ("axis", "compute", "k", "n", "name", "outer", "result", "strided", "x")
 
-    def __init__(self, name: str, x: Array, axis: int, result: str, compute: str) -> None:
+    def __init__(self, name: str, x: Array, axis: int, result: str, compute: str, strided: bool) -> None:
         shape: tuple[int, ...] = x.shape
         self.name = name  # of the argument
         self.x = x  # as accepted, n-d
         self.axis = axis  # 0 <= axis < x.ndim
         self.result = result  # dtype of array results
         self.compute = compute  # dtype of the rows
+        self.strided = strided  # go to the kernel as (outer, K, inner), not as (N, K)
         self.k = shape[axis]
         self.outer = shape[:axis] + shape[axis + 1 :]
         """Shape without the axis: what index targets, weights and per-row results have."""
@@ -139,6 +140,7 @@ class Backend:
         """See `softbench.log_loss`."""
         _check_reduction(reduction)
         r = self._lower(probs, axis, "probs")
+        r.strided = False
         lowered = self._lower_target(r, target, class_weight, sample_weight, ignore_index, 0.0, reduction, validate)
         if validate:
             self.rows.check_range(r.x, "probs", 0.0, 1.0)
@@ -241,7 +243,14 @@ class Backend:
             result, compute = self._formats[x.dtype] = self._format(x.dtype.name, argument)
         if x.ndim == 0:
             raise TypeError(f"{argument} is 0-d: expected an array with at least one axis of classes")
-        return _Rows(argument, x, _check_axis(axis, x.ndim), result, compute)
+        index = _check_axis(axis, x.ndim)
+        strided = (
+            index != x.ndim - 1
+            and self.rows.accepts_strided
+            and math.prod(x.shape[index + 1 :]) > 1
+            and self.rows.layout(x).contiguous
+        )
+        return _Rows(argument, x, index, result, compute, strided)
 
     def _format(self, name: str, argument: str) -> tuple[str, str]:
         """Dtypes of results and of rows for logits of this dtype."""
@@ -253,7 +262,7 @@ class Backend:
         return result, row_dtype(result, self.rows.dtypes)
 
     def _as_rows(self, r: _Rows) -> Array:
-        return self.rows.as_rows(r.x, r.axis, r.compute)
+        return (self.rows.as_blocks if r.strided else self.rows.as_rows)(r.x, r.axis, r.compute)
 
     def _map(self, kernel: Callable[[Array, Array], Array], logits: Any, axis: int, out: Any) -> Any:
         """A function from logits to an array of their shape."""
@@ -273,14 +282,16 @@ class Backend:
         if r.n * r.k == 0:
             return out if out is not None else rows.wrap(rows.empty(r.x.shape, r.result), logits)
         x = self._as_rows(r)
-        direct = (
-            given is not None and r.axis == r.x.ndim - 1 and r.compute == r.result and rows.layout(given).contiguous
-        )
-        buffer = given.reshape(r.n, r.k) if given is not None and direct else rows.empty((r.n, r.k), r.compute)
+        last = r.x.ndim - 1
+        in_order = r.strided or r.axis == last  # a result of the kernel lies in memory as the caller wants it
+        direct = given is not None and in_order and r.compute == r.result and rows.layout(given).contiguous
+        buffer = given.reshape(x.shape) if given is not None and direct else rows.empty(x.shape, r.compute)
         result = kernel(x, buffer)
         if direct and result is buffer:
             return out
-        raised = rows.from_rows(result, r.x.shape, r.axis, r.result, given)
+        if r.strided:
+            result = result.reshape(-1, r.x.shape[last])
+        raised = rows.from_rows(result, r.x.shape, last if in_order else r.axis, r.result, given)
         return out if out is not None else rows.wrap(raised, logits)
 
     def _check_out(self, out: Any, r: _Rows, logits: Any, *others: Any) -> Array | None:
@@ -367,6 +378,7 @@ class Backend:
             labels = rows.index_labels(t.reshape(-1), r.k, ignored, validate)
             plain = w is None and s is None and ignored is None
             return _Lowered(IndexTarget(labels, s, w, eps), lambda: float(r.n) if plain else rows.divisor(labels, s, w))
+        r.strided = False
         if r.k == 0 and r.n and validate:
             raise ValueError(f"target rows are empty (shape {t.shape}): a soft target must be a distribution (sum 1)")
         if r.n * r.k == 0:

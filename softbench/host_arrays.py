@@ -115,6 +115,16 @@ class HostArrays:
             rows = _cast(rows, wanted)
         return rows if rows.flags.aligned else rows.copy()
 
+    def as_blocks(self, x: Array, axis: int, dtype: str) -> Array:
+        """C-contiguous ``x`` as ``(outer, K, inner)`` of ``dtype``, ``K`` along ``axis``; a view where possible.
+
+        Only for a backend that accepts strided logits (`softbench.interface.RowBackend.accepts_strided`).
+        """
+        wanted = numpy_dtype(dtype)
+        if x.dtype != wanted:
+            x = _cast(x, wanted)
+        return x.reshape(math.prod(x.shape[:axis]), x.shape[axis], -1)
+
     def from_rows(self, rows: Array, shape: tuple[int, ...], axis: int, dtype: str, out: Array | None = None) -> Array:
         """The inverse of `as_rows` for a result: an array of ``shape`` and ``dtype``, or ``out`` filled.
 

@@ -24,6 +24,7 @@ Rules for every row kernel
 from __future__ import annotations
 
 import abc
+import math
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Literal
@@ -105,6 +106,14 @@ class RowBackend(HostArrays, abc.ABC):
     """The pip command that provides them."""
     dtypes: ClassVar[frozenset[str]] = frozenset({"float32", "float64"})
     """Row dtypes the kernels take. The front widens float16 and bfloat16 to float32 unless listed here."""
+    accepts_strided: ClassVar[bool] = False
+    """Whether kernels also take logits whose classes are not next to each other, without a copy of them.
+
+    ``x`` is then C-contiguous ``(outer, K, inner)``, ``inner > 1``, where the caller named another axis than the last.
+    Row ``o inner + j`` is ``x[o, :, j]``, ``N = outer inner``, and an ``out`` for the rows has the shape of ``x``.
+    Results are those of the same row among contiguous ones, bit for bit. `log_loss` and calls with a `SoftTarget` get
+    ``(N, K)`` all the same.
+    """
     cost: ClassVar[Literal["compiled", "interpreted", "simulated"]] = "compiled"
     """How much work the conformance kit may ask for."""
 
@@ -164,4 +173,5 @@ class RowBackend(HostArrays, abc.ABC):
 
     def gradient(self, x: Array, target: Target, divisor: Any, out: Array) -> Array:
         """The second result of `loss_and_gradient`, bit for bit."""
-        return self.loss_and_gradient(x, target, divisor, self.empty(x.shape[:1], "float64"), out)[1]
+        rows = math.prod(x.shape) // x.shape[1]
+        return self.loss_and_gradient(x, target, divisor, self.empty((rows,), "float64"), out)[1]

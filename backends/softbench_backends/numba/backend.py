@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
-from softbench_backends.numba.limits import ALIGNED_SIZE, HUGE, SERIAL_SIZE, SHARED, SHORT
+from softbench_backends.numba.limits import ALIGNED_SIZE, BLOCK_BYTES, HUGE, LANEWISE, SERIAL_SIZE, SHARED, SHORT
 
 __all__ = ["NumbaBackend"]
 
@@ -26,6 +26,7 @@ class NumbaBackend(RowBackend):
     summary = "fused SIMD kernels on all CPU cores, compiled by Numba at first use"
     requires: ClassVar[tuple[str, ...]] = ("numba",)
     install = "pip install numba"
+    accepts_strided = True
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -61,6 +62,9 @@ class NumbaBackend(RowBackend):
 
     def _call(self, op: str, x: Array, out: Array | None, *args: Any) -> None:
         """Run a kernel on ``(x, *args)``, on all threads if it is large; ``out`` is a result of the shape of ``x``."""
+        if x.ndim == 3:
+            self._call_strided(op, x, out, *args)
+            return
         n, k = x.shape
         if n * k > SERIAL_SIZE:
             from softbench_backends.numba import threads
@@ -73,6 +77,31 @@ class NumbaBackend(RowBackend):
                 threads.run(self._entry(op, x.itemsize, shape, True), x, *args, streaming, min(count, n))
                 return
         self._entry(op, x.itemsize, "short" if k <= SHORT[x.itemsize] else "long", False)(x, *args)
+
+    def _call_strided(self, op: str, x: Array, out: Array | None, *args: Any) -> None:
+        """As `_call`, of ``x`` ``(outer, K, inner)``, in blocks of neighbouring rows."""
+        outer, k, inner = x.shape
+        width = 64 // x.itemsize
+        short = k <= SHORT[x.itemsize]
+        count = 1
+        if x.size > SERIAL_SIZE:
+            from softbench_backends.numba import threads
+
+            count = threads.count()
+        size = width
+        if not (short and op in LANEWISE):
+            wanted = -(-inner * outer // (4 * count * width))  # some blocks for every thread
+            size *= max(1, min(BLOCK_BYTES // (k * x.itemsize * width), wanted))
+        size = min(size, inner)
+        chunks = min(count, outer * -(-inner // size))
+        streaming = (
+            out is not None and _streams(x, out) and inner % width == 0 and out.ctypes.data % (width * x.itemsize) == 0
+        )
+        kernel = self._entry(op, x.itemsize, "strided short" if short else "strided long", chunks > 1)
+        if chunks > 1:
+            threads.run(kernel, x, *args, size, streaming, chunks)
+        else:
+            kernel(x, *args, size, streaming, chunks)
 
     def _entry(self, *key: Any) -> Callable[..., Any]:
         """`softbench_backends.numba.entries.entry`, once for each key."""
@@ -95,7 +124,9 @@ class NumbaBackend(RowBackend):
         return out
 
     def softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
-        if x.size <= SERIAL_SIZE:  # spelled out: the smallest calls take as long as finding their kernel
+        if (
+            x.size <= SERIAL_SIZE and x.ndim == 2
+        ):  # spelled out: the smallest calls take as long as finding their kernel
             itemsize = x.itemsize
             kernel = self._entries.get(
                 ("softmax", itemsize, "short" if x.shape[1] <= SHORT[itemsize] else "long", False)
@@ -139,7 +170,7 @@ def _lower(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Ar
     sample = _NONE if target.sample_weight is None else target.sample_weight
     classes = _NONE if target.class_weight is None else target.class_weight
     if target.smoothing == 0.0:
-        return "index", (x, target.labels, sample, classes)
+        return "index", (x if x.ndim == 2 else x[0], target.labels, sample, classes)
     k = x.shape[1]
     base = np.full((1, k), math.ldexp(1.0, -k.bit_length()), x.dtype)  # `rows.smoothing_unit`
     if target.class_weight is not None:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from numba import njit, prange, types
 
-from softbench_backends.numba import columns, rows, tiles
+from softbench_backends.numba import columns, rows, strided, tiles
 from softbench_backends.numba.caching import keep_on_disk
 
 __all__ = ["entry"]
@@ -107,18 +107,23 @@ _TILED: Final = {
 def entry(op: str, itemsize: int, shape: str, parallel: bool) -> Callable[..., Any]:
     """Compile (or load) one form of one kernel for one dtype: a C function that takes arrays and numbers.
 
-    ``shape`` of the rows is "short", "long" or "huge" (`limits`). The function is called without Numba's
-    dispatcher, which would compile again for every combination of read-only arrays, and would take longer than a
-    small row does. The caller answers for dtypes and contiguity.
+    ``shape`` of the rows is "short", "long" or "huge" (`limits`), or "strided short" or "strided long" (`strided`).
+    The function is called without Numba's dispatcher, which would compile again for every combination of read-only
+    arrays, and would take longer than a small row does. The caller answers for dtypes and contiguity.
     """
     long_rows, short_rows, forms, argument_types = _OPS[op]
-    if shape == "huge":
+    arguments = argument_types(_FLOATS[itemsize], parallel)
+    if shape.startswith("strided"):
+        dispatcher = njit(
+            strided.form(op, shape == "strided short", parallel), error_model="numpy", nogil=True, parallel=parallel
+        )
+        arguments = strided.argument_types(op, _FLOATS[itemsize])
+    elif shape == "huge":
         dispatcher = njit(_TILED[op].py_func, error_model="numpy", nogil=True)  # its parts are parallel
     else:
         function = forms(short_rows if shape == "short" else long_rows)[parallel]
         dispatcher = njit(function, error_model="numpy", nogil=True, parallel=parallel)
     keep_on_disk(dispatcher)
-    arguments = argument_types(_FLOATS[itemsize], parallel)
     dispatcher.compile(arguments)
     compiled: Callable[..., Any] = dispatcher.overloads[arguments].entry_point
     return compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ALIGNED_SIZE", "HUGE", "SERIAL_SIZE", "SHARED", "SHORT", "TILE"]
+__all__ = ["ALIGNED_SIZE", "BLOCK_BYTES", "HUGE", "LANEWISE", "SERIAL_SIZE", "SHARED", "SHORT", "TILE"]
 
 SHORT: Final = {4: 64, 8: 32}
 """Rows up to this length are taken many at a time (`columns`), longer ones one by one (`rows`)."""
@@ -23,3 +23,9 @@ HUGE: Final = 4 * TILE
 
 SHARED: Final = frozenset({"softmax", "log_softmax", "logsumexp", "index"})
 """The kernels that can do that."""
+
+BLOCK_BYTES: Final = 1 << 18
+"""Size of the buffer into which long rows along another axis than the last are transposed (`strided`)."""
+
+LANEWISE: Final = frozenset({"softmax", "log_softmax", "index"})
+"""The kernels that take short rows along another axis from where they are, a vector's width of rows at a time."""

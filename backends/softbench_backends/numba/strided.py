@@ -1,0 +1,399 @@
+"""Kernels for classes that lie apart in memory: softmax along an axis that is not the last.
+
+``x`` is C-contiguous ``(outer, K, inner)`` with ``inner > 1``; row ``o inner + j`` is ``x[o, :, j]``. A whole row must
+not be gathered element by element, and a transposed copy of all of ``x`` would be written and read once more. So
+rows are taken in blocks along ``inner``, where memory is contiguous:
+
+* Short rows lie in memory as `columns` wants them, class by class: vector ``c`` is loaded from where class ``c`` is.
+* Long rows are transposed in registers into a buffer that stays in the second-level cache, computed there by the
+  kernels for contiguous rows, and transposed back on their way out. Results are those of contiguous rows, bit for bit,
+  because they come from the same kernels.
+"""
+
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.extending import intrinsic
+
+from softbench_backends.numba import columns, rows
+from softbench_backends.numba.blocks import (
+    index_loss,
+    label_entry,
+    log_probability,
+    log_sum,
+    only_labelled,
+    others,
+    pick,
+    quotient,
+)
+from softbench_backends.numba.columns import MOST_CLASSES, column_factor, column_max, column_probability, column_sum
+from softbench_backends.numba.lanes import (
+    VECTOR_BYTES,
+    Lanes,
+    _element,
+    _llvm_type,
+    _masked_load,
+    _masked_store,
+    _transposed,
+    _vector_pointer,
+    address,
+    fence,
+    load,
+    load_first,
+    load_rows,
+    offset,
+    put,
+    scratch,
+    store,
+    store_first,
+    stream,
+    width,
+)
+from softbench_backends.numba.rows import row_weight
+
+__all__ = ["argument_types", "form"]
+
+# -- transposition from memory to memory ----------------------------------------------------------------------
+
+
+def _transposition(
+    how: str,
+) -> Any:
+    """An intrinsic ``(x, x_stride, m, n, y, y_stride)``: ``y[j y_stride + i] = x[i x_stride + j]``, ``i < m, j < n``.
+
+    ``m`` and ``n`` are at most a vector's width. ``how`` says what may be taken for granted: "part" nothing; "full"
+    that both are that width; "stream" that besides ``y`` and its stride are multiples of 64 bytes, and the result is
+    written past the caches.
+    """
+
+    def transpose(
+        typingctx: Any,
+        x: types.CPointer,
+        x_stride: types.Integer,
+        m: types.Integer,
+        n: types.Integer,
+        y: types.CPointer,
+        y_stride: types.Integer,
+    ) -> Any:
+        vector, align = _element(x)
+        i64 = ir.IntType(64)
+
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+            x, x_stride, m, n, y, y_stride = args
+            llvm = _llvm_type(vector)
+            loaded = []
+            for i in range(vector.n):
+                number = ir.Constant(i64, i)
+                if how == "part":
+                    last = builder.sub(m, ir.Constant(i64, 1))  # what is missing repeats the last one
+                    number = builder.select(builder.icmp_signed("<", number, last), number, last)
+                at = builder.mul(number, x_stride)
+                if how == "part":
+                    zero = ir.Constant(_llvm_type(vector.element), 0.0)
+                    loaded.append(Lanes(builder, _masked_load(builder, vector, x, at, n, zero)))
+                else:
+                    loaded.append(Lanes(builder, builder.load(_vector_pointer(builder, x, at, llvm), align=align)))
+            for j, v in enumerate(_transposed(loaded)):
+                number = ir.Constant(i64, j)
+                at = builder.mul(number, y_stride)
+                if how == "part":
+                    present = builder.select(builder.icmp_signed("<", number, n), m, ir.Constant(i64, 0))
+                    _masked_store(builder, v.value, y, at, present)
+                    continue
+                pointer = _vector_pointer(builder, y, at, llvm)
+                written = builder.store(v.value, pointer, align=VECTOR_BYTES if how == "stream" else align)
+                if how == "stream":
+                    written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+            return context.get_dummy_value()
+
+        return types.none(x, types.int64, types.int64, types.int64, y, types.int64), codegen
+
+    transpose.__name__ = transpose.__qualname__ = f"transpose_{how}"
+    return intrinsic(transpose)
+
+
+transpose_part = _transposition("part")
+transpose_full = _transposition("full")
+transpose_stream = _transposition("stream")
+
+
+@njit(error_model="numpy")
+def transpose(x, x_stride, m, n, y, y_stride, streaming):
+    """``y[j y_stride + i] = x[i x_stride + j]`` for ``i < m``, ``j < n``, square by square.
+
+    A last square that does not fit overlaps the one before: what is written twice is the same.
+    """
+    w = width(x)
+    if m < w or n < w:
+        for i in range(0, m, w):
+            for j in range(0, n, w):
+                part = offset(x, i * x_stride + j)
+                transpose_part(part, x_stride, min(w, m - i), min(w, n - j), offset(y, j * y_stride + i), y_stride)
+        return
+    for i in range(0, m, w):
+        a = min(i, m - w)
+        for j in range(0, n, w):
+            b = min(j, n - w)
+            square, to = offset(x, a * x_stride + b), offset(y, b * y_stride + a)
+            if streaming:
+                transpose_stream(square, x_stride, w, w, to, y_stride)
+            else:
+                transpose_full(square, x_stride, w, w, to, y_stride)
+
+
+# -- long rows ------------------------------------------------------------------------------------------------
+
+
+def _by_transposing(kernel: Any) -> Callable[..., Any]:
+    """A kernel from rows of logits to ``out`` ``(N, K)``, made one for ``(outer, K, inner)``."""
+
+    def strided(x, out, first, last, size, streaming):
+        k, inner = x.shape[1], x.shape[2]
+        per = (inner + size - 1) // size
+        buffer = np.empty((size, k), x.dtype)
+        for block in range(first, last):
+            at = block // per * k * inner + block % per * size
+            n = min(size, inner - block % per * size)
+            transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
+            kernel(buffer, buffer, 0, n, False)
+            transpose(address(buffer), k, n, k, offset(address(out), at), inner, streaming)
+        if streaming:
+            fence()
+
+    return strided
+
+
+def _reduction_by_transposing(kernel: Any) -> Callable[..., Any]:
+    """A kernel from rows of logits to ``out`` ``(N,)``, made one for ``(outer, K, inner)``."""
+
+    def strided(x, out, first, last, size, streaming):
+        k, inner = x.shape[1], x.shape[2]
+        per = (inner + size - 1) // size
+        buffer = np.empty((size, k), x.dtype)
+        for block in range(first, last):
+            o, j = block // per, block % per * size
+            n = min(size, inner - j)
+            transpose(offset(address(x), o * k * inner + j), inner, k, n, address(buffer), k, False)
+            row = o * inner + j
+            kernel(buffer, out[row : row + n], 0, n, False)
+
+    return strided
+
+
+def _target_by_transposing(kernel: Any) -> Callable[..., Any]:
+    """A kernel with labels, made one for ``(outer, K, inner)``."""
+
+    def strided(
+        x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, size, streaming
+    ):
+        k, inner = x.shape[1], x.shape[2]
+        per = (inner + size - 1) // size
+        buffer = np.empty((size, k), x.dtype)
+        for block in range(first, last):
+            o, j = block // per, block % per * size
+            n = min(size, inner - j)
+            at, a = o * k * inner + j, o * inner + j
+            transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
+            kernel(
+                buffer, q, labels[a : a + n], sample_weight[a : a + n], class_weight, loss[a : a + n], buffer,
+                smoothing, divisor, gradient, 0, n, False,
+            )  # fmt: skip
+            if gradient:
+                transpose(address(buffer), k, n, k, offset(address(out), at), inner, streaming)
+        if streaming:
+            fence()
+
+    return strided
+
+
+# -- short rows -----------------------------------------------------------------------------------------------
+
+
+@njit(error_model="numpy")
+def enter(x, inner, n, k, tile):
+    """Classes of ``n`` neighbouring rows, a vector apiece, from ``x`` into ``tile``."""
+    w = width(x)
+    if n == w:
+        for c in range(k):
+            store(tile, c * w, load(x, c * inner))
+    else:
+        for c in range(k):
+            store(tile, c * w, load_first(x, c * inner, n, 0.0))
+
+
+@njit(error_model="numpy")
+def leave(v, out, i, n, streaming):
+    """``v`` to ``out + i``, of which the first ``n`` lanes count."""
+    if n < width(out):
+        store_first(out, i, n, v)
+    elif streaming:
+        stream(out, i, v)
+    else:
+        store(out, i, v)
+
+
+def softmax_strided(x, out, first, last, size, streaming):
+    """`columns.softmax_columns` of blocks of ``(outer, K, inner)``."""
+    k, inner = x.shape[1], x.shape[2]
+    per = (inner + size - 1) // size
+    w = width(address(x))
+    tile = scratch(address(x), MOST_CLASSES)
+    e = scratch(address(x), MOST_CLASSES)
+    for block in range(first, last):
+        at = block // per * k * inner + block % per * size
+        n = min(w, inner - block % per * size)
+        enter(offset(address(x), at), inner, n, k, tile)
+        m = column_max(tile, k)
+        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
+        _, _, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, 1.0, 0.0)
+        to = offset(address(out), at)
+        for c in range(k):
+            leave(column_probability(tile, e, c, m, f, h, g), to, c * inner, n, streaming)
+    if streaming:
+        fence()
+
+
+def log_softmax_strided(x, out, first, last, size, streaming):
+    """`columns.log_softmax_columns` of blocks of ``(outer, K, inner)``."""
+    k, inner = x.shape[1], x.shape[2]
+    per = (inner + size - 1) // size
+    w = width(address(x))
+    tile = scratch(address(x), MOST_CLASSES)
+    unused = scratch(address(x), MOST_CLASSES)
+    for block in range(first, last):
+        at = block // per * k * inner + block % per * size
+        n = min(w, inner - block % per * size)
+        enter(offset(address(x), at), inner, n, k, tile)
+        m = column_max(tile, k)
+        hi, lo, argmaxes, _ = column_sum(tile, unused, k, m)
+        s, lo = others(m, hi, lo, argmaxes)
+        log = log_sum(m, s, lo)
+        to = offset(address(out), at)
+        for c in range(k):
+            leave(log_probability(load(tile, c * w), m, log), to, c * inner, n, streaming)
+    if streaming:
+        fence()
+
+
+def index_strided(
+    x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, size, streaming
+):
+    """`columns.index_columns` of blocks of ``(outer, K, inner)``."""
+    k, inner = x.shape[1], x.shape[2]
+    per = (inner + size - 1) // size
+    xp = address(x)
+    w = width(xp)
+    tile = scratch(xp, MOST_CLASSES)
+    e = scratch(xp, MOST_CLASSES)
+    weights = scratch(address(loss), 2)
+    for r in range(w):
+        put(weights, r, 1.0)
+    weight = load_rows(xp, weights, 0, w, 1.0)
+    share, less = quotient(weight, 0.0, divisor, 0.0)
+    for block in range(first, last):
+        o, j = block // per, block % per * size
+        at, row = o * k * inner + j, o * inner + j
+        n = min(w, inner - j)
+        enter(offset(xp, at), inner, n, k, tile)
+        y = load_rows(xp, address(labels), row, n, -1)
+        if sample_weight.size or class_weight.size:
+            for r in range(n):
+                label = labels[row + r]
+                put(weights, r, row_weight(row + r, label, sample_weight, class_weight) if 0 <= label < k else 1.0)
+            weight = load_rows(xp, weights, 0, w, 1.0)
+            share, less = quotient(weight, 0.0, divisor, 0.0)
+        m = column_max(tile, k)
+        at_label = load(tile, 0)
+        for c in range(1, k):
+            at_label = pick(at_label, load(tile, c * w), y, c)
+        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
+        s, rest = others(m, hi, lo, argmaxes)
+        value = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
+        store_first(address(loss), row, n, only_labelled(value, y, k))
+        if gradient:
+            s, rest, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less)
+            entry = label_entry(m, s, rest, at_label, f, h, g, share)
+            to = offset(address(out), at)
+            for c in range(k):
+                p = column_probability(tile, e, c, m, f, h, g)
+                leave(only_labelled(pick(p, entry, y, c), y, k), to, c * inner, n, streaming)
+    if streaming:
+        fence()
+
+
+# -- what Python calls ----------------------------------------------------------------------------------------
+
+
+def _kernels(
+    wrap: Callable[..., Any], long_rows: Any, short_rows: Any, lanewise: Callable[..., Any] | None = None
+) -> tuple[Any, Any, bool]:
+    """Kernels for long and for short rows, and whether they have a target."""
+    long_kernel = njit(wrap(long_rows), error_model="numpy")
+    short_kernel = njit(lanewise or wrap(short_rows), error_model="numpy")
+    return long_kernel, short_kernel, wrap is _target_by_transposing
+
+
+# op -> its kernels; a dispatcher each, which the serial and the parallel form share
+_OPS: Final = {
+    "softmax": _kernels(_by_transposing, rows.softmax_rows, columns.softmax_columns, softmax_strided),
+    "log_softmax": _kernels(_by_transposing, rows.log_softmax_rows, columns.log_softmax_columns, log_softmax_strided),
+    "logsumexp": _kernels(_reduction_by_transposing, rows.logsumexp_rows, columns.logsumexp_columns),
+    "argmax": _kernels(_reduction_by_transposing, rows.argmax_rows, columns.argmax_columns),
+    "index": _kernels(_target_by_transposing, rows.index_rows, columns.index_columns, index_strided),
+    "soft": _kernels(_target_by_transposing, rows.soft_rows, columns.soft_columns),
+}
+
+
+def form(op: str, short: bool, parallel: bool) -> Callable[..., Any]:
+    """The Python function of one form of one kernel, to be compiled for `argument_types`.
+
+    ``(x, out, size, streaming, chunks)``, or with a target ``(x, ..., gradient, size, streaming, chunks)``: blocks are
+    of ``size`` rows, shared out in ``chunks``.
+    """
+    long_kernel, short_kernel, with_target = _OPS[op]
+    kernel = short_kernel if short else long_kernel
+    spans = prange if parallel else range
+
+    def on_map(x, out, size, streaming, chunks):
+        blocks = x.shape[0] * ((x.shape[2] + size - 1) // size)
+        for j in spans(chunks):
+            kernel(x, out, blocks * j // chunks, blocks * (j + 1) // chunks, size, streaming)
+
+    def on_target(
+        x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, size, streaming, chunks
+    ):
+        blocks = x.shape[0] * ((x.shape[2] + size - 1) // size)
+        for j in spans(chunks):
+            kernel(
+                x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient,
+                blocks * j // chunks, blocks * (j + 1) // chunks, size, streaming,
+            )  # fmt: skip
+
+    function = on_target if with_target else on_map
+    # Numba names symbols and cache files after the qualified name.
+    name = f"{op}_strided_{'short' if short else 'long'}_{'parallel' if parallel else 'serial'}"
+    function.__name__ = function.__qualname__ = name
+    return function
+
+
+def argument_types(op: str, dtype: types.Type) -> tuple[types.Type, ...]:
+    """Types of the arguments of every `form` of a kernel."""
+
+    def array(dtype: types.Type, ndim: int) -> types.Array:
+        return types.Array(dtype, ndim, "C")
+
+    logits, weights = array(dtype, 3), array(types.float64, 1)
+    of_blocks = (types.int64, types.boolean, types.int64)
+    if _OPS[op][2]:
+        return (
+            logits, array(dtype, 2), array(types.int64, 1), weights, weights, weights, logits,
+            types.float64, types.float64, types.boolean, *of_blocks,
+        )  # fmt: skip
+    results = {"logsumexp": array(dtype, 1), "argmax": array(types.int64, 1)}
+    return (logits, results.get(op, logits), *of_blocks)
