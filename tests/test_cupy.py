@@ -34,10 +34,31 @@ pytestmark = pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="no C++ c
 DTYPES = list(plan.STORAGE)
 # Both sides of every boundary between kernels, and a width that divides and one that does not.
 BOUNDARIES = {
-    "float32": [16, 17, 32, 33, 64, 65, 128, 130, 256, 257, 512, 516, 1025, 4096, 4097, 15360, 15361, 40000],
-    "float64": [16, 17, 128, 129, 256, 258, 512, 513, 2048, 2049, 7680, 7681, 20001],
-    "float16": [16, 17, 128, 129, 136, 1024, 4096, 4097, 30720, 30721],
-    "bfloat16": [16, 40, 512, 2049, 8000, 30728],
+    "float32": [
+        16,
+        17,
+        32,
+        33,
+        64,
+        65,
+        128,
+        130,
+        256,
+        257,
+        512,
+        516,
+        1025,
+        4096,
+        4097,
+        18432,
+        18433,
+        36865,
+        73732,
+        221185,
+    ],
+    "float64": [16, 17, 128, 129, 256, 258, 512, 513, 2048, 2049, 9216, 9217, 18433, 36866, 110593],
+    "float16": [16, 17, 128, 129, 136, 1024, 4096, 4097, 36864, 36865, 73729, 147464],
+    "bfloat16": [16, 40, 512, 2049, 8000, 36872, 73729],
 }
 
 
@@ -49,6 +70,12 @@ def rows() -> CupyOnCpu:
 @pytest.fixture(scope="module")
 def be(rows: CupyOnCpu) -> Backend:
     return Backend(rows)
+
+
+@pytest.fixture(scope="module")
+def without_clusters() -> CupyOnCpu:
+    """As on a device of compute capability below 9.0: rows beyond 72 KB are cut into segments and read twice."""
+    return CupyOnCpu(plan.BLOCK_BYTES)
 
 
 def draw(family: str, n: int, k: int, dtype: str) -> np.ndarray:
@@ -111,6 +138,21 @@ def test_every_small_k(be: Backend, dtype: str) -> None:
 @pytest.mark.parametrize(("dtype", "k"), [(dtype, k) for dtype, ks in BOUNDARIES.items() for k in ks])
 def test_boundaries_between_kernels(be: Backend, dtype: str, k: int) -> None:
     judge_all(be, draw("normal-4", 2, k, dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "k"), [("float32", 18433), ("float32", 40000), ("float64", 20001), ("float16", 36865)]
+)
+def test_segments_where_there_are_no_clusters(without_clusters: CupyOnCpu, dtype: str, k: int) -> None:
+    without_clusters.device.launched.clear()
+    judge_all(Backend(without_clusters), draw("normal-4", 2, k, dtype))
+    assert any(name.startswith("segment_write") for name, _ in without_clusters.device.launched)
+
+
+@pytest.mark.parametrize("family", HARD_INPUTS)
+@pytest.mark.parametrize(("dtype", "k"), [("float32", 20000), ("float64", 10001)])
+def test_hard_inputs_in_segments(without_clusters: CupyOnCpu, family: str, dtype: str, k: int) -> None:
+    judge_all(Backend(without_clusters), draw(family, 2, k, dtype))
 
 
 @pytest.mark.parametrize("family", HARD_INPUTS)
@@ -222,7 +264,8 @@ def test_no_launch_has_an_empty_grid(be: Backend, rows: CupyOnCpu) -> None:
     assert all(min(how.grid) > 0 and how.block > 0 for _, how in rows.device.launched)
 
 
-def test_many_long_rows_come_in_groups_that_the_cache_holds(rows: CupyOnCpu) -> None:
+def test_many_long_rows_come_in_groups_that_the_cache_holds(without_clusters: CupyOnCpu) -> None:
+    rows = without_clusters
     x = draw("normal-4", 20, 20000, "float32")
     rows.device.launched.clear()
     rows.softmax(x, np.empty_like(x))
@@ -405,7 +448,9 @@ int main() {{
         StoredPart* pp = parts.data(); double* cp = chosen.data();
         void* resident_args[] = {{&xp, &out, &rows, &nn, &kk, &lanes, &whole, &lp, &none, &wp, &eps, &qp, &none,
                                  &divisor}};
-        void* staged_args[] = {{&xp, &out, &rows, &nn, &kk, &whole, &lp, &none, &wp, &eps, &qp, &none, &divisor}};
+        i64 half = (k + 7) / 8 * 4;
+        void* staged_args[] = {{&xp, &out, &rows, &kk, &kk, &whole, &lp, &none, &wp, &eps, &qp, &none, &divisor}};
+        void* clustered_args[] = {{&xp, &out, &rows, &kk, &half, &whole, &lp, &none, &wp, &eps, &qp, &none, &divisor}};
         void* sums_args[] = {{&xp, &first, &kk, &length, &whole, &lp, &wp, &qp, &pp, &cp}};
         void* write_args[] = {{&xp, &out, &rows, &first, &kk, &length, &pieces, &whole, &lp, &none, &wp, &eps, &qp,
                               &none, &divisor, &pp, &cp}};
@@ -416,8 +461,11 @@ int main() {{
             failed |= launch(&resident<float, SMOOTH, 1, 16>, {{{{r, 1, 1}}, {{block, 1, 1}}, 0}}, resident_args);
             failed |= launch(&resident<float, SOFT, 1, 16>, {{{{r, 1, 1}}, {{block, 1, 1}}, 0}}, resident_args);
         }}
-        failed |= launch(&staged<float, SMOOTH, 1>, {{{{2, 1, 1}}, {{64, 1, 1}}, (size_t)k * 4}}, staged_args);
-        failed |= launch(&staged<float, INDEX, 1>, {{{{2, 1, 1}}, {{64, 1, 1}}, (size_t)k * 4}}, staged_args);
+        const size_t shared = STAGED_SLOTS + (k + 3) / 4 * 16;
+        failed |= launch(&staged<float, SMOOTH>, {{{{r, 1, 1}}, {{64, 1, 1}}, shared}}, staged_args);
+        failed |= launch(&staged<float, INDEX>, {{{{r, 1, 1}}, {{64, 1, 1}}, shared}}, staged_args);
+        failed |= launch(&clustered<float, SMOOTH, 2>, {{{{2 * r, 1, 1}}, {{64, 1, 1}}, shared, 2}}, clustered_args);
+        failed |= launch(&clustered<float, INDEX, 2>, {{{{2 * r, 1, 1}}, {{64, 1, 1}}, shared, 2}}, clustered_args);
         failed |= launch(&segment_sums<float, SMOOTH, 1>, {{{{(unsigned)pieces, r, 1}}, {{64, 1, 1}}, 0}}, sums_args);
         failed |= launch(&segment_write<float, SMOOTH, 1>, {{{{(unsigned)pieces, r, 1}}, {{64, 1, 1}}, 0}}, write_args);
     }}

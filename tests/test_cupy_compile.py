@@ -24,8 +24,8 @@ REPRESENTATIVES = [
     "resident<float, INDEX, 4, 4>",
     "resident<double, SMOOTH, 1, 8>",
     "resident<bf16_t, INDEX, 8, 16>",
-    "staged<float, SMOOTH, 4>",
-    "staged<half_t, SOFTMAX, 8>",
+    "staged<float, SMOOTH>",
+    "staged<half_t, SOFT>",
     "segment_sums<float, SOFTMAX, 4>",
     "segment_write<double, SMOOTH, 2>",
     "argmax<float, 4>",
@@ -71,4 +71,10 @@ def test_kernels_stay_in_registers(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("dtype", list(plan.STORAGE))
 def test_all_kernels_stay_in_registers(architecture: str, dtype: str) -> None:
-    assert_in_registers(architecture, plan.instances((dtype,)))
+    assert_in_registers(architecture, plan.instances((dtype,), clusters=architecture >= "sm_90"))
+
+
+def test_clusters_are_compiled_in() -> None:
+    assert_in_registers(
+        "sm_90", ["clustered<float, INDEX, 2>", "clustered<double, SMOOTH, 4>", "clustered<half_t, SOFT, 8>"]
+    )

@@ -79,7 +79,7 @@ class _Dim3(ctypes.Structure):
 
 
 class _Launch(ctypes.Structure):
-    _fields_ = (("grid", _Dim3), ("block", _Dim3), ("shared", ctypes.c_size_t))
+    _fields_ = (("grid", _Dim3), ("block", _Dim3), ("shared", ctypes.c_size_t), ("cluster", ctypes.c_uint))
 
 
 _Call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Launch), ctypes.POINTER(ctypes.c_void_p))
@@ -108,9 +108,10 @@ class CpuDevice:
     xp = np
     cache_bytes = 1 << 20  # small, so that long rows come in several groups
 
-    def __init__(self) -> None:
+    def __init__(self, staged_bytes: int = plan.STAGED_BYTES) -> None:
         self.launched: list[tuple[str, Launch]] = []
         self.is_capturing = False
+        self.staged_bytes = staged_bytes
 
     def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
         self.launched.append((kernel, how))
@@ -126,7 +127,7 @@ class CpuDevice:
             assert isinstance(argument, np.generic), f"{kernel}: argument {i} has no exact type: {argument!r}"
             cells.append(ctypes.create_string_buffer(argument.tobytes(), 16))
             pointers[i] = ctypes.addressof(cells[-1])
-        launch = _Launch(_Dim3(*how.grid, 1), _Dim3(how.block, 1, 1), how.shared)
+        launch = _Launch(_Dim3(*how.grid, 1), _Dim3(how.block, 1, 1), how.shared, how.cluster)
         failed = call(ctypes.byref(launch), pointers)
         assert failed == 0, f"{kernel}: {'divergent barrier' if failed == 1 else 'impossible launch'} ({how})"
 
@@ -169,8 +170,9 @@ class CupyOnCpu(CupyBackend):
     requires = ()
     cost = "simulated"
 
-    def __init__(self) -> None:
-        super().__init__(CpuDevice())
+    def __init__(self, staged_bytes: int = plan.STAGED_BYTES) -> None:
+        """``staged_bytes``: `plan.BLOCK_BYTES` for a device without clusters."""
+        super().__init__(CpuDevice(staged_bytes))
 
     @classmethod
     def availability(cls) -> Availability:

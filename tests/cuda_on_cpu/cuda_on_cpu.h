@@ -1,7 +1,7 @@
 // Runs CUDA C++ source on the CPU: include this first, then the unmodified kernels.
 //
-// One block runs at a time. Its threads are fibers, resumed in turn, that wait at __syncthreads and at shuffles until
-// every thread of the block, or of the warp, has arrived. With CUDA_ON_CPU_THREADS they are operating system threads
+// One block, or the blocks of one cluster, run at a time. Their threads are fibers, resumed in turn, that wait at
+// __syncthreads, at cluster barriers and at shuffles until every thread of the block, cluster or warp has arrived. With CUDA_ON_CPU_THREADS they are operating system threads
 // instead, so that -fsanitize=thread can look for races on shared and global memory.
 //
 // This shows what the source computes. It cannot show what depends on the device: lockstep, alignment faults, launch
@@ -13,6 +13,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <mutex>
 #include <type_traits>
 #include <utility>
@@ -22,7 +23,6 @@
 #include <pthread.h>
 
 #include <atomic>
-#include <memory>
 #include <thread>
 #else
 #include <csetjmp>
@@ -35,7 +35,8 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(...)
-#define __shared__  // as `static __shared__`: one block at a time, so a static variable is the block's own
+#define __shared__  // as `static __shared__`, and not in clusters: one block at a time, so it is the block's own
+#define CLUSTER_OF(blocks)
 
 struct dim3 {
     unsigned x = 1, y = 1, z = 1;
@@ -43,12 +44,13 @@ struct dim3 {
 
 inline thread_local dim3 threadIdx, blockIdx, blockDim, gridDim;
 
-// Dynamic shared memory: kernels declare it `extern __shared__ unsigned char dynamic_shared[]`.
-alignas(128) unsigned char dynamic_shared[227 * 1024];
-
 namespace cuda_on_cpu {
 
-constexpr unsigned WARP = 32;
+constexpr unsigned WARP = 32, MAX_CLUSTER = 8, MAX_SHARED = 227 * 1024;
+
+// Dynamic shared memory of the blocks of a cluster.
+alignas(128) inline unsigned char shared_memory[MAX_CLUSTER][MAX_SHARED];
+inline thread_local unsigned block_rank;
 
 #ifdef CUDA_ON_CPU_THREADS
 
@@ -78,16 +80,21 @@ struct Block {
     }
 };
 
-inline Block* block = nullptr;
+inline thread_local Block* block = nullptr;
+inline Barrier* cluster = nullptr;
 
-template <class Run> int run_block(unsigned threads, dim3 index, dim3 grid, Run run) {
-    Block here(threads);
-    block = &here;
+template <class Run> int run_blocks(unsigned threads, unsigned blocks, dim3 first, dim3 grid, Run run) {
+    std::vector<std::unique_ptr<Block>> here;
+    for (unsigned b = 0; b < blocks; ++b) here.push_back(std::make_unique<Block>(threads));
+    Barrier all(threads * blocks);
+    cluster = &all;
     std::vector<std::thread> pool;
-    for (unsigned t = 0; t < threads; ++t)
+    for (unsigned t = 0; t < threads * blocks; ++t)
         pool.emplace_back([&, t] {
-            threadIdx = {t, 0, 0};
-            blockIdx = index;
+            block = here[t / threads].get();
+            block_rank = t / threads;
+            threadIdx = {t % threads, 0, 0};
+            blockIdx = {first.x + t / threads, first.y, first.z};
             blockDim = {threads, 1, 1};
             gridDim = grid;
             run();
@@ -95,6 +102,8 @@ template <class Run> int run_block(unsigned threads, dim3 index, dim3 grid, Run 
     for (auto& thread : pool) thread.join();
     return 0;
 }
+
+inline void synchronize_cluster() { cluster->wait(); }
 
 inline void synchronize() { block->barrier.wait(); }
 
@@ -127,7 +136,8 @@ struct Fiber {
     ucontext_t start;
     jmp_buf at;
     bool started = false, done = false;
-    std::vector<char> stack = std::vector<char>(64 * 1024);
+    static constexpr size_t stack_size = 64 * 1024;
+    std::unique_ptr<char[]> stack{new char[stack_size]};
 };
 
 struct Warp {
@@ -135,12 +145,18 @@ struct Warp {
     uint64_t slots[2][WARP][2];
 };
 
+struct Block {
+    std::vector<Warp> warps;
+    Rendezvous meeting;
+    int votes = 0;
+};
+
 struct Scheduler {
     std::vector<Fiber> fibers;
-    std::vector<Warp> warps;
-    Rendezvous block;
-    int votes = 0;
-    unsigned current = 0;
+    std::vector<Block> blocks;
+    Rendezvous cluster;
+    dim3 first;
+    unsigned threads = 0, current = 0;
     unsigned long progress = 0;
     jmp_buf home;
     void (*entry)(void*) = nullptr;
@@ -161,13 +177,15 @@ __attribute__((noinline)) inline void resume(unsigned t) {
     Scheduler& s = scheduler;
     if (_setjmp(s.home)) return;
     s.current = t;
-    threadIdx.x = t;
+    block_rank = t / s.threads;
+    threadIdx.x = t % s.threads;
+    blockIdx.x = s.first.x + block_rank;
     Fiber& f = s.fibers[t];
     if (f.started) _longjmp(f.at, 1);
     f.started = true;
     getcontext(&f.start);
-    f.start.uc_stack.ss_sp = f.stack.data();
-    f.start.uc_stack.ss_size = f.stack.size();
+    f.start.uc_stack.ss_sp = f.stack.get();
+    f.start.uc_stack.ss_size = Fiber::stack_size;
     f.start.uc_link = nullptr;
     makecontext(&f.start, fiber_main, 0);
     setcontext(&f.start);
@@ -190,25 +208,29 @@ inline void wait_at(Rendezvous& meeting) {
 }
 
 // 0, or 1 if some thread waited for one that had left or gone elsewhere.
-template <class Run> int run_block(unsigned threads, dim3 index, dim3 grid, Run run) {
+template <class Run> int run_blocks(unsigned threads, unsigned blocks, dim3 first, dim3 grid, Run run) {
     Scheduler& s = scheduler;
-    if (s.fibers.size() < threads) s.fibers.resize(threads);
-    s.warps.assign((threads + WARP - 1) / WARP, Warp());
-    for (unsigned w = 0; w < s.warps.size(); ++w)
-        s.warps[w].meeting.members = threads - w * WARP < WARP ? threads - w * WARP : WARP;
-    s.block = {threads, 0, 0};
-    s.votes = 0;
+    if (s.fibers.size() < threads * blocks) s.fibers.resize(threads * blocks);
+    s.blocks.assign(blocks, Block());
+    for (Block& block : s.blocks) {
+        block.warps.assign((threads + WARP - 1) / WARP, Warp());
+        for (unsigned w = 0; w < block.warps.size(); ++w)
+            block.warps[w].meeting.members = threads - w * WARP < WARP ? threads - w * WARP : WARP;
+        block.meeting = {threads, 0, 0};
+    }
+    s.cluster = {threads * blocks, 0, 0};
+    s.first = blockIdx = first;
+    s.threads = threads;
     s.entry = [](void* r) { (*static_cast<Run*>(r))(); };
     s.argument = &run;
-    for (unsigned t = 0; t < threads; ++t) s.fibers[t].started = s.fibers[t].done = false;
+    for (unsigned t = 0; t < threads * blocks; ++t) s.fibers[t].started = s.fibers[t].done = false;
     threadIdx = {0, 0, 0};
-    blockIdx = index;
     blockDim = {threads, 1, 1};
     gridDim = grid;
     for (bool alive = true; alive;) {
         const unsigned long before = s.progress;
         alive = false;
-        for (unsigned t = 0; t < threads; ++t) {
+        for (unsigned t = 0; t < threads * blocks; ++t) {
             if (s.fibers[t].done) continue;
             resume(t);
             alive = alive || !s.fibers[t].done;
@@ -218,21 +240,25 @@ template <class Run> int run_block(unsigned threads, dim3 index, dim3 grid, Run 
     return 0;
 }
 
-inline void synchronize() { wait_at(scheduler.block); }
+inline Block& this_block() { return scheduler.blocks[block_rank]; }
+
+inline void synchronize() { wait_at(this_block().meeting); }
+
+inline void synchronize_cluster() { wait_at(scheduler.cluster); }
 
 inline int any_of_block(int vote) {
-    Scheduler& s = scheduler;
-    s.votes |= vote != 0;
-    wait_at(s.block);
-    const int result = s.votes;
-    wait_at(s.block);
-    s.votes = 0;
-    wait_at(s.block);
+    Block& block = this_block();
+    block.votes |= vote != 0;
+    wait_at(block.meeting);
+    const int result = block.votes;
+    wait_at(block.meeting);
+    block.votes = 0;
+    wait_at(block.meeting);
     return result;
 }
 
 inline void exchange(const void* mine, void* theirs, size_t size, unsigned lane) {
-    Warp& warp = scheduler.warps[threadIdx.x / WARP];
+    Warp& warp = this_block().warps[threadIdx.x / WARP];
     auto& slots = warp.slots[warp.meeting.round % 2];
     std::memcpy(slots[threadIdx.x % WARP], mine, size);
     wait_at(warp.meeting);
@@ -246,17 +272,20 @@ inline std::mutex one_launch;
 struct Launch {
     dim3 grid, block;
     size_t shared;
+    unsigned cluster = 1;  // blocks along x
 };
 
 template <class... A> int launch(void (*kernel)(A...), const Launch& how, void** args) {
     const std::lock_guard<std::mutex> lock(one_launch);
-    if (how.shared > sizeof dynamic_shared || how.block.y * how.block.z != 1 || how.block.x > 1024) return 2;
+    if (how.shared > MAX_SHARED || how.block.y * how.block.z != 1 || how.block.x > 1024) return 2;
     if (how.grid.x == 0 || how.grid.y == 0 || how.grid.y > 65535 || how.grid.z > 65535) return 2;
+    if (how.cluster == 0 || how.cluster > MAX_CLUSTER || how.grid.x % how.cluster != 0) return 2;
     for (unsigned z = 0; z < how.grid.z; ++z)
         for (unsigned y = 0; y < how.grid.y; ++y)
-            for (unsigned x = 0; x < how.grid.x; ++x) {
-                std::memset(dynamic_shared, 0xa5, how.shared);  // garbage on entry, as on the device
-                const int failed = run_block(how.block.x, {x, y, z}, how.grid, [&] {
+            for (unsigned x = 0; x < how.grid.x; x += how.cluster) {
+                for (unsigned b = 0; b < how.cluster; ++b)
+                    std::memset(shared_memory[b], 0xa5, how.shared);  // garbage on entry, as on the device
+                const int failed = run_blocks(how.block.x, how.cluster, {x, y, z}, how.grid, [&] {
                     [&]<size_t... I>(std::index_sequence<I...>) {
                         kernel(*static_cast<std::remove_reference_t<A>*>(args[I])...);
                     }(std::index_sequence_for<A...>{});
@@ -285,6 +314,22 @@ struct Instance {
 
 inline void __syncthreads() { cuda_on_cpu::synchronize(); }
 inline int __syncthreads_or(int vote) { return cuda_on_cpu::any_of_block(vote); }
+
+// ---- what clusters.cuh has in PTX ----
+
+inline unsigned char* block_memory() { return cuda_on_cpu::shared_memory[cuda_on_cpu::block_rank]; }
+
+template <int V, class T> void copy_pack(const T* from, T* to) { std::memcpy(to, from, V * sizeof(T)); }
+inline void copied() {}
+
+// One barrier in two halves: whoever arrives waits at once, which only makes it stricter than on a device.
+inline void cluster_arrive() { cuda_on_cpu::synchronize_cluster(); }
+inline void cluster_wait() {}
+
+template <class S> const S* of_block(const S* mine, unsigned rank) {
+    const size_t at = reinterpret_cast<const unsigned char*>(mine) - block_memory();
+    return reinterpret_cast<const S*>(cuda_on_cpu::shared_memory[rank] + at);
+}
 
 template <class V> V __shfl_xor_sync(unsigned, V v, int lane) {
     V theirs;

@@ -336,19 +336,20 @@ class CupyBackend(RowBackend):
         n, k = x.shape
         dtype = x.dtype.name
         storage = plan.STORAGE[dtype]
-        how = plan.rows(k, dtype)
-        whole = np.int32(self._whole(how.width, x, out))
-        if not isinstance(how, plan.Segments):
-            sizes: tuple[Any, ...] = np.int64(n), np.int64(k)
-            if isinstance(how, plan.Resident):
-                name = f"resident<{storage}, {operation}, {how.width}, {how.elements}>"
-                blocks, shared = -(-n * how.lanes // how.block), 0
-                sizes += (np.int32(how.lanes),)
-            else:
-                name = f"staged<{storage}, {operation}, {how.width}>"
-                blocks, shared = n, how.shared
-            launch = Launch((min(blocks, _MAX_GRID), 1), how.block, shared)
-            self.device.launch(name, launch, (x, out, per_row, *sizes, whole, *target))
+        how = plan.rows(k, dtype, self.device.staged_bytes)
+        whole = np.int32(k % how.width == 0 and self._whole(how.width, x, out))
+        if isinstance(how, plan.Resident):
+            name = f"resident<{storage}, {operation}, {how.width}, {how.elements}>"
+            launch = Launch((min(-(-n * how.lanes // how.block), _MAX_GRID), 1), how.block)
+            lanes = np.int32(how.lanes)
+            self.device.launch(name, launch, (x, out, per_row, np.int64(n), np.int64(k), lanes, whole, *target))
+            return
+        if isinstance(how, plan.Staged):
+            kernel, size = ("clustered", f", {how.blocks}") if how.blocks > 1 else ("staged", "")
+            launch = Launch((n * how.blocks, 1), how.block, how.shared, how.blocks)
+            name = f"{kernel}<{storage}, {operation}{size}>"
+            lengths = np.int64(k), np.int64(how.length)
+            self.device.launch(name, launch, (x, out, per_row, *lengths, whole, *target))
             return
         self._segments(operation, how, whole, x, out, per_row, target)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from softbench.host_arrays import Layout
-from softbench_backends.cupy.plan import STAGED_BYTES
+from softbench_backends.cupy.plan import BLOCK_BYTES, MOST_BLOCK_BYTES, STAGED_BYTES, STAGED_SLOTS
 from softbench_backends.cupy.source import source
 
 __all__ = ["CupyDevice", "Device", "Launch", "unavailable"]
@@ -24,11 +24,15 @@ Array = Any
 
 
 class Launch(NamedTuple):
-    """Grid ``(x, y)``, threads per block, and bytes of dynamic shared memory of a launch."""
+    """Grid ``(x, y)``, threads per block, bytes of dynamic shared memory, and blocks per cluster of a launch.
+
+    The size of a cluster is compiled into a kernel; this is the same number, for whoever has to know.
+    """
 
     grid: tuple[int, int]
     block: int
     shared: int = 0
+    cluster: int = 1
 
 
 class Device(Protocol):
@@ -39,6 +43,10 @@ class Device(Protocol):
     @property
     def cache_bytes(self) -> int:
         """Size of the cache that a second reading of rows may hit (L2)."""
+
+    @property
+    def staged_bytes(self) -> int:
+        """The largest row that can be kept in the shared memory of a block, or of a cluster of blocks."""
 
     def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
         """Start a kernel instance. Arguments are arrays, NumPy scalars of the parameter's exact type, or None."""
@@ -71,17 +79,35 @@ class Device(Protocol):
 class CupyDevice:
     """CuPy's current device and stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, clusters: bool = True) -> None:
+        """``clusters=False``: do without, as on a device that has none."""
         import cupy
 
         self.xp = cupy
+        self._clusters = clusters
         self._kernels: dict[tuple[int, str], Any] = {}
+        self._limits: dict[int, tuple[int, int]] = {}
         self._compiling = threading.Lock()
 
-    @functools.cached_property
+    @property
     def cache_bytes(self) -> int:
         """Size of the L2 cache."""
-        return int(self.xp.cuda.runtime.getDeviceProperties(self.xp.cuda.runtime.getDevice())["l2CacheSize"])
+        return self._of_device()[0]
+
+    @property
+    def staged_bytes(self) -> int:
+        """What the shared memory of a block can hold; with clusters (compute capability 9.0), of eight of them."""
+        return self._of_device()[1]
+
+    def _of_device(self) -> tuple[int, int]:
+        """``cache_bytes`` and ``staged_bytes`` of the current device."""
+        device = self.xp.cuda.runtime.getDevice()
+        if device not in self._limits:
+            properties = self.xp.cuda.runtime.getDeviceProperties(device)
+            block = int(properties["sharedMemPerBlockOptin"]) - STAGED_SLOTS
+            staged = STAGED_BYTES if self._clusters and properties["major"] >= 9 else min(BLOCK_BYTES, block)
+            self._limits[device] = int(properties["l2CacheSize"]), staged
+        return self._limits[device]
 
     def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
         """Start a kernel instance on the current stream, compiling it first if need be (CuPy keeps it on disk)."""
@@ -92,7 +118,8 @@ class CupyDevice:
                 module = self.xp.RawModule(code=source(), options=("-std=c++17",), name_expressions=(kernel,))
                 function = module.get_function(kernel)
                 if how.shared:  # beyond 48 KB a kernel has to ask; later launches may need more than this one
-                    function.max_dynamic_shared_size_bytes = STAGED_BYTES
+                    most = MOST_BLOCK_BYTES if how.cluster > 1 else min(BLOCK_BYTES, self.staged_bytes)
+                    function.max_dynamic_shared_size_bytes = STAGED_SLOTS + most
                 self._kernels[key] = function
         function(how.grid, (how.block,), tuple(_NULL if a is None else a for a in arguments), shared_mem=how.shared)
 

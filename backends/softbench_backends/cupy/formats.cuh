@@ -42,8 +42,12 @@ DEVICE void narrow(double v, double& to) { to = v; }
 DEVICE void narrow(float v, double& to) { to = v; }
 DEVICE void narrow(double v, float& to) { to = (float)v; }
 DEVICE void narrow(float v, bf16_t& to) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(to.bits) : "f"(v));
+#else
     const unsigned bits = (unsigned)__float_as_int(v);
     to.bits = (unsigned short)(v == v ? (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16 : 0x7fffu);
+#endif
 }
 DEVICE void narrow(float v, half_t& to) {
 #ifdef __CUDA_ARCH__

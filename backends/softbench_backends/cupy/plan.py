@@ -1,15 +1,18 @@
-"""Which kernel instance runs for which rows. It depends on K, dtype and operation only, never on N or the device.
+"""Which kernel instance runs for which rows: it depends on K, dtype and operation, never on N.
 
 ====================  ==========================================================================
 K                     kernel
 ====================  ==========================================================================
 up to 512             ``resident``: 4 to 32 lanes of a warp per row, row in registers
 up to 4096            ``resident``: a block of 64 to 256 threads per row (float64: up to 2048)
-row up to 60 KB       ``staged``: a block per row, row in shared memory
-beyond                ``segment_sums``, ``segment_write``: up to 32 blocks per row, read twice
+row up to 72 KB       ``staged``: a block per row, row in shared memory
+row up to 864 KB      ``clustered``: 2, 4 or 8 blocks per row, row in their shared memory
+beyond                ``segment_sums``, ``segment_write``: up to 256 blocks per row, read twice
 ====================  ==========================================================================
 
-What only losses or logsumexp want of the last regime is read once.
+What only losses or logsumexp want of the last regime is read once. A device without clusters (compute capability below
+9.0) uses the last regime from 72 KB on, one with 64 KB of shared memory per block from 61 KB on; so bits may differ
+between such devices, but not on one device.
 """
 
 from __future__ import annotations
@@ -17,9 +20,12 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 __all__ = [
+    "BLOCK_BYTES",
     "LABEL_TYPES",
+    "MOST_BLOCK_BYTES",
     "ROW_OPERATIONS",
     "STAGED_BYTES",
+    "STAGED_SLOTS",
     "STORAGE",
     "SUMS_OF",
     "Resident",
@@ -52,7 +58,7 @@ ITEMSIZE: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 ROW_OPERATIONS: Final = ("LOGSUMEXP", "SOFTMAX", "LOG_SOFTMAX", "INDEX", "SMOOTH", "SOFT")
 
 SUMS_OF: Final = {
-    "LOGSUMEXP": "SOFTMAX",
+    "LOGSUMEXP": "LOGSUMEXP",
     "SOFTMAX": "SOFTMAX",
     "LOG_SOFTMAX": "SOFTMAX",
     "INDEX": "INDEX",
@@ -67,7 +73,7 @@ _RESIDENT: Final = {  # by size of the numbers computed with: largest K, lanes p
         (32, 8, 4),
         (64, 16, 4),
         (128, 32, 4),
-        (256, 32, 8),
+        (256, 16, 16),
         (512, 32, 16),
         (1024, 64, 16),
         (2048, 128, 16),
@@ -87,11 +93,25 @@ _RESIDENT: Final = {  # by size of the numbers computed with: largest K, lanes p
 
 _WARPED_BLOCK: Final = 128  # threads of a block whose rows take a warp or less each
 _STAGED_BLOCK: Final = 256
-STAGED_BYTES: Final = 60 * 1024  # every device since 2018 has it, and three blocks fit a multiprocessor with 227 KB
+STAGED_SLOTS: Final = 2560
+"""``STAGED_SLOTS`` of ``staged.cuh``: shared memory besides a row's elements."""
+BLOCK_BYTES: Final = 72 << 10
+"""Elements a block keeps in shared memory: three blocks fit a multiprocessor of 228 KB, so that one reads while another
+computes and the third writes."""
+MOST_BLOCK_BYTES: Final = 108 << 10
+"""The same in the largest clusters: two blocks fit."""
+STAGED_BYTES: Final = 8 * MOST_BLOCK_BYTES
+"""The largest row that a device with clusters keeps on chip."""
+_STAGED: Final = (
+    (1, BLOCK_BYTES),
+    (2, 2 * BLOCK_BYTES),
+    (4, 4 * BLOCK_BYTES),
+    (8, STAGED_BYTES),
+)  # blocks, row's bytes
 _SEGMENT_BLOCK: Final = 512
 _SEGMENT_MIN: Final = 8192  # a segment's block should outlive the cost of combining segments
 _SEGMENT_STEP: Final = 4096  # elements a block reads per step, at most: segments are whole steps
-_SEGMENTS_MAX: Final = 32  # one per lane of the warp that combines them
+_SEGMENTS_MAX: Final = 256  # SEGMENTS of segments.cuh
 
 
 class Resident(NamedTuple):
@@ -104,8 +124,10 @@ class Resident(NamedTuple):
 
 
 class Staged(NamedTuple):
-    """A launch of ``staged``: a block per row and ``shared`` bytes of dynamic shared memory."""
+    """A launch of ``staged`` or ``clustered``: a row's ``blocks`` hold ``length`` elements each in shared memory."""
 
+    blocks: int
+    length: int
     width: int
     block: int
     shared: int
@@ -131,15 +153,22 @@ def vector_width(k: int, dtype: str, elements: int = 8) -> int:
     return width if k % width == 0 else 1
 
 
-def rows(k: int, dtype: str) -> Resident | Staged | Segments:
-    """The launch for rows of ``k`` elements."""
+def rows(k: int, dtype: str, staged_bytes: int = STAGED_BYTES) -> Resident | Staged | Segments:
+    """The launch for rows of ``k`` elements on a device that can keep ``staged_bytes`` of a row in shared memory."""
     for most, lanes, elements in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]:
         if k <= most:
             return Resident(lanes, elements, vector_width(k, dtype, elements), _block(lanes))
-    if k * ITEMSIZE[dtype] <= STAGED_BYTES:
-        return Staged(vector_width(k, dtype), _STAGED_BLOCK, k * ITEMSIZE[dtype])
-    length = max(_SEGMENT_MIN, -(-k // (_SEGMENTS_MAX * _SEGMENT_STEP)) * _SEGMENT_STEP)
+    itemsize = ITEMSIZE[dtype]
+    for blocks, most in _STAGED:
+        if k * itemsize <= min(most, staged_bytes):
+            length = _whole(-(-k // blocks), 16 // itemsize)
+            return Staged(blocks, length, 16 // itemsize, _STAGED_BLOCK, STAGED_SLOTS + length * itemsize)
+    length = max(_SEGMENT_MIN, _whole(-(-k // _SEGMENTS_MAX), _SEGMENT_STEP))
     return Segments(length, -(-k // length), vector_width(k, dtype), _SEGMENT_BLOCK)
+
+
+def _whole(n: int, step: int) -> int:
+    return -(-n // step) * step
 
 
 def lanes_for(k: int) -> tuple[int, int]:
@@ -153,24 +182,27 @@ def _block(lanes: int) -> int:
     return _WARPED_BLOCK if lanes <= 32 else lanes
 
 
-def instances(dtypes: tuple[str, ...] = tuple(STORAGE)) -> list[str]:
+def instances(dtypes: tuple[str, ...] = tuple(STORAGE), clusters: bool = True) -> list[str]:
     """Every kernel instance that rows of ``dtypes`` can ask for, by name; and those that no row dtype touches."""
     names = ["sum_chunks", "sum_total"]
     names += [f"check_labels<{label}>" for label in LABEL_TYPES.values()]
     names.append("convert<double, bf16_t>")
     for dtype in dtypes:
         storage, compute = STORAGE[dtype], STORAGE[compute_dtype(dtype)]
-        widest = 16 // ITEMSIZE[dtype]
-        names += [f"argmax<{storage}, {width}>" for width in (1, widest)]
+        widths = 1, 16 // ITEMSIZE[dtype]
+        names += [f"argmax<{storage}, {width}>" for width in widths]
         names += [f"log_loss_index<{storage}>", f"log_loss_soft<{storage}>"]
         names += [f"check_range<{storage}>", f"check_distribution<{storage}>"]
         names += [f"soft_rows<{storage}, float>", f"soft_rows<{storage}, double>"]
+        held = sorted({elements for _, _, elements in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]})
         for operation in ROW_OPERATIONS:
-            for elements in sorted({elements for _, _, elements in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]}):
-                names += [f"resident<{storage}, {operation}, {w}, {elements}>" for w in (1, min(widest, elements))]
-            for width in (1, widest):
-                names.append(f"staged<{storage}, {operation}, {width}>")
-                if operation == SUMS_OF[operation]:
+            for elements in held:
+                names += [f"resident<{storage}, {operation}, {min(w, elements)}, {elements}>" for w in widths]
+            names.append(f"staged<{storage}, {operation}>")
+            if clusters:
+                names += [f"clustered<{storage}, {operation}, {blocks}>" for blocks, _ in _STAGED[1:]]
+            for width in widths:
+                if operation in SUMS_OF.values():
                     names.append(f"segment_sums<{storage}, {operation}, {width}>")
                 names.append(f"segment_write<{storage}, {operation}, {width}>")
         if compute != storage:

@@ -52,15 +52,14 @@ resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, i
             if (read && class_of(i) < K) add_weighted(stats, weights, class_of(i), v[i], m);
         C e[E];
 #pragma unroll
-        for (int i = 0; i < E; ++i) e[i] = shifted_exp(v[i], m);
+        for (int i = 0; i < E; ++i) e[i] = OP == LOGSUMEXP ? shifted_exp(v[i], m) : row_exp<T>(v[i], m);
         add_exponentials<E>(stats, v, e, m);
         if (OP != LOG_SOFTMAX) {
 #pragma unroll
             for (int i = 0; i < E; ++i) v[i] = e[i];
         }
         stats = over_lanes(stats, lanes, sums, Added());
-        RowResult<C> result = finish_stats<OP>(r, m, stats, weights, n_classes, others_of<C>(stats.ties, stats.rest.v));
-
+        Others<Wide<C>> s = others_of<C>(stats.ties, stats.rest.v);
         if constexpr (OP >= INDEX) {
             // All threads of the block look again together, as they must to exchange; each row keeps what is its own.
             const bool again = read && lacks_terms(m, stats);
@@ -69,11 +68,10 @@ resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, i
                 for (int i = 0; i < E; ++i)
                     if (again && class_of(i) < K) add_tiny(other, widen(from[class_of(i)]), m);
                 other = over_lanes(other, lanes, sums, Added());
-                if (again)
-                    result = finish_stats<OP>(r, m, stats, weights, n_classes,
-                                              Others<Wide<C>>{other.rest.v, -TINY_UNIT});
+                if (again) s = {other.rest.v, -TINY_UNIT};
             }
         }
+        const RowResult<C> result = finish_stats<OP>(r, m, s, stats, weights, n_classes);
         if (inside && lane == 0 && rows) {
             if (OP == LOGSUMEXP) static_cast<T*>(rows)[row] = rounded<T>(result.number);
             else static_cast<double*>(rows)[row] = result.number;
@@ -85,7 +83,7 @@ resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, i
             if (class_of(i) >= K) continue;
             if constexpr (OP >= INDEX) {
                 if (!result.g.fast) {
-                    write_anyway<OP, V>(result, weights, from, class_of(i), to);
+                    for (int k = class_of(i); k < class_of(i) + V; ++k) to[k] = entry_anyway<OP>(result, weights, from + k, k);
                     continue;
                 }
             }

@@ -9,9 +9,6 @@ static constexpr int LOGSUMEXP = 0, SOFTMAX = 1, LOG_SOFTMAX = 2, INDEX = 3, SMO
 
 static constexpr i64 IGNORED = -1, INVALID = -2;
 
-// The unit of the sums of rows whose `s` is too small for Exp<C>::unit.
-static constexpr int WIDE_UNIT = 960;
-
 // The target of all rows, as the kernels receive it. Null weights are ones.
 template <class C> struct Targets {
     const i64* labels;

@@ -1,4 +1,4 @@
-// Rows too long to stay on chip: each row is cut into segments, and a block works on one segment.
+// Rows too long to stay on chip: each row is cut into up to 256 segments, and a block works on one segment.
 //
 // `segment_sums` reads a segment once, online: it leaves (m, s) and, for soft targets, two more sums. `segment_write`
 // combines the segments of its row in a fixed order and writes what belongs to its own. The cuts depend on K alone, so
@@ -10,8 +10,6 @@
 #pragma once
 
 #include "sums.cuh"
-
-static constexpr int SEGMENTS = 32;  // of a row at most: one per lane of a warp
 
 // How far above its anchor a term may lie; it bounds how often a sum is rescaled, and every rescaling rounds.
 template <class C> struct Anchor {
@@ -47,28 +45,44 @@ struct Least {
     __device__ __forceinline__ double operator()(double a, double b) const { return b < a ? b : a; }
 };
 
-// Combine the parts held by a power of two of lanes, in a fixed order; every lane receives the whole.
-template <class C, bool SPREAD>
-DEVICE Part<C> over_parts(Part<C> p, int lanes, double* maxima, Sum<C>* sums, int* counts) {
-    const double m = over_lanes(p.m, lanes, maxima, Largest());
-    const int ties = over_lanes((int)(p.m == m), lanes, counts, Plus());
-    // All maxima but one become losers.
-    const double loser = ties > 1 ? m : m > p.m ? p.m : -infinity<double>();
-    const double anchor = over_lanes(maximum(p.anchor, loser), lanes, maxima, Largest());
-    if (p.anchor > -infinity<double>()) p.s.v = times(p.s.v, wide_exp(p.anchor, anchor, 1.0, 0));
-    if (m > p.m && p.m > -infinity<double>()) p.s.add_term(wide_exp(p.m, anchor, 1.0, Exp<C>::unit));
-    p.s = over_lanes(p.s, lanes, sums, Added());
-    if (ties > 1) p.s.add_term(ldexp(ties - 1.0, Exp<C>::unit));
-    if (SPREAD) {
-        raise_distance(p.distance, p.weight, p.m, m);
-        p.weight = over_lanes(p.weight, lanes, sums, Added());
-        p.distance = over_lanes(p.distance, lanes, sums, Added());
-        p.lowest = over_lanes(p.lowest, lanes, maxima, Least());
-        if (!(m - p.lowest < infinity<double>())) p.distance.v = wide<Wide<C>>(infinity<double>());
+// Combine parts in a fixed order: `count` of each of a power of two of lanes, own(0), own(1) ...; every lane receives the
+// whole. All parts are rescaled once, to the anchor of the whole, because every rescaling rounds.
+template <class C, bool SPREAD, class Own>
+DEVICE Part<C> over_parts(const Own& own, int count, int lanes, double* maxima, Sum<C>* sums, int* counts) {
+    Part<C> whole;
+    for (int j = 0; j < count; ++j) whole.m = maximum(whole.m, own(j).m);
+    const double m = whole.m = over_lanes(whole.m, lanes, maxima, Largest());
+    int ties = 0;
+    for (int j = 0; j < count; ++j) ties += own(j).m == m;
+    ties = over_lanes(ties, lanes, counts, Plus());
+    for (int j = 0; j < count; ++j) {
+        const Part<C> p = own(j);
+        // All maxima but one become losers.
+        const double loser = ties > 1 ? m : m > p.m ? p.m : -infinity<double>();
+        whole.anchor = maximum(whole.anchor, maximum(p.anchor, loser));
     }
-    p.m = m;
-    p.anchor = anchor;
-    return p;
+    const double anchor = whole.anchor = over_lanes(whole.anchor, lanes, maxima, Largest());
+    for (int j = 0; j < count; ++j) {
+        Part<C> p = own(j);
+        if (p.anchor > -infinity<double>()) p.s.v = times(p.s.v, wide_exp(p.anchor, anchor, 1.0, 0));
+        if (m > p.m && p.m > -infinity<double>()) p.s.add_term(wide_exp(p.m, anchor, 1.0, Exp<C>::unit));
+        whole.s = combined(whole.s, p.s);
+        if (SPREAD) {
+            raise_distance(p.distance, p.weight, p.m, m);
+            whole.weight = combined(whole.weight, p.weight);
+            whole.distance = combined(whole.distance, p.distance);
+            whole.lowest = Least()(whole.lowest, p.lowest);
+        }
+    }
+    whole.s = over_lanes(whole.s, lanes, sums, Added());
+    if (ties > 1) whole.s.add_term(ldexp(ties - 1.0, Exp<C>::unit));
+    if (SPREAD) {
+        whole.weight = over_lanes(whole.weight, lanes, sums, Added());
+        whole.distance = over_lanes(whole.distance, lanes, sums, Added());
+        whole.lowest = over_lanes(whole.lowest, lanes, maxima, Least());
+        if (!(m - whole.lowest < infinity<double>())) whole.distance.v = wide<Wide<C>>(infinity<double>());
+    }
+    return whole;
 }
 
 // parts: (rows, segments); chosen: the label's logit of each row (double), for a gradient that overwrites x.
@@ -128,7 +142,7 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
         m = larger;
         C e[W];
 #pragma unroll
-        for (int i = 0; i < W; ++i) e[i] = shifted_exp(loser[i], anchor);
+        for (int i = 0; i < W; ++i) e[i] = OP == LOGSUMEXP ? shifted_exp(loser[i], anchor) : row_exp<T>(loser[i], anchor);
         add_terms<W>(s, e);
     }
     Part<C> part;
@@ -138,7 +152,7 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
     part.s = s;
     part.weight = weight;
     part.distance = distance;
-    part = over_parts<C, spread>(part, blockDim.x, maxima, sums, counts);
+    part = over_parts<C, spread>([&](int) { return part; }, 1, blockDim.x, maxima, sums, counts);
     if (threadIdx.x == 0)
         parts[blockIdx.y * gridDim.x + blockIdx.x] = {
             part.m, part.anchor, part.lowest, stored(part.s.v), stored(part.weight.v), stored(part.distance.v)};
@@ -163,17 +177,21 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
     const auto weights = weights_of<OP>(targets, row, n_classes);
 
     if (threadIdx.x < 32) {
-        Part<C> part;
-        if (read && threadIdx.x < segments) {
-            const StoredPart stored = parts[(i64)blockIdx.y * segments + threadIdx.x];
-            part.m = stored.m;
-            part.anchor = stored.anchor;
-            part.lowest = stored.lowest;
-            part.s.v = wide<W>(stored.s.hi, stored.s.lo);
-            part.weight.v = wide<W>(stored.weight.hi, stored.weight.lo);
-            part.distance.v = wide<W>(stored.distance.hi, stored.distance.lo);
-        }
-        part = over_parts<C, spread>(part, 32, nullptr, nullptr, nullptr);
+        const auto own = [&](int j) {
+            Part<C> part;
+            const int segment = j * 32 + threadIdx.x;
+            if (read && segment < segments) {
+                const StoredPart stored = parts[(i64)blockIdx.y * segments + segment];
+                part.m = stored.m;
+                part.anchor = stored.anchor;
+                part.lowest = stored.lowest;
+                part.s.v = wide<W>(stored.s.hi, stored.s.lo);
+                part.weight.v = wide<W>(stored.weight.hi, stored.weight.lo);
+                part.distance.v = wide<W>(stored.distance.hi, stored.distance.lo);
+            }
+            return part;
+        };
+        const Part<C> part = over_parts<C, spread>(own, (segments + 31) / 32, 32, nullptr, nullptr, nullptr);
         // s = part.s exp(anchor - m) 2^-unit, whose exponent stays apart.
         Others<W> s = {wide<W>(0), 0};
         if (part.anchor > -infinity<double>()) {
@@ -203,7 +221,7 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
     for (i64 k = begin + (i64)threadIdx.x * V; k < end; k += (i64)blockDim.x * V) {
         if constexpr (OP >= INDEX) {
             if (!result.g.fast) {
-                write_anyway<OP, V>(result, weights, from, k, to);
+                for (int j = 0; j < V; ++j) to[k + j] = entry_anyway<OP>(result, weights, from + k + j, k + j);
                 continue;
             }
         }
@@ -214,7 +232,7 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
         for (int j = 0; j < V; ++j) {
             if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry(result, v[j]);
             else if constexpr (OP != LOGSUMEXP) {
-                const C e = shifted_exp(v[j], result.m);
+                const C e = row_exp<T>(v[j], result.m);
                 v[j] = with_care<OP>(result, entry<OP>(result, e, weights[k + j]), from + k + j);
             }
         }

@@ -1,110 +1,172 @@
-// Rows that fit in shared memory: each row is read once, by a block. The same two reductions as `resident`, with shared
-// memory in place of registers; every thread touches only what it brought there itself.
+// Rows that fit in the shared memory of a block, or of a cluster of blocks that hold a segment each: read once.
+//
+// The same two reductions as `resident`, with shared memory in place of registers. What a thread computes with are packs
+// of V elements dealt out in turn, whatever the alignment of the row: where that forbids 16-byte accesses, elements are
+// copied between global and shared memory one by one, neighbours by neighbouring threads, and the rest is the same. So the
+// bits depend on K alone.
 #pragma once
 
+#include "clusters.cuh"
 #include "sums.cuh"
 
-static constexpr int PACKS = 4;  // packs of V elements a thread has in flight
+static constexpr int PACKS = 4;            // packs a thread works on at once
+static constexpr int STAGED_SLOTS = 2560;  // bytes of shared memory before the elements
 
-// Arguments as of `resident`. Dynamic shared memory: a row.
-template <class T, int OP, int V>
-__global__ void __launch_bounds__(256, 1)
-staged(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int whole, const i64* labels,
-       const double* sample_weight, const double* class_weight, double smoothing, const typename Compute<T>::type* q,
-       const double* divisor_at, double divisor) {
+// Where threads, and blocks, meet.
+template <class C, class S> struct StagedSlots {
+    S sums[32], total, again;  // the last two are read by other blocks, and so is `maximum`
+    C maxima[32], maximum;
+};
+
+// Bring `count` elements to shared memory, and -inf up to the end of the last pack. Every thread may then read its packs.
+template <int V, class T> DEVICE void bring(const T* from, int count, bool whole, T* here) {
+    if (whole) {
+        for (int k = (int)threadIdx.x * V; k < count; k += (int)blockDim.x * V) copy_pack<V>(from + k, here + k);
+        copied();
+        return;
+    }
+    const T nothing = rounded<T>(-infinity<typename Compute<T>::type>());
+#pragma unroll 4
+    for (int k = threadIdx.x; k < (count + V - 1) / V * V; k += blockDim.x) here[k] = k < count ? from[k] : nothing;
+    __syncthreads();
+}
+
+// The reverse, for results that every thread left in its packs.
+template <int V, class T> DEVICE void take(const T* here, int count, bool whole, T* to) {
+    if (whole) {
+        for (int k = (int)threadIdx.x * V; k < count; k += (int)blockDim.x * V)
+            *reinterpret_cast<Pack<T, V>*>(to + k) = *reinterpret_cast<const Pack<T, V>*>(here + k);
+        return;
+    }
+    __syncthreads();
+#pragma unroll 4
+    for (int k = threadIdx.x; k < count; k += blockDim.x) to[k] = here[k];
+}
+
+// Arguments as of `resident`; a block holds up to `length` elements of its row.
+template <class T, int OP, int BLOCKS>
+DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length, bool whole,
+                       const Targets<typename Compute<T>::type>& targets) {
     typedef typename Compute<T>::type C;
     typedef Stats<C, OP == SMOOTH || OP == SOFT> S;
-    constexpr int E = PACKS * V;
+    typedef StagedSlots<C, S> Slots;
+    static_assert(sizeof(Slots) <= STAGED_SLOTS, "STAGED_SLOTS is too small");
+    constexpr int V = 16 / sizeof(T), E = PACKS * V;
     // Exponentials replace the elements where they have the same size; otherwise they are taken twice.
     constexpr bool keeps = sizeof(T) == sizeof(C) && OP != LOG_SOFTMAX && OP != LOGSUMEXP;
-    extern __shared__ __align__(16) unsigned char dynamic_shared[];
-    T* const here = reinterpret_cast<T*>(dynamic_shared);
-    static __shared__ C maxima[32];
-    static __shared__ S sums[32];
-    const Targets<C> targets = {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor};
-    const int K = (int)n_classes, lanes = blockDim.x, step = E * lanes;
+    Slots& slots = *reinterpret_cast<Slots*>(block_memory());
+    T* const here = reinterpret_cast<T*>(block_memory() + STAGED_SLOTS);
+    const int lanes = blockDim.x, step = E * lanes;
+    const i64 row = blockIdx.x / BLOCKS, begin = blockIdx.x % BLOCKS * length;
+    const i64 rest = n_classes - begin;
+    const int count = (int)(rest < length ? rest > 0 ? rest : 0 : length);
+    const Row<C> r = [&] {
+        Row<C> known = row_of<OP>(targets, row, n_classes);
+        // Before the first barrier: afterwards another block may overwrite x.
+        if ((OP == INDEX || OP == SMOOTH) && known.has_label()) known.xy = widen(x[row * n_classes + known.label]);
+        return known;
+    }();
+    const bool read = r.has_label();
+    const T* from = x + row * n_classes + begin;
+    const auto weights = weights_of<OP>(targets, row, n_classes);
 
-    for (i64 row = blockIdx.x; row < n_rows; row += gridDim.x) {
-        Row<C> r = row_of<OP>(targets, row, n_classes);
-        const bool read = r.has_label();
-        const T* from = x + row * n_classes;
-        const auto weights = weights_of<OP>(targets, row, n_classes);
-        if ((OP == INDEX || OP == SMOOTH) && read) r.xy = widen(from[r.label]);
+    if (read) bring<V>(from, count, whole, here);
+    C m = -infinity<C>();
+    for (int base = (int)threadIdx.x * V; read && base < count; base += lanes * V) {
+        C v[V];
+        load<V>(here + base, true, v);
+#pragma unroll
+        for (int j = 0; j < V; ++j) m = maximum(m, v[j]);
+    }
+    m = over_lanes(m, lanes, slots.maxima, Largest());
+    m = over_blocks<BLOCKS>(m, &slots.maximum, Largest());
 
-        C m = -infinity<C>();
-        for (int base = (int)threadIdx.x * V; read && base < K; base += step) {
-            C v[E];
+    S stats;
+    for (int base = (int)threadIdx.x * V; read && base < count; base += step) {
+        C v[E], e[E];
 #pragma unroll
-            for (int p = 0; p < PACKS; ++p) {
-                if (base + p * lanes * V < K) load<V>(from + base + p * lanes * V, whole, v + p * V);
-                else fill<V>(v + p * V, -infinity<C>());
+        for (int p = 0; p < PACKS; ++p) {
+            const int k = base + p * lanes * V;
+            if (k < count) load<V>(here + k, true, v + p * V);
+            else fill<V>(v + p * V, -infinity<C>());
+#pragma unroll
+            for (int j = 0; j < V; ++j) {
+                if (k + j < count) add_weighted(stats, weights, begin + k + j, v[p * V + j], m);
+                e[p * V + j] = OP == LOGSUMEXP ? shifted_exp(v[p * V + j], m) : row_exp<T>(v[p * V + j], m);
             }
-#pragma unroll
-            for (int p = 0; p < PACKS; ++p) {
-                if (base + p * lanes * V < K) store<V>(v + p * V, true, here + base + p * lanes * V);
-#pragma unroll
-                for (int j = 0; j < V; ++j) m = maximum(m, v[p * V + j]);
-            }
+            if constexpr (keeps)
+                if (k < count) store<V>(e + p * V, true, here + k);
         }
-        m = over_lanes(m, lanes, maxima, Largest());
-
-        S stats;
-        for (int base = (int)threadIdx.x * V; read && base < K; base += step) {
-            C v[E], e[E];
-#pragma unroll
-            for (int p = 0; p < PACKS; ++p) {
-                const int k = base + p * lanes * V;
-                if (k < K) load<V>(here + k, true, v + p * V);
-                else fill<V>(v + p * V, -infinity<C>());
-#pragma unroll
-                for (int j = 0; j < V; ++j) {
-                    if (k < K) add_weighted(stats, weights, k + j, v[p * V + j], m);
-                    e[p * V + j] = shifted_exp(v[p * V + j], m);
-                }
-                if constexpr (keeps)
-                    if (k < K) store<V>(e + p * V, true, here + k);
-            }
-            add_exponentials<E>(stats, v, e, m);
+        add_exponentials<E>(stats, v, e, m);
+    }
+    stats = over_lanes(stats, lanes, slots.sums, Added());
+    stats = over_blocks<BLOCKS>(stats, &slots.total, Added());
+    Others<Wide<C>> s = others_of<C>(stats.ties, stats.rest.v);
+    if constexpr (OP >= INDEX) {
+        if (read && lacks_terms(m, stats)) {  // all threads of the row agree
+            S other;
+            for (int base = (int)threadIdx.x * V; base < count; base += lanes * V)
+                for (int k = base; k < base + V && k < count; ++k) add_tiny(other, widen(from[k]), m);
+            other = over_lanes(other, lanes, slots.sums, Added());
+            other = over_blocks<BLOCKS>(other, &slots.again, Added());
+            s = {other.rest.v, -TINY_UNIT};
         }
-        stats = over_lanes(stats, lanes, sums, Added());
-        RowResult<C> result = finish_stats<OP>(r, m, stats, weights, n_classes, others_of<C>(stats.ties, stats.rest.v));
-
-        if constexpr (OP >= INDEX) {
-            if (read && lacks_terms(m, stats)) {  // all threads of the block agree
-                S other;
-                for (int base = (int)threadIdx.x * V; base < K; base += lanes * V)
-                    for (int j = 0; j < V; ++j) add_tiny(other, widen(from[base + j]), m);
-                other = over_lanes(other, lanes, sums, Added());
-                result = finish_stats<OP>(r, m, stats, weights, n_classes, Others<Wide<C>>{other.rest.v, -TINY_UNIT});
-            }
-        }
-        if (threadIdx.x == 0 && rows) {
-            if (OP == LOGSUMEXP) static_cast<T*>(rows)[row] = rounded<T>(result.number);
-            else static_cast<double*>(rows)[row] = result.number;
-        }
-        if (OP == LOGSUMEXP || !out) continue;
-        T* to = out + row * n_classes;
-        for (int k = (int)threadIdx.x * V; k < K; k += lanes * V) {
+    }
+    leave_blocks<BLOCKS>();
+    const RowResult<C> result = finish_stats<OP>(r, m, s, stats, weights, n_classes);
+    if (threadIdx.x == 0 && begin == 0 && rows) {
+        if (OP == LOGSUMEXP) static_cast<T*>(rows)[row] = rounded<T>(result.number);
+        else static_cast<double*>(rows)[row] = result.number;
+    }
+    if (OP != LOGSUMEXP && out) {
+        for (int base = (int)threadIdx.x * V; base < count; base += lanes * V) {
             if constexpr (OP >= INDEX) {
                 if (!result.g.fast) {
-                    write_anyway<OP, V>(result, weights, from, k, to);
+                    for (int k = base; k < base + V && k < count; ++k)
+                        here[k] = entry_anyway<OP>(result, weights, from + k, begin + k);
                     continue;
                 }
             }
             C v[V];
-            load<V>(here + k, true, v);
+            load<V>(here + base, true, v);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
+                const int k = base + j < count ? base + j : count - 1;  // what comes after the row stays here
                 if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry(result, v[j]);
                 else {
-                    const C e = keeps ? v[j] : shifted_exp(v[j], m);
-                    v[j] = with_care<OP>(result, entry<OP>(result, e, weights[k + j]), from + k + j);
+                    const C e = keeps ? v[j] : row_exp<T>(v[j], m);
+                    v[j] = with_care<OP>(result, entry<OP>(result, e, weights[begin + k]), from + k);
                 }
             }
-            store<V>(v, whole, to + k);
+            store<V>(v, true, here + base);
         }
         // The thread that wrote the label's entry overwrites it.
-        if ((OP == INDEX || OP == SMOOTH) && !result.undefined && (int)(r.label / V % lanes) == (int)threadIdx.x)
-            to[r.label] = rounded<T>(result.label_gradient);
+        if (OP == INDEX || OP == SMOOTH) {
+            const i64 k = r.label - begin;
+            if (!result.undefined && k >= 0 && k < count && (int)(k / V % lanes) == (int)threadIdx.x)
+                here[k] = rounded<T>(result.label_gradient);
+        }
+        take<V>(here, count, whole, out + row * n_classes + begin);
     }
+    left_blocks<BLOCKS>();
+}
+
+// A row per block.
+template <class T, int OP>
+__global__ void __launch_bounds__(256, OP >= SMOOTH ? 2 : 3)
+staged(const T* x, T* out, void* rows, i64 n_classes, i64 length, int whole, const i64* labels,
+       const double* sample_weight, const double* class_weight, double smoothing, const typename Compute<T>::type* q,
+       const double* divisor_at, double divisor) {
+    staged_row<T, OP, 1>(x, out, rows, n_classes, length, whole,
+                         {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor});
+}
+
+// A row per cluster of BLOCKS blocks, for devices of compute capability 9.0 and above.
+template <class T, int OP, int BLOCKS>
+__global__ void CLUSTER_OF(BLOCKS) __launch_bounds__(256, OP >= SMOOTH ? 2 : 3)
+clustered(const T* x, T* out, void* rows, i64 n_classes, i64 length, int whole, const i64* labels,
+          const double* sample_weight, const double* class_weight, double smoothing,
+          const typename Compute<T>::type* q, const double* divisor_at, double divisor) {
+    staged_row<T, OP, BLOCKS>(x, out, rows, n_classes, length, whole,
+                              {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor});
 }

@@ -100,8 +100,8 @@ template <class C, bool SPREAD> DEVICE void add_tiny(Stats<C, SPREAD>& to, C x, 
 }
 
 template <int OP, class C, bool SPREAD, class G>
-DEVICE RowResult<C> finish_stats(const Row<C>& r, C m, const Stats<C, SPREAD>& stats, const G& weights, i64 n_classes,
-                                 const Others<Wide<C>>& s) {
+DEVICE RowResult<C> finish_stats(const Row<C>& r, C m, const Others<Wide<C>>& s, const Stats<C, SPREAD>& stats,
+                                 const G& weights, i64 n_classes) {
     typedef Wide<C> W;
     if constexpr (SPREAD) {
         const W weight = weights.summed() ? stats.weight.v : wide<W>((double)n_classes);
@@ -111,11 +111,8 @@ DEVICE RowResult<C> finish_stats(const Row<C>& r, C m, const Stats<C, SPREAD>& s
     }
 }
 
-// V entries of a gradient whose factors are out of the range of the fast path. x may be what is overwritten.
-template <int OP, int V, class T, class C, class G>
-DEVICE void write_anyway(const RowResult<C>& row, const G& weights, const T* x, i64 k, T* to) {
-    for (int j = 0; j < V; ++j) {
-        const double w = OP == INDEX ? 0.0 : weights.wide(k + j);
-        narrow(row.g.anyway(widen(x[k + j]), row.m, w), to[k + j]);
-    }
+// An entry of a gradient whose factors are out of the range of the fast path, for class k whose logit is *x.
+template <int OP, class T, class C, class G>
+DEVICE T entry_anyway(const RowResult<C>& row, const G& weights, const T* x, i64 k) {
+    return rounded<T>(row.g.anyway(widen(*x), row.m, OP == INDEX ? 0.0 : weights.wide(k)));
 }
