@@ -228,6 +228,11 @@ def _form(subject: Subject, view: View, dtype: str) -> None:
     result = view.run(subject, rows)
     if result.dtype.name != due:
         raise Failure(f"{view.name} of {dtype} has dtype {result.dtype.name}, expected {due}")
+    if subject.host:
+        logits, target, options = view.arguments(rows)
+        kind = type(getattr(subject.be, view.op)(logits, *([] if target is None else [target]), **options))
+        if kind is not np.ndarray:
+            raise Failure(f"{view.name} of {dtype} is a {kind.__module__}.{kind.__qualname__}, expected numpy.ndarray")
     if view.op in ("loss", "log_loss"):
         logits, target, options = view.arguments(rows)
         for reduction in ("sum", "mean"):

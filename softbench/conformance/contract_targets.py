@@ -131,6 +131,18 @@ def _any_width(subject: Subject, dtype: str, op: str) -> None:
     logits = np.array(_PROBS if op == "log_loss" else _THREE)
     result = subject.call(op, logits, labels.astype(dtype))
     mismatch(result, subject.call(op, logits, labels), f"{op} with {dtype} labels", than=" (int64)")
+    # Up to the largest class that the type can name, beside an ignore_index that it cannot.
+    rows = batch(subject.rows_of(300, 8), min(300, subject.max_k), "float64")
+    n, k = rows.x.shape
+    top = min(np.iinfo(dtype).max, k - 1)
+    labels = np.resize([top, 44, top // 2, 0], n) % k
+    logits = rows.p if op == "log_loss" else rows.x
+    due = subject.call(op, logits, labels)
+    for ignored in (None, -100, 256 + top, 300, 2**32 + 44):
+        options = {"ignore_index": ignored}
+        result = subject.call(op, logits, labels.astype(dtype), **options)
+        said = f"{op} of {k} classes with {dtype} labels {labels.tolist()}, ignore_index={ignored},"
+        mismatch(result, due, said, than=" (int64, nothing to ignore)")
 
 
 LABEL_DTYPES = Row(
@@ -253,9 +265,8 @@ def _select_not_multiply(subject: Subject, dtype: str, place: str) -> None:
     """Ignored rows of NaN and infinities: loss 0, gradient +0; the others are a batch without them, bit for bit."""
     k = 40 if subject.cost != "simulated" else 7
     rows = batch(subject.rows_of(k, 30), k, dtype)
-    index = {"inside": 2, "outside": -100, "beyond": k, "far": 2**40}[place]
-    labels = np.where(rows.labels == index, 0, rows.known) % k
-    labels[labels == index] = 0
+    index = {"first": 0, "inside": 2, "outside": -100, "beyond": k, "far": 2**40}[place]
+    labels = np.where(rows.known == index, 1, rows.known)
     x = rows.x.copy()
     gone = np.arange(len(x)) % 3 == 1
     labels[gone] = index
@@ -308,7 +319,7 @@ IGNORE = Row(
         Example("loss", _THREE, _labels(0, 1, 2), Raises(TypeError), {"ignore_index": bad}, ("float64",), f"is-{bad}")
         for bad in (1.0, "1", True)
     ),
-    check("ignore-index", _select_not_multiply, dtype=FLOATS, place=("inside", "outside", "beyond", "far")),
+    check("ignore-index", _select_not_multiply, dtype=FLOATS, place=("first", "inside", "outside", "beyond", "far")),
 )
 
 _IGNORED: Final = {"ignore_index": 1}

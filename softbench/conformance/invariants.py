@@ -12,7 +12,7 @@ import numpy as np
 
 from softbench.conformance.batch import VIEWS, Batch, View, batch
 from softbench.conformance.case import FLOATS, WIDE, Row, check
-from softbench.conformance.subject import Failure, Subject, mismatch
+from softbench.conformance.subject import Failure, Subject, mismatch, near
 from softbench.dtypes import formats
 
 __all__ = ["ROWS"]
@@ -27,23 +27,6 @@ def _inputs(subject: Subject, dtype: str) -> list[tuple[str, Batch]]:
     scales = (3.0,) if subject.cost == "simulated" else (30.0,) if subject.profile == "quick" else (1.0, 30.0)
     sizes = [(subject.rows_of(k, 50), k) for k in subject.ks(1, 2, 3, 10, 100, 1000)]
     return [(f"N(0,{c:g}) {dtype}[{n},{k}]", batch(n, k, dtype, c)) for n, k in sizes for c in scales]
-
-
-def _near(a: Array, b: Array, gap: float, dtype: str, said: str, than: str) -> None:
-    """`Failure` unless ``|a - b| <= gap`` spacings of ``dtype`` at the larger of both."""
-    spec = formats[dtype]
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    with np.errstate(all="ignore"):
-        _, exponent = np.frexp(np.maximum(np.abs(x), np.abs(y)))
-        spacing = np.ldexp(1.0, np.maximum(exponent - 1, spec.emin) - spec.precision + 1)
-        off = np.abs(x - y) / spacing
-    wrong = ~((off <= gap) | (x == y) | ((x != x) & (y != y)))
-    if wrong.any():
-        where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise Failure(
-            f"{said}{list(where)} is {float(x[where])!r}, {than} {float(y[where])!r}: "
-            f"{float(off[where]):.3g} ulp apart, more than {gap:g}"
-        )
 
 
 # -- probabilities -------------------------------------------------------------------------------------
@@ -144,7 +127,7 @@ def _permute(subject: Subject, view: View, dtype: str) -> None:
                 i, j = (int(v) for v in np.unravel_index(int(np.nanargmax(off)), off.shape))
                 raise Failure(f"{said}[{i}, {j}] is {float(result[i, j])!r}, unpermuted {float(plain[i, order[j]])!r}")
         else:
-            _near(result, plain[:, order] if view.maps else plain, gap, dtype, said, "unpermuted")
+            near(result, plain[:, order] if view.maps else plain, gap, dtype, said, "unpermuted")
 
 
 SYMMETRIES = Row(
@@ -180,7 +163,7 @@ def _tiled(subject: Subject, dtype: str) -> None:
         rows = batch(5, 12, dtype)
         plain = subject.call("logsumexp", rows.x).astype(np.float64)
         tiled = subject.call("logsumexp", np.tile(rows.x, (1, c)))
-        _near(
+        near(
             tiled,
             plain + math.log(c),
             4.0,
@@ -191,7 +174,7 @@ def _tiled(subject: Subject, dtype: str) -> None:
     a, b = batch(5, 12, dtype), batch(5, 12, dtype, 3.0, seed=1)
     both = subject.call("logsumexp", np.concatenate([a.x, b.x], axis=1))
     parts = [subject.call("logsumexp", part.x).astype(np.float64) for part in (a, b)]
-    _near(both, np.logaddexp(*parts), 4.0, dtype, f"logsumexp of two {dtype} rows in one", "logaddexp of both")
+    near(both, np.logaddexp(*parts), 4.0, dtype, f"logsumexp of two {dtype} rows in one", "logaddexp of both")
 
 
 def _signs(subject: Subject, dtype: str) -> None:
@@ -268,7 +251,7 @@ def _one_hot(subject: Subject, dtype: str) -> None:
             said = f"of {made} with one-hot targets, {', '.join(options)}:"
             loss = subject.call("loss", rows.x, hot, **_NONE, **options)
             due = subject.call("loss", rows.x, labels, **_NONE, **options)
-            _near(loss, due, 16.0, dtype, f"loss {said}", "with labels")
+            near(loss, due, 16.0, dtype, f"loss {said}", "with labels")
             got = subject.call("gradient", rows.x, hot, **_NONE, **options).astype(np.float64)
             due = subject.call("gradient", rows.x, labels, **_NONE, **options).astype(np.float64)
             off = np.abs(got - due)
@@ -287,7 +270,7 @@ def _smoothed(subject: Subject, dtype: str) -> None:
         q[np.arange(len(q)), labels] += 0.75
         loss = subject.call("loss", rows.x, labels, label_smoothing=0.25, **_NONE)
         due = subject.call("loss", rows.x, q, **_NONE)
-        _near(loss, due, 16.0, dtype, f"loss of {made}, label_smoothing=0.25,", "with the smoothed target")
+        near(loss, due, 16.0, dtype, f"loss of {made}, label_smoothing=0.25,", "with the smoothed target")
 
 
 def _repetition(subject: Subject, dtype: str) -> None:
@@ -302,7 +285,7 @@ def _repetition(subject: Subject, dtype: str) -> None:
                 got = subject.call("loss", rows.x, target, sample_weight=times.astype(np.float64), reduction=reduction)
                 due = subject.call("loss", rows.x[again], target[again], reduction=reduction)
                 said = f"{reduction} loss of {dtype} {rows.x.shape} with integer sample weights"
-                _near(got, due, 16.0, dtype, said, "with rows repeated")
+                near(got, due, 16.0, dtype, said, "with rows repeated")
 
 
 def _linear(subject: Subject, dtype: str) -> None:
@@ -312,7 +295,7 @@ def _linear(subject: Subject, dtype: str) -> None:
         a, b = rows.q, batch(n, rows.x.shape[1], dtype, 3.0, seed=2).q
         mixed = (a.astype(np.float64) * 0.5 + b.astype(np.float64) * 0.5).astype(a.dtype)
         la, lb, lm = (subject.call("loss", rows.x, y, **_NONE).astype(np.float64) for y in (a, b, mixed))
-        _near(
+        near(
             lm, 0.5 * la + 0.5 * lb, 24.0, dtype, f"loss of {made} for a mean of two targets", "the mean of both losses"
         )
 

@@ -17,12 +17,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.dtypes import result_dtype
+from softbench.dtypes import formats, result_dtype
 from softbench.errors import UnknownBackendError
 from softbench.front import Backend
 from softbench.interface import RowBackend
 
-__all__ = ["Failure", "NotApplicable", "Subject", "Worst", "call_text", "load", "mismatch"]
+__all__ = ["Failure", "NotApplicable", "Subject", "Worst", "call_text", "load", "mismatch", "near"]
 
 Array = np.ndarray[Any, Any]
 
@@ -267,6 +267,27 @@ def mismatch(result: Any, expected: Array, said: str, *, signed: bool = False, t
         raise Failure(
             f"{said}{list(where) if where else ''} is {_value(result[where])}, expected {_value(expected[where])}{than}"
             + (f" ({count} of {different.size} entries differ)" if count > 1 else "")
+        )
+
+
+def near(a: Array, b: Array, gap: float, dtype: str, said: str, than: str) -> None:
+    """`Failure` unless ``|a - b| <= gap`` spacings of ``dtype`` at the larger of both; NaN equals NaN."""
+    spec = formats[dtype]
+    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    differ = ~((x == y) | ((x != x) & (y != y)))
+    if not differ.any():
+        return
+    u, v = x[differ], np.broadcast_to(y, x.shape)[differ]
+    with np.errstate(all="ignore"):
+        _, exponent = np.frexp(np.maximum(np.abs(u), np.abs(v)))
+        off = np.abs(u - v) / np.ldexp(1.0, np.maximum(exponent - 1, spec.emin) - spec.precision + 1)
+    wrong = ~(off <= gap)
+    if wrong.any():
+        first = int(wrong.argmax())
+        where = [int(i) for i in np.argwhere(differ)[first]]
+        raise Failure(
+            f"{said}{where} is {float(u[first])!r}, {than} {float(v[first])!r}: "
+            f"{float(off[first]):.3g} ulp apart, more than {gap:g}"
         )
 
 

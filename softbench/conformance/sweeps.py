@@ -11,8 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench.conformance.batch import VIEWS, View, batch
 from softbench.conformance.case import WIDE, Row, check
-from softbench.conformance.subject import Failure, Subject, mismatch
+from softbench.conformance.subject import Failure, Subject, mismatch, near
 
 __all__ = ["ROWS"]
 
@@ -128,6 +129,50 @@ def _special_everywhere(subject: Subject, value: str, dtype: str) -> None:
     mismatch(lse, np.full(k, lse[0]), f"logsumexp of {dtype} rows of {k}, {value} at j in row j:", than=" as row 0")
 
 
+_MARKS: Final = {
+    # by what is put at one index: the other logits, that logit
+    "maximum": (0.0, 50.0),
+    "only-finite": (-np.inf, 3.0),
+    "absent": (0.0, -np.inf),
+    "nan": (0.0, np.nan),
+    "infinity": (0.0, np.inf),
+}
+
+
+def _marked_index(subject: Subject, op: str, dtype: str) -> None:
+    """A special logit before and behind the ends of tiles, and of 16-bit indices, in rows of several tiles."""
+    for k, edges in ((5003, tuple(2**e for e in range(5, 13))), (66001, (4096, 32768, 65536))):
+        places = np.array(sorted({0, k - 2, k - 1, *edges, *(edge - 1 for edge in edges)}))
+        every = np.arange(len(places))
+        target = [places] if op in ("loss", "gradient") else []
+        options = {"reduction": "none"} if target else {}
+        for mark, (others, one) in _MARKS.items():
+            x = np.full((len(places), k), others, dtype)
+            x[every, places] = one
+            result = subject.call(op, x, *target, **options)
+            said = f"{op} of {dtype} rows of {k}, {mark} at 0, {places[1]}, ... {k - 1} in turn:"
+            if op == "argmax":
+                due = (places == 0).astype(np.int64) if mark == "absent" else places
+                mismatch(result, due, said)
+                continue
+            made = f"{dtype}[1,{k}], {others:g} and {one:g} at class 0"
+            subject.judge(op, result[:1], x[:1], *(y[:1] for y in target), made=made, **options)
+            due = np.repeat(result[:1], len(places), axis=0)
+            if result.ndim == 2:  # the first row with the special class where it is in each row
+                due[:, 0] = result[0, 1]
+                due[every, places] = result[0, 0]
+            near(result, due, 8.0, dtype, said, "with it at class 0")
+
+
+def _many_rows(subject: Subject, view: View, dtype: str) -> None:
+    """More rows than a 16-bit grid or any chunk holds, not a multiple of any: a small batch again and again."""
+    n = {"compiled": (1 << 17) + 3, "interpreted": 1003, "simulated": 67}[subject.cost]
+    few = batch(67, 3, dtype)
+    result = view.run(subject, few.take(np.arange(n) % 67))
+    due = view.run(subject, few)[np.arange(n) % 67]
+    mismatch(result, due, f"{view.name} of {dtype} {(n, 3)}, 67 rows again and again,", than=" (the 67 rows alone)")
+
+
 _SWEPT: Final = ("softmax", "log_softmax", "logsumexp", "loss", "gradient")
 
 ROWS = (
@@ -145,10 +190,18 @@ ROWS = (
         checks=check("every-n", _every_n, name="sweep", dtype=WIDE),
     ),
     Row(
+        "many-rows",
+        "N = 2^17 + 3",
+        "the rows one by one, bit for bit",
+        checks=check("many-rows", _many_rows, name="repeated", view=VIEWS, dtype=("float32",))
+        + check("many-rows", _many_rows, name="repeated", profile="standard", view=VIEWS, dtype=("float64",)),
+    ),
+    Row(
         "every-index",
-        "the maximum, or the only finite logit, at every index",
+        "the maximum, or the only finite logit, at every index; NaN and infinities too at the ends of tiles",
         "the same results wherever it is",
-        checks=check("every-index", _special_everywhere, name="sweep", value=("maximum", "only-finite"), dtype=WIDE),
+        checks=check("every-index", _special_everywhere, name="sweep", value=("maximum", "only-finite"), dtype=WIDE)
+        + check("every-index", _marked_index, name="tiles", max_k=66001, op=(*_SWEPT, "argmax"), dtype=WIDE),
     ),
     Row(
         "long-rows",
