@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import abc
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Literal
@@ -116,6 +117,14 @@ class RowBackend(HostArrays, abc.ABC):
     """
     cost: ClassVar[Literal["compiled", "interpreted", "simulated"]] = "compiled"
     """How much work the conformance kit may ask for."""
+    deviations: ClassVar[Mapping[str, str]] = {}
+    """What it does otherwise than the contract, by row (``"layouts"``) or pattern of case ids (``"out/*"``), and why. A
+    declared case that fails counts as a deviation, one that no longer fails as a failure. Nothing in this project
+    declares any."""
+    gates: ClassVar[Mapping[str, float | Mapping[str, float]]] = {}
+    """Looser bounds than the contract's, by key of `softbench.gates.GATES`: one number, or one by dtype."""
+    flushes_subnormals: ClassVar[bool] = False
+    """Whether results below the normal range come back as 0."""
 
     @classmethod
     def availability(cls) -> Availability:

@@ -98,7 +98,7 @@ def _calibrate(arm: Arm, timing: Timing) -> None:
 
 
 def _take_turn(arm: Arm, timing: Timing) -> None:
-    """One sample, after the previous arm's idle threads have stopped spinning, with the data of a short call warm again."""
+    """One sample, once the previous arm's idle threads have stopped spinning; short calls find their data warm."""
     time.sleep(SETTLE_SECONDS)
     if timing.second < SETTLE_SECONDS:
         arm.call()

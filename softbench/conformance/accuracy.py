@@ -101,7 +101,7 @@ _FORMS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
     "soft-gradient": ("gradient", "soft", {"reduction": "sum"}),
     "weighted-soft-gradient": ("gradient", "soft", {"reduction": "mean", "weights": True}),
     "smoothed-loss": ("loss", "index", {"reduction": "none", "label_smoothing": 0.1}),
-    "smoothed-gradient": ("gradient", "index", {"reduction": "sum", "label_smoothing": 0.125}),
+    "smoothed-gradient": ("gradient", "index", {"reduction": "sum", "label_smoothing": 0.1}),
     "log_loss": ("log_loss", "index", {"reduction": "none"}),
     "soft-log_loss": ("log_loss", "soft", {"reduction": "none"}),
 }
@@ -118,17 +118,19 @@ def _within_gate(subject: Subject, form: str, dtype: str, family: str) -> None:
         x = _logits(family, n, k, dtype).copy()
         parts = batch(n, k, dtype)
         options = {key: value for key, value in given.items() if key != "weights"}
-        if given.get("weights") and target == "index":
+        if given.get("weights"):
             options |= {"sample_weight": parts.s, "class_weight": parts.w}
-        elif given.get("weights"):
-            # Eighths: q = s w y is exact then, and the gate is about what is done with q.
-            options |= {"sample_weight": np.round(parts.s * 8) / 8, "class_weight": np.round(parts.w * 8) / 8}
         labels = parts.labels if "ignore_index" in options else parts.known
         if family == "dominant" and target == "index":
             labels = np.where(np.arange(n) % 2 == 0, x.argmax(axis=1), labels)  # where the loss is tiny
         if op == "log_loss":
             x = parts.p
-        y = {"": None, "index": labels, "soft": parts.q}[target]
+        soft = parts.q
+        if (
+            target == "soft" and op != "log_loss" and given.get("weights")
+        ):  # any float64 distribution, rounded with them
+            soft = np.random.default_rng([n, k]).dirichlet(np.ones(k), n)
+        y = {"": None, "index": labels, "soft": soft}[target]
         result = subject.call(op, x, y, **options)
         made = f"{'Dirichlet(1)' if op == 'log_loss' else family} {dtype}[{n},{k}]"
         try:

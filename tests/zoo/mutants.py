@@ -858,3 +858,98 @@ class prints(Rows):
         if not np.isfinite(x).all():
             print("unexpected input")
         return super().log_softmax(x, out)
+
+
+# -- sizes, widths and kinds that a first set of cases did not ask for --------------------------------------
+
+
+@mutant("argmax of rows beyond a 16-bit grid is not computed", "many-rows/repeated-argmax-float32")
+class grid_in_16_bits(Rows):
+    def argmax(self, x, out):
+        result = super().argmax(x, out)
+        result[65535:] = 0
+        return result
+
+
+@mutant("rows go in fours; of many rows the last few are left out", "many-rows/repeated-softmax-float32")
+class rows_in_fours(Rows):
+    def softmax(self, x, out):
+        result = super().softmax(x, out)
+        if len(x) > 4096 and len(x) % 4:
+            result[-(len(x) % 4) :] = 0
+        return result
+
+
+@mutant("class indices are kept in 16 bits", "every-index/tiles-argmax-float32")
+class classes_in_16_bits(Rows):
+    def argmax(self, x, out):
+        out[...] = super().argmax(x, out).astype(np.uint16)
+        return out
+
+
+@mutant("logsumexp does not see a NaN behind the first tile of 1024", "every-index/tiles-logsumexp-float32")
+class nan_behind_the_first_tile(Rows):
+    def logsumexp(self, x, out):
+        x = x.copy()
+        tail = x[:, 1024:]
+        tail[np.isnan(tail)] = -np.inf
+        return super().logsumexp(x, out)
+
+
+@mutant("a maximum in the last tile of 4096 is not rescaled for", "every-index/tiles-log_softmax-float32")
+class last_tile_not_rescaled(Rows):
+    def log_softmax(self, x, out):
+        k = x.shape[1]
+        late = x.argmax(axis=1) >= k - k % 4096 if k > 4096 else np.zeros(len(x), bool)
+        result = super().log_softmax(x, out)
+        result[late] -= 1e-3
+        return result
+
+
+@mutant("a scratch buffer of log_softmax shared by all threads", "concurrency/threads-8")
+class shared_scratch_of_logs(Rows):
+    def __init__(self):
+        self.scratch = np.empty(1 << 20)
+
+    def log_softmax(self, x, out):
+        mine = self.scratch[: x.size].reshape(x.shape)
+        mine[...] = super().log_softmax(x, np.empty_like(x))
+        time.sleep(0.002)
+        out[...] = mine
+        return out
+
+
+@mutant("ignore_index=0 counts as none", "ignore-index/select-not-multiply-float64-first", front=True)
+class ignore_index_0_is_none(Backend):
+    def gradient(self, logits, target, *, ignore_index=None, **options):
+        return super().gradient(logits, target, ignore_index=ignore_index or None, **options)
+
+
+@mutant("ignore_index is cut to the width of the labels", "label-dtypes/width-uint8-loss")
+class ignore_index_in_label_width(Rows):
+    def index_labels(self, labels, n_classes, ignore_index, validate):
+        if ignore_index is not None:
+            ignore_index = int(np.array(ignore_index).astype(labels.dtype))
+        return super().index_labels(labels, n_classes, ignore_index, validate)
+
+
+@mutant("uint8 labels are read as int8", "label-dtypes/width-uint8-loss")
+class labels_in_signed_bytes(Rows):
+    def index_labels(self, labels, n_classes, ignore_index, validate):
+        labels = labels.astype(np.int8) if labels.dtype == np.uint8 else labels
+        return super().index_labels(labels, n_classes, ignore_index, validate)
+
+
+@mutant("a subclass of ndarray comes back", "dtypes/result-log_softmax-float64", front=True)
+class returns_a_matrix(Backend):
+    def log_softmax(self, logits, *, axis=-1, out=None):
+        result = super().log_softmax(logits, axis=axis, out=out)
+        return result.view(np.matrix) if out is None and result.ndim == 2 else result
+
+
+@mutant(
+    "soft targets are rounded to float32 before the weights", "accuracy-soft/gate-weighted-soft-gradient-float64-N(0,1)"
+)
+class soft_targets_in_float32(Rows):
+    def soft_rows(self, y, *options):
+        return super().soft_rows(y.astype(np.float32), *options)
