@@ -134,6 +134,12 @@ def row_extrema(x, n, peaks):
 
 
 @njit(error_model="numpy")
+def peak_space(x):
+    """What `row_extrema` needs for ``peaks``; keep it alive."""
+    return np.empty((x.shape[1] + PART - 1) // PART * width(address(x)), x.dtype)
+
+
+@njit(error_model="numpy")
 def near_tile_sum(x, e, n, m, peaks, keep, ahead, e_behind, behind, f_behind, j, end):
     """`tile_sum` of a row that `is_near`: the exponentials in ``e`` are not scaled, the results are the same.
 
@@ -388,16 +394,27 @@ def softmax_rows(x, out, first, last, streaming):
 
 
 @njit(error_model="numpy")
+def row_others(x, n, peaks, ahead):
+    """The maximum of a row, what `others` gives, and the sum that it was given."""
+    m, low = row_extrema(x, n, peaks)
+    if is_near(m, low):
+        hi, lo, argmaxes, _ = near_row_sum(x, x, n, m, peaks, False, ahead, x, x, m, n)
+    else:
+        hi, lo, argmaxes, _ = row_sum(x, x, n, m, False, ahead)
+    s, rest = others(m, hi, lo, float(argmaxes))
+    return m, s, rest, hi
+
+
+@njit(error_model="numpy")
 def log_softmax_rows(x, out, first, last, streaming):
     """`RowBackend.log_softmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
+    peaks = peak_space(x)
     ahead = _ahead(k, x.itemsize)
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        m = row_max(xi, k)
-        hi, lo, argmaxes, _ = row_sum(xi, xi, k, m, False, ahead)
-        s, lo = others(m, hi, lo, float(argmaxes))
-        write_log_probabilities(xi, oi, k, m, log_sum(m, s, lo), streaming)
+        m, s, rest, _ = row_others(xi, k, address(peaks), ahead)
+        write_log_probabilities(xi, oi, k, m, log_sum(m, s, rest), streaming)
     if streaming:
         fence()
 
@@ -406,13 +423,11 @@ def log_softmax_rows(x, out, first, last, streaming):
 def logsumexp_rows(x, out, first, last, streaming):
     """`RowBackend.logsumexp` of the rows ``first <= i < last``."""
     k = x.shape[1]
+    peaks = peak_space(x)
     ahead = _ahead(k, x.itemsize)
     for i in range(first, last):
-        xi = offset(address(x), i * k)
-        m = row_max(xi, k)
-        hi, lo, argmaxes, _ = row_sum(xi, xi, k, m, False, ahead)
-        s, lo = others(m, hi, lo, float(argmaxes))
-        put(address(out), i, logsumexp(m, s, lo, hi))
+        m, s, rest, total = row_others(offset(address(x), i * k), k, address(peaks), ahead)
+        put(address(out), i, logsumexp(m, s, rest, total))
 
 
 @njit(error_model="numpy")
@@ -463,7 +478,7 @@ def index_rows(
     apart = streaming or same_address(address(x), address(out))
     spaced = k + 4 * width(address(x))  # rows of a power of two would compete for the same sets of a cache
     buffer = np.empty(2 * spaced if apart and keep else 0, x.dtype)
-    peaks = np.empty((k + PART - 1) // PART * width(address(x)), x.dtype)
+    peaks = peak_space(x)
     ahead = _ahead(k, x.itemsize)
     # The row behind: its exponentials, results, factor, how far they are written, and the label's entry.
     e_behind, behind, f_behind, j, y_behind, entry_behind = address(x), address(out), get(address(x), 0), k, -1, 0.0
