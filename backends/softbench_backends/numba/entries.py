@@ -74,6 +74,10 @@ def _argmax_types(dtype: types.Type, parallel: bool) -> tuple[types.Type, ...]:
     return (_array(dtype, 2), _array(types.int64, 1), *_map_types(dtype, parallel)[2:])
 
 
+def _total_types(dtype: types.Type, parallel: bool) -> tuple[types.Type, ...]:
+    return (_array(dtype, 1), _array(dtype, 1), *_map_types(dtype, parallel)[2:])
+
+
 def _target_types(dtype: types.Type, parallel: bool) -> tuple[types.Type, ...]:
     logits, weights = _array(dtype, 2), _array(types.float64, 1)
     return (
@@ -88,6 +92,7 @@ _OPS: Final[dict[str, tuple[Any, Any, Callable[..., Any], Callable[..., Any]]]] 
     "log_softmax": (rows.log_softmax_rows, columns.log_softmax_columns, _map_forms, _map_types),
     "logsumexp": (rows.logsumexp_rows, columns.logsumexp_columns, _map_forms, _lse_types),
     "argmax": (rows.argmax_rows, columns.argmax_columns, _map_forms, _argmax_types),
+    "total": (rows.total_rows, rows.total_rows, _map_forms, _total_types),
     "index": (rows.index_rows, columns.index_columns, _target_forms, _target_types),
     "soft": (rows.soft_rows, columns.soft_columns, _target_forms, _target_types),
     "log_loss_index": (rows.log_loss_index, rows.log_loss_index, _target_forms, _target_types),

@@ -447,6 +447,25 @@ def argmax_rows(x, out, first, last, streaming):
 
 
 @njit(error_model="numpy")
+def total_rows(x, out, first, last, streaming):
+    """Sum of the losses ``x[first:last]`` into ``out[0]``: compensated, rounded once, in an order of its own."""
+    p = address(x)
+    w = width(p)
+    hi0, lo0 = accumulator(spread(p, 0.0))
+    hi1, lo1 = hi0, lo0
+    i = first
+    while i + 2 * w <= last:
+        hi0, lo0 = accumulate(hi0, lo0, load(p, i))
+        hi1, lo1 = accumulate(hi1, lo1, load(p, i + w))
+        i += 2 * w
+    while i < last:
+        hi0, lo0 = accumulate(hi0, lo0, load_first(p, i, last - i, 0.0))
+        i += w
+    (hi, lo), (more, less) = fold(hi0, lo0), fold(hi1, lo1)
+    out[0] = settle(*join(hi, lo, more, less))
+
+
+@njit(error_model="numpy")
 def row_weight(i, y, sample_weight, class_weight):
     """``s_i w_y``; a weight that is absent (an empty array) is 1."""
     weight = 1.0
