@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from softbench.front import Backend, Reduction
-from softbench.registry import current_backend, get_backend
+from softbench.registry import select_backend
 
 __all__ = [
     "argmax",
@@ -23,10 +23,6 @@ __all__ = [
     "loss_and_gradient",
     "softmax",
 ]
-
-
-def _backend(backend: str | Backend | None) -> Backend:
-    return current_backend() if backend is None else get_backend(backend)
 
 
 def argmax(logits: Any, *, axis: int = -1, backend: str | Backend | None = None) -> Any:
@@ -58,7 +54,7 @@ def argmax(logits: Any, *, axis: int = -1, backend: str | Backend | None = None)
     UnknownBackendError, BackendUnavailableError
         See `get_backend`.
     """
-    return _backend(backend).argmax(logits, axis=axis)
+    return select_backend(backend).argmax(logits, axis=axis)
 
 
 def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False, backend: str | Backend | None = None) -> Any:
@@ -74,7 +70,7 @@ def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False, backend: s
     -------
     Array of the outer shape in the logits' dtype (integers: float64); a NumPy scalar when that is 0-d.
     """
-    return _backend(backend).logsumexp(logits, axis=axis, keepdims=keepdims)
+    return select_backend(backend).logsumexp(logits, axis=axis, keepdims=keepdims)
 
 
 def softmax(logits: Any, *, axis: int = -1, out: Any = None, backend: str | Backend | None = None) -> Any:
@@ -110,7 +106,7 @@ def softmax(logits: Any, *, axis: int = -1, out: Any = None, backend: str | Back
     UnknownBackendError, BackendUnavailableError
         See `get_backend`.
     """
-    return _backend(backend).softmax(logits, axis=axis, out=out)
+    return select_backend(backend).softmax(logits, axis=axis, out=out)
 
 
 def log_softmax(logits: Any, *, axis: int = -1, out: Any = None, backend: str | Backend | None = None) -> Any:
@@ -119,7 +115,7 @@ def log_softmax(logits: Any, *, axis: int = -1, out: Any = None, backend: str | 
     Every component is within 4 ulp of the exact result, also where ``p_k`` is near 1 (``log_softmax([0, -40])[0]`` is
     ``-4.2e-18``, not 0). Parameters, result and errors: as `softmax`; ``-inf`` among finite logits gives ``-inf``.
     """
-    return _backend(backend).log_softmax(logits, axis=axis, out=out)
+    return select_backend(backend).log_softmax(logits, axis=axis, out=out)
 
 
 def log_loss(
@@ -143,7 +139,7 @@ def log_loss(
     Parameters, result and errors: as `loss`, without smoothing. ``validate`` also rejects probabilities that are
     negative, above 1 or NaN, but not rows that do not sum to 1.
     """
-    return _backend(backend).log_loss(
+    return select_backend(backend).log_loss(
         probs,
         target,
         axis=axis,
@@ -216,7 +212,7 @@ def loss(
     UnknownBackendError, BackendUnavailableError
         See `get_backend`.
     """
-    return _backend(backend).loss(
+    return select_backend(backend).loss(
         logits,
         target,
         axis=axis,
@@ -254,7 +250,7 @@ def gradient(
     -------
     Array of the logits' shape and dtype (integers: float64), or ``out``.
     """
-    return _backend(backend).gradient(
+    return select_backend(backend).gradient(
         logits,
         target,
         axis=axis,
@@ -286,7 +282,7 @@ def loss_and_gradient(
 
     Bitwise the results of the two calls, in the time of about one. Parameters, results and errors: as there.
     """
-    return _backend(backend).loss_and_gradient(
+    return select_backend(backend).loss_and_gradient(
         logits,
         target,
         axis=axis,

@@ -12,12 +12,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from typing import Any, Final, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 from numpy.exceptions import AxisError
 
 from softbench.dtypes import numpy_dtype, result_dtype, row_dtype
+from softbench.host_arrays import HostArrays
 from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
 
 __all__ = ["Backend", "Reduction"]
@@ -25,17 +26,46 @@ __all__ = ["Backend", "Reduction"]
 Reduction = Literal["mean", "sum", "none"]
 _REDUCTIONS: Final = get_args(Reduction)
 
-# The commonest call, an ordinary float matrix along its last axis, is told by the identity of its dtype
-# (byte-swapped dtypes are other objects) and skips everything that could not change it.
-_PLAIN: Final = {id(np.dtype(name)): name for name in ("float32", "float64")}
+# The commonest call, a NumPy float matrix along its last axis on a backend that adds nothing to `HostArrays`, skips
+# everything that could not change it. It is told by identity where that can only fail to recognise it: a byte-swapped
+# dtype is another object, and so may be an axis given as some other kind of -1.
+_LAST: Final = -1
+_FLOAT32: Final = np.dtype("float32")
+_FLOAT64: Final = np.dtype("float64")
+_SKIPPED: Final = ("accept", "layout", "shares_memory", "as_rows", "from_rows", "wrap")
+
+
+def _plain_shape(x: Any) -> tuple[int, ...] | None:
+    """The shape of ``x`` if it is rows already: a native float matrix with elements, C-contiguous and aligned."""
+    if type(x) is not np.ndarray:
+        return None
+    shape = x.shape
+    if len(shape) != 2 or 0 in shape or ((dtype := x.dtype) is not _FLOAT32 and dtype is not _FLOAT64):
+        return None
+    flags = x.flags
+    # The first says it of arrays that can be written.
+    return shape if flags.carray or (flags.c_contiguous and flags.aligned) else None
+
+
+def _is_plain_out(out: Any, x: Array) -> bool:
+    """Whether the result for plain ``x`` (`_plain_shape`) can be written into ``out`` without another question."""
+    return (
+        type(out) is np.ndarray
+        and out.dtype is x.dtype
+        and out.shape == x.shape
+        and out.flags.carray
+        and (out is x or not np.may_share_memory(out, x))  # of contiguous arrays the bounds decide
+    )
 
 
 class _Rows:
     """Logits (or probabilities) on their way to rows, and how to raise results from rows again."""
 
-    __slots__ = ("axis", "compute", "k", "n", "name", "outer", "result", "strided", "x")
+    __slots__ = ("axis", "compute", "k", "n", "name", "outer", "plain", "result", "strided", "x")
 
-    def __init__(self, name: str, x: Array, axis: int, result: str, compute: str, strided: bool) -> None:
+    def __init__(
+        self, name: str, x: Array, axis: int, result: str, compute: str, strided: bool, plain: bool = False
+    ) -> None:
         shape: tuple[int, ...] = x.shape
         self.name = name  # of the argument
         self.x = x  # as accepted, n-d
@@ -43,17 +73,11 @@ class _Rows:
         self.result = result  # dtype of array results
         self.compute = compute  # dtype of the rows
         self.strided = strided  # go to the kernel as (outer, K, inner), not as (N, K)
+        self.plain = plain  # `_plain_shape`: go to the kernel as they are
         self.k = shape[axis]
-        self.outer = shape[:axis] + shape[axis + 1 :]
+        self.outer = shape[:1] if plain else shape[:axis] + shape[axis + 1 :]
         """Shape without the axis: what index targets, weights and per-row results have."""
-        self.n = math.prod(self.outer)
-
-
-class _Lowered(NamedTuple):
-    """A target lowered to the waist, and the divisor of its mean."""
-
-    target: Target
-    divisor: Callable[[], Any]
+        self.n = shape[0] if plain else math.prod(self.outer)
 
 
 class Backend:
@@ -67,6 +91,8 @@ class Backend:
         """The row kernels (`softbench.interface.RowBackend`)."""
         self.name = rows.name
         self._formats: dict[Any, tuple[str, str]] = {}  # by dtype, whose name is slow to ask for
+        cls = type(rows)
+        self._takes_plain = cls.kind == "cpu" and all(getattr(cls, n) is getattr(HostArrays, n) for n in _SKIPPED)
 
     def __repr__(self) -> str:
         return f"<softbench backend {self.name!r}>"
@@ -119,6 +145,13 @@ class Backend:
 
     def softmax(self, logits: Any, *, axis: int = -1, out: Any = None) -> Any:
         """See `softbench.softmax`."""
+        if out is None and axis is _LAST and self._takes_plain and (shape := _plain_shape(logits)):
+            # As `_map` does. The commonest call is spelled out, because on one small row the calls of functions count.
+            rows = self.rows
+            buffer = rows.empty(shape, logits.dtype)
+            if (result := rows.softmax(logits, buffer)) is buffer:
+                return result
+            return rows.from_rows(result, shape, 1, logits.dtype.name)
         return self._map(self.rows.softmax, logits, axis, out)
 
     def log_softmax(self, logits: Any, *, axis: int = -1, out: Any = None) -> Any:
@@ -141,13 +174,15 @@ class Backend:
         _check_reduction(reduction)
         r = self._lower(probs, axis, "probs")
         r.strided = False
-        lowered = self._lower_target(r, target, class_weight, sample_weight, ignore_index, 0.0, reduction, validate)
+        lowered, divisor = self._lower_target(
+            r, target, class_weight, sample_weight, ignore_index, 0.0, reduction, validate
+        )
         if validate:
             self.rows.check_range(r.x, "probs", 0.0, 1.0)
-        losses = self.rows.full((r.n,), 0.0, "float64")
-        if r.n and r.k:
-            losses = self.rows.log_loss(self._as_rows(r), lowered.target, losses)
-        return self._reduce(losses, reduction, lowered, r, probs)
+        losses = self._losses(r)
+        if r.n * r.k:
+            losses = self.rows.log_loss(self._as_rows(r), lowered, losses)
+        return self._reduce(losses, reduction, divisor, r, probs)
 
     def loss(
         self,
@@ -165,13 +200,13 @@ class Backend:
         """See `softbench.loss`."""
         _check_reduction(reduction)
         r = self._lower(logits, axis)
-        lowered = self._lower_target(
+        lowered, divisor = self._lower_target(
             r, target, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate
         )
-        losses = self.rows.full((r.n,), 0.0, "float64") if r.n * r.k == 0 else self.rows.empty((r.n,), "float64")
+        losses = self._losses(r)
         if r.n * r.k:
-            losses = self.rows.loss(self._as_rows(r), lowered.target, losses)
-        return self._reduce(losses, reduction, lowered, r, logits)
+            losses = self.rows.loss(self._as_rows(r), lowered, losses)
+        return self._reduce(losses, reduction, divisor, r, logits)
 
     def gradient(
         self,
@@ -190,14 +225,16 @@ class Backend:
         """See `softbench.gradient`."""
         _check_reduction(reduction)
         r = self._lower(logits, axis)
-        lowered = self._lower_target(
+        lowered, divisor = self._lower_target(
             r, target, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate
         )
-        given = self._check_out(out, r, logits, target, sample_weight, class_weight)
-        divisor = lowered.divisor() if reduction == "mean" else 1
-        return self._raise(
-            lambda x, buffer: self.rows.gradient(x, lowered.target, divisor, buffer), r, given, out, logits
-        )
+        given = self._check_out(out, r, target, sample_weight, class_weight)
+        if r.n * r.k == 0:
+            return self._raise_nothing(r, out, logits)
+        x = self._as_rows(r)
+        buffer, direct = self._buffer(r, x, given)
+        result = self.rows.gradient(x, lowered, 1 if divisor is None else divisor, buffer)
+        return self._raise(result, buffer, direct, r, given, out, logits)
 
     def loss_and_gradient(
         self,
@@ -216,26 +253,26 @@ class Backend:
         """See `softbench.loss_and_gradient`."""
         _check_reduction(reduction)
         r = self._lower(logits, axis)
-        lowered = self._lower_target(
+        lowered, divisor = self._lower_target(
             r, target, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate
         )
-        given = self._check_out(out, r, logits, target, sample_weight, class_weight)
-        divisor = lowered.divisor() if reduction == "mean" else 1
-        losses = self.rows.full((r.n,), 0.0, "float64") if r.n * r.k == 0 else self.rows.empty((r.n,), "float64")
-
-        def kernel(x: Array, buffer: Array) -> Array:
-            nonlocal losses
-            losses, gradient = self.rows.loss_and_gradient(x, lowered.target, divisor, losses, buffer)
-            return gradient
-
-        gradient = self._raise(kernel, r, given, out, logits)
-        if reduction == "mean":
-            lowered = _Lowered(lowered.target, lambda: divisor)  # computed once
-        return self._reduce(losses, reduction, lowered, r, logits), gradient
+        given = self._check_out(out, r, target, sample_weight, class_weight)
+        losses = self._losses(r)
+        if r.n * r.k == 0:
+            gradient = self._raise_nothing(r, out, logits)
+        else:
+            x = self._as_rows(r)
+            buffer, direct = self._buffer(r, x, given)
+            losses, result = self.rows.loss_and_gradient(x, lowered, 1 if divisor is None else divisor, losses, buffer)
+            gradient = self._raise(result, buffer, direct, r, given, out, logits)
+        return self._reduce(losses, reduction, divisor, r, logits), gradient
 
     # -- logits ----------------------------------------------------------------------------------------
 
     def _lower(self, logits: Any, axis: int, argument: str = "logits") -> _Rows:
+        if axis is _LAST and self._takes_plain and _plain_shape(logits):
+            name = "float32" if logits.dtype is _FLOAT32 else "float64"
+            return _Rows(argument, logits, 1, name, name, False, True)
         x = self.rows.accept(logits, argument)
         try:
             result, compute = self._formats[x.dtype]
@@ -262,42 +299,76 @@ class Backend:
         return result, row_dtype(result, self.rows.dtypes)
 
     def _as_rows(self, r: _Rows) -> Array:
+        if r.plain:
+            return r.x
         return (self.rows.as_blocks if r.strided else self.rows.as_rows)(r.x, r.axis, r.compute)
 
     def _map(self, kernel: Callable[[Array, Array], Array], logits: Any, axis: int, out: Any) -> Any:
         """A function from logits to an array of their shape."""
-        if out is None and type(logits) is np.ndarray and logits.ndim == 2 and type(axis) is int and axis in (-1, 1):
-            dtype = logits.dtype
-            flags = logits.flags
-            if id(dtype) in _PLAIN and flags.c_contiguous and flags.aligned and logits.size and self.rows.kind == "cpu":
-                return kernel(logits, self.rows.empty(logits.shape, dtype))
+        shape = _plain_shape(logits) if axis is _LAST and self._takes_plain else None
+        if shape and (out is None or _is_plain_out(out, logits)):
+            buffer = self.rows.empty(shape, logits.dtype) if out is None else out
+            result = kernel(logits, buffer)
+            return result if result is buffer else self.rows.from_rows(result, shape, 1, logits.dtype.name, out)
         r = self._lower(logits, axis)
-        return self._raise(kernel, r, self._check_out(out, r, logits), out, logits)
+        given = self._check_out(out, r)
+        if r.n * r.k == 0:
+            return self._raise_nothing(r, out, logits)
+        x = self._as_rows(r)
+        buffer, direct = self._buffer(r, x, given)
+        return self._raise(kernel(x, buffer), buffer, direct, r, given, out, logits)
+
+    def _losses(self, r: _Rows) -> Array:
+        """Memory for the losses of all rows; 0 where there is nothing to compute."""
+        return self.rows.empty((r.n,), "float64") if r.n * r.k else self.rows.full((r.n,), 0.0, "float64")
+
+    def _in_order(self, r: _Rows) -> bool:
+        """Whether a result of a kernel lies in memory as the caller wants it."""
+        return r.strided or r.axis == r.x.ndim - 1
+
+    def _buffer(self, r: _Rows, x: Array, given: Array | None) -> tuple[Array, bool]:
+        """Memory for a result in the shape of ``x``, and whether it is that of ``out`` (accepted as ``given``)."""
+        if given is not None and self._in_order(r) and r.compute == r.result:
+            if r.plain:
+                if given.flags.carray:
+                    return given, True
+            elif self.rows.layout(given).contiguous:
+                return given.reshape(x.shape), True
+        return self.rows.empty(x.shape, x.dtype if r.plain else r.compute), False
 
     def _raise(
-        self, kernel: Callable[[Array, Array], Array], r: _Rows, given: Array | None, out: Any, logits: Any
+        self, result: Array, buffer: Array, direct: bool, r: _Rows, given: Array | None, out: Any, logits: Any
     ) -> Any:
-        """Run ``kernel(rows, buffer)`` and give its result the shape, dtype and home the caller asked for."""
-        rows = self.rows
-        if r.n * r.k == 0:
-            return out if out is not None else rows.wrap(rows.empty(r.x.shape, r.result), logits)
-        x = self._as_rows(r)
-        last = r.x.ndim - 1
-        in_order = r.strided or r.axis == last  # a result of the kernel lies in memory as the caller wants it
-        direct = given is not None and in_order and r.compute == r.result and rows.layout(given).contiguous
-        buffer = given.reshape(x.shape) if given is not None and direct else rows.empty(x.shape, r.compute)
-        result = kernel(x, buffer)
-        if direct and result is buffer:
-            return out
+        """Give the result of a kernel the shape, dtype and home the caller asked for."""
+        rows, shape = self.rows, r.x.shape
+        if result is buffer and (direct or (r.plain and given is None)):
+            return buffer if out is None else out
+        last = len(shape) - 1
         if r.strided:
-            result = result.reshape(-1, r.x.shape[last])
-        raised = rows.from_rows(result, r.x.shape, last if in_order else r.axis, r.result, given)
+            result = result.reshape(-1, shape[last])
+        raised = rows.from_rows(result, shape, last if self._in_order(r) else r.axis, r.result, given)
         return out if out is not None else rows.wrap(raised, logits)
 
-    def _check_out(self, out: Any, r: _Rows, logits: Any, *others: Any) -> Array | None:
+    def _raise_nothing(self, r: _Rows, out: Any, logits: Any) -> Any:
+        """The result in the shape of empty logits."""
+        return out if out is not None else self.rows.wrap(self.rows.empty(r.x.shape, r.result), logits)
+
+    def _check_out(
+        self, out: Any, r: _Rows, target: Any = None, sample_weight: Any = None, class_weight: Any = None
+    ) -> Array | None:
         """``out`` as an array of the backend, checked: see `softbench.softmax` for what is refused."""
         if out is None:
             return None
+        given = out if r.plain and _is_plain_out(out, r.x) else self._check_any_out(out, r)
+        for name, other in (("target", target), ("sample_weight", sample_weight), ("class_weight", class_weight)):
+            if other is None or not hasattr(other, "dtype"):
+                continue
+            if self.rows.shares_memory(given, self.rows.accept(other, name)):
+                raise ValueError(f"out overlaps {name}")
+        return given
+
+    def _check_any_out(self, out: Any, r: _Rows) -> Array:
+        """`_check_out` against the logits."""
         given = self.rows.accept(out, "out")
         if given is not out and isinstance(out, (list, tuple)):
             raise TypeError(f"out must be an array to write into, got a {type(out).__name__}")
@@ -314,9 +385,6 @@ class Backend:
             raise ValueError(
                 "out overlaps logits without being the same array: pass the logits themselves, or separate memory"
             )
-        for name, other in zip(("target", "sample_weight", "class_weight"), others, strict=False):
-            if hasattr(other, "dtype") and self.rows.shares_memory(given, self.rows.accept(other, name)):
-                raise ValueError(f"out overlaps {name}")
         return given
 
     def _is_same(self, a: Array, b: Array) -> bool:
@@ -342,8 +410,10 @@ class Backend:
         smoothing: float,
         reduction: Reduction,
         validate: bool,
-    ) -> _Lowered:
+    ) -> tuple[Target, Any]:
+        """A target lowered to the waist, and the divisor of its mean; None for other reductions."""
         rows = self.rows
+        mean = reduction == "mean"
         t = rows.accept(target, "target")
         ignored = _check_ignore_index(ignore_index)
         eps = _check_smoothing(smoothing)
@@ -376,21 +446,23 @@ class Backend:
         s = self._weights(sample_weight, "sample_weight", r.outer, validate)
         if index:
             labels = rows.index_labels(t.reshape(-1), r.k, ignored, validate)
-            plain = w is None and s is None and ignored is None
-            return _Lowered(IndexTarget(labels, s, w, eps), lambda: float(r.n) if plain else rows.divisor(labels, s, w))
+            divisor = None
+            if mean:
+                divisor = float(r.n) if w is s is ignored is None else rows.divisor(labels, s, w)
+            return IndexTarget(labels, s, w, eps), divisor
         r.strided = False
         if r.k == 0 and r.n and validate:
             raise ValueError(f"target rows are empty (shape {t.shape}): a soft target must be a distribution (sum 1)")
         if r.n * r.k == 0:
-            return _Lowered(SoftTarget(None), lambda: float(r.n))
+            return SoftTarget(None), float(r.n) if mean else None
         y = rows.as_rows(t, r.axis, t.dtype.name)
         if validate:
             rows.check_distribution(y)
         if w is None and s is None and eps == 0.0:
-            return _Lowered(SoftTarget(rows.as_rows(y, 1, r.compute)), lambda: float(r.n))
+            return SoftTarget(rows.as_rows(y, 1, r.compute)), float(r.n) if mean else None
         # q is rounded once, with all it is multiplied and divided by: the gradient's bound leaves room for no more.
-        divisor = 1.0 if reduction != "mean" else float(r.n) if s is None else rows.divisor(None, s, None)
-        return _Lowered(SoftTarget(rows.soft_rows(y, r.compute, eps, w, s, divisor)), lambda: 1.0)
+        divisor = 1.0 if not mean else float(r.n) if s is None else rows.divisor(None, s, None)
+        return SoftTarget(rows.soft_rows(y, r.compute, eps, w, s, divisor)), 1.0 if mean else None
 
     def _weights(self, weights: Any, argument: str, shape: tuple[int, ...], validate: bool) -> Array | None:
         """Weights as flat float64 rows, or None."""
@@ -408,10 +480,9 @@ class Backend:
 
     # -- reductions ------------------------------------------------------------------------------------
 
-    def _reduce(self, losses: Array, reduction: str, lowered: _Lowered, r: _Rows, logits: Any) -> Any:
+    def _reduce(self, losses: Array, reduction: str, divisor: Any, r: _Rows, logits: Any) -> Any:
         if reduction == "none":
             return self._per_row(losses, r.outer, r, logits)
-        divisor = lowered.divisor() if reduction == "mean" else None
         return self.rows.wrap(self.rows.total(losses, divisor), logits)
 
 

@@ -17,6 +17,7 @@ __all__ = ["HostArrays", "Layout"]
 
 Array = Any
 
+_INT64, _UINT64 = np.dtype("int64"), np.dtype("uint64")
 _IGNORED, _INVALID = -1, -2  # softbench.interface.IGNORED, INVALID (which imports this module)
 _FSUM_MAX = 4096  # math.fsum is exact and cheap up to here, a tree of vector operations is faster beyond
 
@@ -64,7 +65,7 @@ class HostArrays:
 
     def wrap(self, result: Array, like: Any) -> Any:
         """``result`` as the kind of array that ``like`` is; on the host always ndarray (a NumPy scalar when 0-d)."""
-        return result[()] if result.ndim == 0 else result
+        return result[()] if isinstance(result, np.ndarray) and result.ndim == 0 else result
 
     def asarray(self, obj: Any) -> Array:
         """An array this backend computes on, from what `numpy.asarray` takes; copies to the device if there is one."""
@@ -149,8 +150,12 @@ class HostArrays:
         ValueError naming the first row whose label is neither a class nor ``ignore_index``; with
         ``validate=False`` such labels become INVALID.
         """
-        wide = np.ascontiguousarray(labels, dtype=np.int64)  # a uint64 beyond int64 turns negative: no class either
-        bad = wide.view(np.uint64) >= n_classes
+        wide = np.ascontiguousarray(labels, dtype=_INT64)  # a uint64 beyond int64 turns negative: no class either
+        unsigned = wide.view(_UINT64)
+        # argmax is the fastest way to a maximum of few numbers.
+        if ignore_index is None and (wide.size == 0 or unsigned.item(unsigned.argmax()) < n_classes):
+            return wide
+        bad = unsigned >= n_classes
         if ignore_index is not None:
             ignored = labels == ignore_index
             bad &= ~ignored
@@ -257,12 +262,15 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
 
 def _sum(values: Array) -> float:
     """Accurate sum in an order that depends on the length alone. inf and NaN propagate as in a plain sum."""
+    if values.size <= _FSUM_MAX:
+        try:
+            return math.fsum(values.tolist())
+        except (OverflowError, ValueError):  # beyond the largest number; inf - inf
+            pass
     with np.errstate(over="ignore", invalid="ignore"):
         plain = float(values.sum())
-        if not math.isfinite(plain):
+        if not math.isfinite(plain) or values.size <= _FSUM_MAX:
             return plain
-        if values.size <= _FSUM_MAX:
-            return math.fsum(values.tolist())
         error = 0.0
         while values.size > 1:  # pairs (i, i + half): a tree of TwoSum, whose errors are summed apart
             half = values.size // 2

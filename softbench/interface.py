@@ -56,7 +56,7 @@ class Availability:
     install: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which takes longer to make than a small batch to compute
 class IndexTarget:
     """One class per row, ``q_k = (1 - smoothing) w[y] [k == y] + smoothing w[k] / K``, times ``s``.
 

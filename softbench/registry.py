@@ -23,7 +23,15 @@ from softbench.interface import Availability, RowBackend
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["RESERVED", "available_backends", "current_backend", "get_backend", "list_backends", "use_backend"]
+__all__ = [
+    "RESERVED",
+    "available_backends",
+    "current_backend",
+    "get_backend",
+    "list_backends",
+    "select_backend",
+    "use_backend",
+]
 
 ENTRY_POINT_GROUP: Final = "softbench.backends"
 DEFAULT: Final = "numpy"
@@ -151,18 +159,26 @@ def get_backend(name: str | Backend) -> Backend:
     """
     if isinstance(name, Backend):
         return name
-    try:
-        return _instances[name]
-    except (KeyError, TypeError):
-        pass
     if not isinstance(name, str):
         raise TypeError(f"backend must be a name or a backend, got {type(name).__name__}")
+    made = _instances.get(name)
+    if made is not None:
+        return made
     cls = _load(name)
     state = cls.availability()
     if not state.ok:
         install = f" (install: {state.install})" if state.install else ""
         raise BackendUnavailableError(f"backend {name!r} is not available here: {state.reason}{install}")
     return _instances.setdefault(name, Backend(cls()))
+
+
+def select_backend(backend: str | Backend | None) -> Backend:
+    """What a ``backend`` argument asks for: the current one if None, else as `get_backend`."""
+    if type(backend) is str:  # the commonest is the shortest: a small batch takes less than a call of a function more
+        made = _instances.get(backend)
+        if made is not None:
+            return made
+    return current_backend() if backend is None else get_backend(backend)
 
 
 def current_backend() -> Backend:

@@ -132,14 +132,12 @@ class NumbaBackend(RowBackend):
         return out
 
     def softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
-        if (
-            x.size <= SERIAL_SIZE and x.ndim == 2
-        ):  # spelled out: the smallest calls take as long as finding their kernel
+        shape = x.shape
+        if len(shape) == 2 and shape[0] * shape[1] <= SERIAL_SIZE:
+            # Spelled out: the smallest calls take as long as finding their kernel.
             itemsize = x.itemsize
-            kernel = self._entries.get(
-                ("softmax", itemsize, "short" if x.shape[1] <= SHORT[itemsize] else "long", False)
-            )
-            if kernel is not None:
+            key = "softmax", itemsize, "short" if shape[1] <= SHORT[itemsize] else "long", False
+            if (kernel := self._entries.get(key)) is not None:
                 kernel(x, out)
                 return out
         self._call("softmax", x, out, out)
@@ -149,9 +147,23 @@ class NumbaBackend(RowBackend):
         self._call("log_softmax", x, out, out)
         return out
 
+    def _small_index(self, x: Array, target: Target, loss: Array, out: Array, divisor: float, gradient: bool) -> bool:
+        """As in `softmax`, few rows with labels and nothing else: whether this was such a call, and is done."""
+        shape = x.shape
+        if len(shape) != 2 or shape[0] * shape[1] > SERIAL_SIZE or type(target) is not IndexTarget or target.smoothing:
+            return False
+        itemsize = x.itemsize
+        kernel = self._entries.get(("index", itemsize, "short" if shape[1] <= SHORT[itemsize] else "long", False))
+        if kernel is None or target.sample_weight is not None or target.class_weight is not None:
+            return False
+        kernel(x, x, target.labels, _NONE, _NONE, loss, out, 0.0, divisor, gradient)
+        return True
+
     def loss_and_gradient(  # noqa: D102
         self, x: Array, target: Target, divisor: Any, loss: Array, out: Array
     ) -> tuple[Array, Array]:
+        if divisor and self._small_index(x, target, loss, out, float(divisor), True):
+            return loss, out
         op, arrays = _lower(x, target)
         divided = float(divisor) if divisor != 0 else float("nan")
         smoothing = target.smoothing if isinstance(target, IndexTarget) else 0.0
@@ -159,6 +171,8 @@ class NumbaBackend(RowBackend):
         return loss, out
 
     def loss(self, x: Array, target: Target, loss: Array) -> Array:  # noqa: D102
+        if self._small_index(x, target, loss, x, 1.0, False):
+            return loss
         op, arrays = _lower(x, target)
         smoothing = target.smoothing if isinstance(target, IndexTarget) else 0.0
         self._call(op, x, None, *arrays, loss, x, smoothing, 1.0, False)
