@@ -1,4 +1,4 @@
-"""The command line: ``softbench list | info | check | run | compare``.
+"""The command line: ``softbench list | info | check | run | compare | warmup``.
 
 Exit status: 0 done; 1 something could not be done or is wrong; 2 a wrong argument; 130 interrupted.
 """
@@ -16,12 +16,13 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import softbench
-from softbench.dtypes import formats
+from softbench import api
+from softbench.dtypes import formats, row_dtype
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.registry import BUILT_IN, available_backends, get_backend, list_backends
 
@@ -116,6 +117,27 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("before", type=Path, metavar="A.json")
     compare.add_argument("after", type=Path, metavar="B.json")
     compare.set_defaults(function=_compare)
+
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile kernels ahead of their first call",
+        description="Compiles the kernels of backends in every form that a call may need, and keeps them on disk, so "
+        "that no later process waits for the compiler. Without options: everything, which can take minutes.",
+    )
+    warmup.add_argument("names", nargs="*", metavar="NAME", help="backends (default: all that can run here)")
+    warmup.add_argument(
+        "--op",
+        nargs="+",
+        action="extend",
+        choices=api.__all__,
+        metavar="OP",
+        help=f"only these: {', '.join(api.__all__)}",
+    )
+    warmup.add_argument(
+        "--dtype", nargs="+", action="extend", choices=sorted(formats), metavar="DTYPE",
+        help=f"only logits of these: {', '.join(sorted(formats))}",
+    )  # fmt: skip
+    warmup.set_defaults(function=_warmup)
     return parser
 
 
@@ -418,3 +440,52 @@ def _compare(parsed: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+# -- warmup --------------------------------------------------------------------------------------------
+
+
+def _warmup(parsed: argparse.Namespace) -> int:
+    from softbench import report
+
+    names = list(dict.fromkeys(parsed.names)) or [name for name, state in available_backends().items() if state.ok]
+    plans = {}
+    for name in names:
+        rows = get_backend(name).rows
+        dtypes = dict.fromkeys(row_dtype(dtype, rows.dtypes) for dtype in parsed.dtype or formats)
+        plans[name] = list(rows.kernels(parsed.op or api.__all__, [dtype for dtype in dtypes if dtype in rows.dtypes]))
+    status = 0
+    told = []
+    with _progress(report.console(stderr=True)) as listener:
+        listener.begin(sum(map(len, plans.values())))
+        for name, plan in plans.items():
+            if not plan:
+                told.append(f"{name}: offers nothing to compile ahead")
+                continue
+            line, ok = _compile(name, plan, listener)
+            told.append(line)
+            status = status if ok else 1
+    print("\n".join(told))
+    return status
+
+
+def _compile(name: str, plan: Sequence[tuple[str, Callable[[], bool]]], listener: Listener) -> tuple[str, bool]:
+    """Compile the kernels of a backend; what to say of it, and whether all of it is there for later processes."""
+    failed = unkept = 0
+    began = time.perf_counter()
+    for label, compile_kernel in plan:
+        listener.step(f"{name}: {label}")
+        start = time.perf_counter()
+        try:
+            unkept += not compile_kernel()
+        except Exception as error:  # a compiler's, of any kind: the other kernels may still be fine
+            failed += 1
+            listener.note(f"{name}: {label}: {type(error).__name__}: {error}")
+        else:
+            listener.note(f"{name}: {label}: {time.perf_counter() - start:.2f} s")
+    line = f"{name}: {len(plan) - failed} kernels ready after {time.perf_counter() - began:.1f} s"
+    if failed:
+        line += f"; {failed} failed"
+    if unkept:
+        line += "; for this process only: no folder to keep them in can be written to"
+    return line, not (failed or unkept)

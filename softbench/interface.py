@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Literal
@@ -137,6 +137,15 @@ class RowBackend(HostArrays, abc.ABC):
     def info(self) -> dict[str, object]:
         """Versions, device and threads: whatever a reader of a result needs to know about this backend."""
         return {"device": "cpu"}
+
+    def kernels(self, ops: Collection[str], dtypes: Collection[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
+        """What first calls would have to compile, for ``softbench warmup``: by default nothing.
+
+        ``ops`` are names of public functions, ``dtypes`` row dtypes among `dtypes`. Yields what to call a kernel before
+        people, and a function that compiles it (at once if it is compiled already) and says whether later processes
+        will find it. Nothing is compiled by asking.
+        """
+        return iter(())
 
     # -- row kernels: required -------------------------------------------------------------------------
 

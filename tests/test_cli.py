@@ -44,7 +44,7 @@ def softbench_process(*arguments, **options):
 def test_without_a_command_it_explains_itself(capsys):
     assert main([]) == 0
     told = capsys.readouterr().out
-    for command in ("list", "info", "check", "run", "compare"):
+    for command in ("list", "info", "check", "run", "compare", "warmup"):
         assert command in told
 
 
@@ -232,3 +232,82 @@ def test_the_module_runs_too():
     out, _ = run.communicate(timeout=20)
     assert out == f"softbench {softbench.__version__}\n"
     assert cli.DEFAULT_OUT.name == "softbench-results"
+
+
+# -- warmup --------------------------------------------------------------------------------------------
+
+
+def _plan(monkeypatch, *outcomes):
+    """Let NumPy's backend offer kernels: each is compiled with the outcome given, an error or whether it was kept."""
+    asked = []
+
+    def compile_one(outcome):
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def kernels(self, ops, dtypes):
+        asked.append((list(ops), list(dtypes)))
+        return iter([(f"kernel{i}", lambda o=o: compile_one(o)) for i, o in enumerate(outcomes)])
+
+    monkeypatch.setattr(type(softbench.get_backend("numpy").rows), "kernels", kernels)
+    return asked
+
+
+def test_warmup_compiles_what_is_named_and_says_how_long_it_took(capsys, monkeypatch):
+    asked = _plan(monkeypatch, True, True)
+    assert main(["warmup", "numpy", "--op", "softmax", "loss", "--dtype", "float16", "float32"]) == 0
+    assert asked == [(["softmax", "loss"], ["float32"])]  # halves are computed as float32
+    told = capsys.readouterr()
+    assert "numpy: 2 kernels ready after" in told.out
+    assert "[2/2] numpy: kernel1" in told.err
+    assert "numpy: kernel1: 0.00 s" in told.err
+
+
+def test_warmup_of_nobody_in_particular_is_of_all_that_are_here(capsys, monkeypatch):
+    monkeypatch.setattr(
+        cli, "available_backends", lambda: {n: softbench.Availability(n != "cupy", "cpu") for n in ("numpy", "cupy")}
+    )
+    asked = _plan(monkeypatch, True)
+    assert main(["warmup"]) == 0
+    assert asked == [(softbench.api.__all__, ["float32", "float64"])]
+    assert "numpy: 1 kernels" in capsys.readouterr().out
+
+
+def test_warmup_says_when_there_is_nothing_to_compile(capsys):
+    assert main(["warmup", "python"]) == 0
+    assert capsys.readouterr().out == "python: offers nothing to compile ahead\n"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "words"),
+    [
+        ((RuntimeError("no such instruction"), True), "1 kernels ready after"),
+        ((False, True), "for this process only"),
+    ],
+)
+def test_warmup_fails_where_later_processes_will_wait(outcomes, words, capsys, monkeypatch):
+    _plan(monkeypatch, *outcomes)
+    assert main(["warmup", "numpy"]) == 1
+    told = capsys.readouterr()
+    assert words in told.out
+    if isinstance(outcomes[0], Exception):
+        assert "1 failed" in told.out
+        assert "kernel0: RuntimeError: no such instruction" in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["numbaa"], "did you mean 'numba'"),
+        (["numpy", "--op", "softmx"], "did you mean 'softmax'"),
+        (["numpy", "--dtype", "float33"], "did you mean 'float32'"),
+    ],
+)
+def test_warmup_of_a_wrong_name(arguments, words, capsys):
+    try:
+        status = main(["warmup", *arguments])
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert words in capsys.readouterr().err

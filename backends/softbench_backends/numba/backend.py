@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -17,6 +18,21 @@ __all__ = ["NumbaBackend"]
 
 _NONE: Final = np.empty(0)
 _NO_LABELS: Final = np.empty(0, np.int64)
+
+# The kernels behind every public function, and the forms (shape, parallel) that any of them comes in.
+_WITH_TARGET: Final = ("index", "soft")
+_KERNELS: Final[dict[str, tuple[str, ...]]] = {
+    "argmax": ("argmax",),
+    "logsumexp": ("logsumexp",),
+    "softmax": ("softmax",),
+    "log_softmax": ("log_softmax",),
+    "log_loss": ("log_loss_index", "log_loss_soft"),
+    "loss": _WITH_TARGET,
+    "gradient": _WITH_TARGET,
+    "loss_and_gradient": _WITH_TARGET,
+}
+_ROW_FORMS: Final = tuple((shape, parallel) for shape in ("short", "long") for parallel in (False, True))
+_STRIDED_FORMS: Final = tuple((f"strided {shape}", parallel) for shape, parallel in _ROW_FORMS)
 
 
 class NumbaBackend(RowBackend):
@@ -46,6 +62,23 @@ class NumbaBackend(RowBackend):
             "threads": numba.get_num_threads(),
             "threading_layer": threads.layer() or "not started",
         }
+
+    def kernels(self, ops: Collection[str], dtypes: Collection[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
+        """Every form of every kernel behind ``ops``; the last word of a name says whether it runs on all threads."""
+        names = dict.fromkeys(name for op in ops for name in _KERNELS[op])
+        for dtype in dtypes:
+            for name in names:
+                strided = () if name in _KERNELS["log_loss"] else _STRIDED_FORMS
+                huge = (("huge", True),) if name in SHARED else ()
+                for shape, parallel in (*_ROW_FORMS, *strided, *huge):
+                    label = f"{name} {dtype} {shape} {'parallel' if parallel else 'serial'}"
+                    yield label, functools.partial(self._compile, name, np.dtype(dtype).itemsize, shape, parallel)
+
+    def _compile(self, *key: Any) -> bool:
+        from softbench_backends.numba.caching import has_place
+
+        self._entry(*key)
+        return has_place()
 
     # -- arrays ----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-__all__ = ["keep_on_disk"]
+__all__ = ["has_place", "keep_on_disk"]
 
 
 @functools.cache
@@ -44,6 +44,15 @@ class _PackageCache(FunctionCache):
         # A full disk or a damaged file costs a compilation, nothing else.
         with contextlib.suppress(OSError, EOFError, pickle.PickleError):
             yield
+
+
+def has_place() -> bool:
+    """Whether there is a folder that compiled kernels can be kept in."""
+    try:
+        _PackageCache(has_place)
+    except RuntimeError:  # as in `keep_on_disk`
+        return False
+    return True
 
 
 def keep_on_disk(dispatcher: Any) -> Any:

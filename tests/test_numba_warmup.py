@@ -1,0 +1,106 @@
+"""What ``softbench warmup`` compiles for the numba backend: what calls need, no more and no less."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from softbench.api import __all__ as OPS
+from softbench.front import Backend
+
+pytest.importorskip("numba", reason="numba is not installed")
+
+from softbench_backends.numba import NumbaBackend, threads
+from softbench_backends.numba.limits import HUGE, SERIAL_SIZE
+
+
+class _Recorder(NumbaBackend):
+    """Compiles nothing and remembers which kernels calls asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = set()
+
+    def _entry(self, *key):
+        self.asked.add(key)
+        return lambda *args: None
+
+
+def _offered(ops, dtypes):
+    recorder = _Recorder()
+    labels = []
+    for label, compile_kernel in recorder.kernels(ops, dtypes):
+        labels.append(label)
+        compile_kernel()
+    assert len(labels) == len(set(labels)) == len(recorder.asked)
+    return recorder.asked
+
+
+def _needed(op, dtype):
+    recorder = _Recorder()
+    be = Backend(recorder)
+    many = 2 * SERIAL_SIZE // 10
+    for shape, axis in [
+        *(((n, k), -1) for k in (10, 1000) for n in (2, many)),
+        *(((k, n), 0) for k in (10, 1000) for n in (20, many)),
+        ((1, 2 * HUGE), -1),
+    ]:
+        x = np.full(shape, 0.5, dtype)
+        if op in ("argmax", "logsumexp", "softmax", "log_softmax"):
+            getattr(be, op)(x, axis=axis)
+            continue
+        labels = np.zeros(x.size // x.shape[axis], np.int64)
+        soft = np.zeros_like(x)
+        np.moveaxis(soft, axis, -1)[..., 0] = 1
+        getattr(be, op)(x, labels, axis=axis)
+        getattr(be, op)(x, soft, axis=axis)
+        if op != "log_loss":
+            getattr(be, op)(x, labels, axis=axis, label_smoothing=0.1)
+    return recorder.asked
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("op", OPS)
+def test_the_kernels_offered_are_those_that_calls_ask_for(op, dtype, monkeypatch):
+    monkeypatch.setattr(threads, "count", lambda: 2)
+    assert _offered([op], [dtype]) == _needed(op, dtype)
+
+
+def test_kernels_of_several_functions_are_offered_once():
+    both = _offered(["loss", "gradient"], ["float32", "float64"])
+    assert both == _offered(["loss"], ["float32"]) | _offered(["gradient"], ["float64"])
+
+
+def _warmup(place, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "softbench", "warmup", "numba", *arguments],
+        env={**os.environ, "NUMBA_CACHE_DIR": str(place), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_what_was_compiled_is_on_disk(tmp_path):
+    done = _warmup(tmp_path, "--op", "argmax", "--dtype", "float32")
+    assert done.returncode == 0, done.stderr
+    assert "numba: 8 kernels ready" in done.stdout
+    assert "argmax float32 strided long parallel" in done.stderr
+    assert len(list(Path(tmp_path).rglob("*.nbc"))) == 8
+
+
+def test_without_a_place_to_keep_kernels_it_says_so(monkeypatch):
+    from softbench_backends.numba import caching
+
+    assert caching.has_place()
+
+    def nowhere(py_func):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr(caching, "_PackageCache", nowhere)
+    assert not caching.has_place()
+    _, compile_kernel = next(_Recorder().kernels(["softmax"], ["float32"]))
+    assert compile_kernel() is False
