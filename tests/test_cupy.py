@@ -5,10 +5,12 @@ What passes here is never "tested on a GPU": see `cuda_on_cpu`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -273,6 +275,19 @@ def test_many_long_rows_come_in_groups_that_the_cache_holds(without_clusters: Cu
     assert grids == [6, 6, 6, 2]  # 1 MB of cache, half of it for rows of 80 kB
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("staged", [plan.STAGED_BYTES, plan.BLOCK_BYTES])
+def test_boundaries_are_where_another_kernel_takes_over(dtype: str, staged: int) -> None:
+    def kernel(k: int) -> tuple[Any, ...]:
+        how = plan.rows(k, dtype, staged)
+        return type(how), *(getattr(how, name, 0) for name in ("lanes", "elements", "blocks", "block"))
+
+    found = plan.boundaries(dtype, staged)
+    assert all(kernel(k) != kernel(k + 1) for k in found)
+    starts = [1, *(k + 1 for k in found)]
+    assert all(kernel(a) == kernel(b) for a, b in zip(starts, [*found, 1 << 20], strict=True))
+
+
 # -- host logic --------------------------------------------------------------------------------------------------------
 
 
@@ -397,6 +412,65 @@ def test_reasons_of_unavailability(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         sys.modules.pop("cupy", None)
 
 
+class StubCupy:
+    """What `CupyDevice` asks of CuPy before and at a launch; ``fails`` at compiling or starting a cluster."""
+
+    def __init__(self, major: int, shared: int, fails: str) -> None:
+        self.launched: list[tuple[str, int]] = []
+        stub = self
+        properties = {"major": major, "sharedMemPerBlockOptin": shared, "l2CacheSize": 50 << 20}
+        runtime = SimpleNamespace(getDevice=lambda: 0, getDeviceProperties=lambda device: properties)
+        self.cuda = SimpleNamespace(runtime=runtime, Stream=lambda non_blocking: contextlib.nullcontext())
+
+        class Function:
+            def __init__(self, name: str) -> None:
+                self.name = name
+                self.max_dynamic_shared_size_bytes = 48 << 10
+
+            def __call__(self, grid: Any, block: Any, arguments: Any, shared_mem: int) -> None:
+                stub.launched.append((self.name, self.max_dynamic_shared_size_bytes))
+                assert shared_mem <= self.max_dynamic_shared_size_bytes <= shared
+                if fails == "start" and self.name == "probe_clusters":
+                    raise RuntimeError("CUDA_ERROR_INVALID_CLUSTER_SIZE")
+
+        class RawModule:
+            def __init__(self, code: str, options: Any, name_expressions: Any = ()) -> None:
+                if fails == "compile" and not name_expressions:
+                    raise RuntimeError("compiled for a device without clusters")
+
+            def get_function(self, name: str) -> Function:
+                return Function(name)
+
+        self.RawModule = RawModule
+
+
+@pytest.mark.parametrize(
+    ("major", "shared", "fails", "staged"),
+    [
+        (9, 227 << 10, "", plan.STAGED_BYTES),
+        (12, 99 << 10, "", 8 * ((99 << 10) - plan.STAGED_SLOTS)),
+        (9, 227 << 10, "start", plan.BLOCK_BYTES),
+        (9, 227 << 10, "compile", plan.BLOCK_BYTES),
+        (8, 163 << 10, "start", plan.BLOCK_BYTES),
+        (7, 64 << 10, "start", (64 << 10) - plan.STAGED_SLOTS),
+    ],
+)
+def test_clusters_are_used_where_the_largest_one_starts(
+    monkeypatch: pytest.MonkeyPatch, major: int, shared: int, fails: str, staged: int
+) -> None:
+    stub = StubCupy(major, shared, fails)
+    monkeypatch.setitem(sys.modules, "cupy", stub)
+    device = device_module.CupyDevice()
+    assert device.staged_bytes == device.staged_bytes == staged
+    assert [name for name, _ in stub.launched] == ["probe_clusters"] * (major >= 9 and fails != "compile")
+    assert device_module.CupyDevice(clusters=False).staged_bytes == min(staged, plan.BLOCK_BYTES)
+    for k in (20_000, 100_000, 200_000, 1 << 20):  # whatever the plan says then fits the device
+        how = plan.rows(k, "float32", device.staged_bytes)
+        if isinstance(how, plan.Staged):
+            device.launch(f"k{k}", device_module.Launch((8, 1), 256, how.shared, how.blocks), ())
+        assert isinstance(how, plan.Segments) == (4 * k > staged)
+
+
 # -- the shim itself ---------------------------------------------------------------------------------------------------
 
 BROKEN = """
@@ -479,8 +553,17 @@ def test_kernels_have_no_race_that_the_thread_sanitizer_sees(tmp_path: Path) -> 
     assert done.returncode == 0, done.stderr[:4000]
 
 
-def test_thread_sanitizer_sees_a_barrier_left_out(tmp_path: Path) -> None:
-    barrier = "__syncthreads();  // the slots may still be read from an earlier reduction"
+BARRIERS = {
+    "of a block": "__syncthreads();  // the slots may still be read from an earlier reduction",
+    "of a cluster": "        cluster_arrive();\n        cluster_wait();\n        v = *of_block",
+    "before a block of a cluster ends": "if constexpr (BLOCKS > 1) cluster_arrive();",
+}
+
+
+@pytest.mark.parametrize("left_out", BARRIERS)
+def test_thread_sanitizer_sees_a_barrier_left_out(tmp_path: Path, left_out: str) -> None:
+    barrier = BARRIERS[left_out]
     assert source().count(barrier) == 1
-    done = sanitized(tmp_path, RACES.format(kernels=source().replace(barrier, "")))
+    without = source().replace(barrier, "        v = *of_block" if barrier.endswith("of_block") else "")
+    done = sanitized(tmp_path, RACES.format(kernels=without))
     assert "data race" in done.stderr

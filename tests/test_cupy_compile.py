@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import io
 import re
+from typing import Any
 
 import pytest
 
 program = pytest.importorskip("cuda.core", reason="cuda.core (numba-cuda[cu13]) is not installed: no NVRTC")
 
 from softbench_backends.cupy import plan  # noqa: E402
-from softbench_backends.cupy.source import source  # noqa: E402
+from softbench_backends.cupy.source import PROBE, source  # noqa: E402
 
 ARCHITECTURES = ("sm_80", "sm_90")
 
@@ -74,7 +75,61 @@ def test_all_kernels_stay_in_registers(architecture: str, dtype: str) -> None:
     assert_in_registers(architecture, plan.instances((dtype,), clusters=architecture >= "sm_90"))
 
 
-def test_clusters_are_compiled_in() -> None:
-    assert_in_registers(
-        "sm_90", ["clustered<float, INDEX, 2>", "clustered<double, SMOOTH, 4>", "clustered<half_t, SOFT, 8>"]
-    )
+CLUSTERED = [
+    "clustered<float, SOFTMAX, 2>",
+    "clustered<float, INDEX, 2>",
+    "clustered<double, SMOOTH, 4>",
+    "clustered<half_t, SOFT, 8>",
+]
+
+
+def test_clusters_stay_in_registers() -> None:
+    assert_in_registers("sm_90", CLUSTERED)
+
+
+def ptx_of(text: str, architecture: str, names: list[str]) -> tuple[str, dict[str, str]]:
+    """PTX, and the symbol of each name in it; by NVRTC itself, as cuda.core asks a driver whether it can load PTX."""
+    nvrtc = pytest.importorskip("cuda.bindings.nvrtc")
+
+    def ask(function: Any, *arguments: Any) -> Any:
+        error, *result = function(*arguments)
+        if error != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            raise RuntimeError(f"{function.__name__}: {error.name}")
+        return result[0] if result else None
+
+    try:
+        unit = ask(nvrtc.nvrtcCreateProgram, text.encode(), b"kernels.cu", 0, [], [])
+    except Exception as error:
+        pytest.skip(f"NVRTC cannot be used here: {error}")
+    for name in names:
+        ask(nvrtc.nvrtcAddNameExpression, unit, name.encode())
+    options = [b"-std=c++17", b"-arch=" + architecture.replace("sm", "compute").encode()]
+    ask(nvrtc.nvrtcCompileProgram, unit, len(options), options)
+    ptx = b" " * ask(nvrtc.nvrtcGetPTXSize, unit)
+    ask(nvrtc.nvrtcGetPTX, unit, ptx)
+    return ptx.decode(), {name: ask(nvrtc.nvrtcGetLoweredName, unit, name.encode()).decode() for name in names}
+
+
+def cluster_sizes(text: str, names: list[str]) -> dict[str, int]:
+    """Blocks per cluster that the PTX of each kernel asks for, for sm_90; 0 where it asks for none."""
+    ptx, symbols = ptx_of(text, "sm_90", names)
+    found = {}
+    for name, symbol in symbols.items():
+        entry = ptx[ptx.index(f".entry {symbol}(") :]
+        size = re.search(r"\.reqnctapercluster (\d+)", entry[: entry.index("{")])
+        found[name] = int(size[1]) if size else 0
+    return found
+
+
+def test_clustered_kernels_carry_the_size_that_the_host_launches() -> None:
+    names = [*CLUSTERED, "staged<float, SOFTMAX>"]
+    expected = {name: int(name[-2]) if name in CLUSTERED else 0 for name in names}
+    assert cluster_sizes(source(), names) == expected
+    assert cluster_sizes(source().replace("CLUSTER_OF(BLOCKS)", ""), CLUSTERED[:1]) == {CLUSTERED[0]: 0}
+
+
+def test_probe_compiles_where_there_are_clusters_only() -> None:
+    ptx, _ = ptx_of(PROBE.read_text(), "sm_90", [])
+    assert f".reqnctapercluster {plan.MOST_BLOCKS}" in ptx
+    with pytest.raises(RuntimeError, match="nvrtcCompileProgram"):
+        ptx_of(PROBE.read_text(), "sm_80", [])

@@ -1,8 +1,9 @@
 // Runs CUDA C++ source on the CPU: include this first, then the unmodified kernels.
 //
 // One block, or the blocks of one cluster, run at a time. Their threads are fibers, resumed in turn, that wait at
-// __syncthreads, at cluster barriers and at shuffles until every thread of the block, cluster or warp has arrived. With CUDA_ON_CPU_THREADS they are operating system threads
-// instead, so that -fsanitize=thread can look for races on shared and global memory.
+// __syncthreads, at cluster barriers and at shuffles until every thread of the block, cluster or warp has arrived. With
+// CUDA_ON_CPU_THREADS they are operating system threads instead, so that -fsanitize=thread can look for races on shared
+// and global memory.
 //
 // This shows what the source computes. It cannot show what depends on the device: lockstep, alignment faults, launch
 // limits, register spills, speed. What passes here is "source executed on CPU", never "tested on a GPU".
@@ -73,6 +74,7 @@ struct Warp {
 struct Block {
     Barrier barrier;
     std::atomic<int> votes = 0;
+    std::atomic<unsigned> ended = 0;
     std::vector<std::unique_ptr<Warp>> warps;
     explicit Block(unsigned threads) : barrier(threads) {
         for (unsigned first = 0; first < threads; first += WARP)
@@ -104,6 +106,8 @@ template <class Run> int run_blocks(unsigned threads, unsigned blocks, dim3 firs
 }
 
 inline void synchronize_cluster() { cluster->wait(); }
+
+inline Block& this_block() { return *block; }
 
 inline void synchronize() { block->barrier.wait(); }
 
@@ -149,6 +153,7 @@ struct Block {
     std::vector<Warp> warps;
     Rendezvous meeting;
     int votes = 0;
+    unsigned ended = 0;
 };
 
 struct Scheduler {
@@ -267,6 +272,11 @@ inline void exchange(const void* mine, void* theirs, size_t size, unsigned lane)
 
 #endif
 
+// When the last thread of a block ends, its shared memory goes to another block: whoever still reads it reads garbage.
+inline void end_thread(size_t shared) {
+    if (++this_block().ended == blockDim.x) std::memset(shared_memory[block_rank], 0xa5, shared);
+}
+
 inline std::mutex one_launch;
 
 struct Launch {
@@ -289,6 +299,7 @@ template <class... A> int launch(void (*kernel)(A...), const Launch& how, void**
                     [&]<size_t... I>(std::index_sequence<I...>) {
                         kernel(*static_cast<std::remove_reference_t<A>*>(args[I])...);
                     }(std::index_sequence_for<A...>{});
+                    end_thread(how.shared);
                 });
                 if (failed) return failed;
             }

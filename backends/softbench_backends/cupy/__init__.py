@@ -53,6 +53,10 @@ class CupyBackend(RowBackend):
         """Versions, device name and compute capability."""
         return self.device.info()
 
+    def boundaries(self, dtype: str) -> list[int]:
+        """The largest K of each kernel but the last, for rows of ``dtype`` on this device."""
+        return plan.boundaries(dtype, self.device.staged_bytes)
+
     # -- in and out ------------------------------------------------------------------------------------
 
     def accept(self, obj: Any, argument: str) -> Array:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from softbench.host_arrays import Layout
-from softbench_backends.cupy.plan import BLOCK_BYTES, MOST_BLOCK_BYTES, STAGED_BYTES, STAGED_SLOTS
-from softbench_backends.cupy.source import source
+from softbench_backends.cupy.plan import BLOCK_BYTES, MOST_BLOCK_BYTES, MOST_BLOCKS, STAGED_SLOTS
+from softbench_backends.cupy.source import PROBE, source
 
 __all__ = ["CupyDevice", "Device", "Launch", "unavailable"]
 
@@ -76,6 +76,14 @@ class Device(Protocol):
         """Versions and name of the device."""
 
 
+class _Limits(NamedTuple):
+    """Bytes: the L2 cache, elements in a block's shared memory, and in that of the blocks that share a row."""
+
+    cache: int
+    block: int
+    staged: int
+
+
 class CupyDevice:
     """CuPy's current device and stream."""
 
@@ -86,39 +94,58 @@ class CupyDevice:
         self.xp = cupy
         self._clusters = clusters
         self._kernels: dict[tuple[int, str], Any] = {}
-        self._limits: dict[int, tuple[int, int]] = {}
+        self._limits: dict[int, _Limits] = {}
         self._compiling = threading.Lock()
 
     @property
     def cache_bytes(self) -> int:
         """Size of the L2 cache."""
-        return self._of_device()[0]
+        return self._of_device().cache
 
     @property
     def staged_bytes(self) -> int:
-        """What the shared memory of a block can hold; with clusters (compute capability 9.0), of eight of them."""
-        return self._of_device()[1]
+        """What the shared memory of a block can hold; of eight of them where clusters start."""
+        return self._of_device().staged
 
-    def _of_device(self) -> tuple[int, int]:
-        """``cache_bytes`` and ``staged_bytes`` of the current device."""
+    def _of_device(self) -> _Limits:
+        """Limits of the current device; found once, as bits depend on them."""
         device = self.xp.cuda.runtime.getDevice()
-        if device not in self._limits:
-            properties = self.xp.cuda.runtime.getDeviceProperties(device)
-            block = int(properties["sharedMemPerBlockOptin"]) - STAGED_SLOTS
-            staged = STAGED_BYTES if self._clusters and properties["major"] >= 9 else min(BLOCK_BYTES, block)
-            self._limits[device] = int(properties["l2CacheSize"]), staged
-        return self._limits[device]
+        limits = self._limits.get(device)
+        if limits is None:
+            with self._compiling:
+                properties = self.xp.cuda.runtime.getDeviceProperties(device)
+                block = int(properties["sharedMemPerBlockOptin"]) - STAGED_SLOTS
+                most = min(MOST_BLOCK_BYTES, block)
+                clusters = self._clusters and properties["major"] >= 9 and self._clusters_start(most)
+                if not clusters:
+                    most = min(BLOCK_BYTES, block)
+                limits = _Limits(int(properties["l2CacheSize"]), most, MOST_BLOCKS * most if clusters else most)
+                limits = self._limits.setdefault(device, limits)
+        return limits
+
+    def _clusters_start(self, most: int) -> bool:
+        """Whether a cluster of the largest size starts: a partition of a device may be too small for one."""
+        shared = STAGED_SLOTS + most
+        try:
+            module = self.xp.RawModule(code=PROBE.read_text(encoding="utf-8"), options=("-std=c++17",))
+            probe = module.get_function("probe_clusters")
+            probe.max_dynamic_shared_size_bytes = shared
+            with self.xp.cuda.Stream(non_blocking=True):  # the caller's may be captured into a graph
+                probe((MOST_BLOCKS,), (1,), (), shared_mem=shared)
+        except Exception:  # of the compiler or of the driver: rows are then read twice, and right all the same
+            return False
+        return True
 
     def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
         """Start a kernel instance on the current stream, compiling it first if need be (CuPy keeps it on disk)."""
         key = (self.xp.cuda.runtime.getDevice(), kernel)
         function = self._kernels.get(key)
         if function is None:
+            most = self._of_device().block
             with self._compiling:
                 module = self.xp.RawModule(code=source(), options=("-std=c++17",), name_expressions=(kernel,))
                 function = module.get_function(kernel)
                 if how.shared:  # beyond 48 KB a kernel has to ask; later launches may need more than this one
-                    most = MOST_BLOCK_BYTES if how.cluster > 1 else min(BLOCK_BYTES, self.staged_bytes)
                     function.max_dynamic_shared_size_bytes = STAGED_SLOTS + most
                 self._kernels[key] = function
         function(how.grid, (how.block,), tuple(_NULL if a is None else a for a in arguments), shared_mem=how.shared)

@@ -11,8 +11,9 @@ beyond                ``segment_sums``, ``segment_write``: up to 256 blocks per 
 ====================  ==========================================================================
 
 What only losses or logsumexp want of the last regime is read once. A device without clusters (compute capability below
-9.0) uses the last regime from 72 KB on, one with 64 KB of shared memory per block from 61 KB on; so bits may differ
-between such devices, but not on one device.
+9.0, or a partition of a device in which the largest cluster does not start) uses the last regime from 72 KB on, one
+with 64 KB of shared memory per block from 61 KB on, one whose blocks have 99 KB and clusters from 772 KB on. Bits may
+differ between such devices, but not on one device.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Final, NamedTuple
 __all__ = [
     "BLOCK_BYTES",
     "LABEL_TYPES",
+    "MOST_BLOCKS",
     "MOST_BLOCK_BYTES",
     "ROW_OPERATIONS",
     "STAGED_BYTES",
@@ -31,6 +33,7 @@ __all__ = [
     "Resident",
     "Segments",
     "Staged",
+    "boundaries",
     "compute_dtype",
     "instances",
     "lanes_for",
@@ -100,13 +103,15 @@ BLOCK_BYTES: Final = 72 << 10
 computes and the third writes."""
 MOST_BLOCK_BYTES: Final = 108 << 10
 """The same in the largest clusters: two blocks fit."""
-STAGED_BYTES: Final = 8 * MOST_BLOCK_BYTES
+MOST_BLOCKS: Final = 8
+"""Blocks of the largest clusters: what every device with clusters starts, unless it is partitioned."""
+STAGED_BYTES: Final = MOST_BLOCKS * MOST_BLOCK_BYTES
 """The largest row that a device with clusters keeps on chip."""
 _STAGED: Final = (
     (1, BLOCK_BYTES),
     (2, 2 * BLOCK_BYTES),
     (4, 4 * BLOCK_BYTES),
-    (8, STAGED_BYTES),
+    (MOST_BLOCKS, STAGED_BYTES),
 )  # blocks, row's bytes
 _SEGMENT_BLOCK: Final = 512
 _SEGMENT_MIN: Final = 8192  # a segment's block should outlive the cost of combining segments
@@ -169,6 +174,12 @@ def rows(k: int, dtype: str, staged_bytes: int = STAGED_BYTES) -> Resident | Sta
 
 def _whole(n: int, step: int) -> int:
     return -(-n // step) * step
+
+
+def boundaries(dtype: str, staged_bytes: int = STAGED_BYTES) -> list[int]:
+    """The largest K of each kernel but the last, for rows of ``dtype``."""
+    staged = {min(most, staged_bytes) // ITEMSIZE[dtype] for _, most in _STAGED}
+    return sorted({most for most, _, _ in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]} | staged)
 
 
 def lanes_for(k: int) -> tuple[int, int]:

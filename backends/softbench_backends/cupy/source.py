@@ -11,9 +11,11 @@ import re
 from pathlib import Path
 from typing import Final
 
-__all__ = ["FOLDER", "source"]
+__all__ = ["FOLDER", "PROBE", "source"]
 
 FOLDER: Final = Path(__file__).parent
+PROBE: Final = FOLDER / "probe.cu"
+"""A program of its own, so that asking for clusters compiles in milliseconds."""
 _INCLUDE: Final = re.compile(r'^#include "([^"]+)"\n', re.MULTILINE)
 
 
