@@ -127,6 +127,12 @@ class NumbaCudaBackend(RowBackend):
         capability = ".".join(map(str, device.compute_capability))
         return {"device": name.decode() if isinstance(name, bytes) else name, "compute_capability": capability, **found}
 
+    def boundaries(self, dtype: str) -> list[int]:
+        """The largest K of each kernel but the last, for rows of ``dtype``."""
+        from softbench_backends.numba_cuda import plan
+
+        return plan.boundaries("float64" if dtype == "float64" else "float32")
+
     # -- in and out ----------------------------------------------------------------------------------------------
 
     @property

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from softbench_backends.numba_cuda.device import SIMULATED
 
-__all__ = ["Plan", "plan_for"]
+__all__ = ["Plan", "boundaries", "plan_for"]
 
 
 class Plan(NamedTuple):
@@ -63,3 +63,13 @@ def plan_for(k: int, dtype: str, wide: bool) -> Plan:
             if half // 2 < count <= half and k <= lanes * count:
                 return Plan(lanes, count, True, 1)
     return Plan(_BLOCK_LANES[-1], half, False, 1)
+
+
+def boundaries(dtype: str) -> list[int]:
+    """The largest K of each plan but the last, for rows of ``dtype``."""
+    found, k = [], 1
+    while plan_for(k, dtype, False).resident:
+        if plan_for(k, dtype, False) != plan_for(k + 1, dtype, False):
+            found.append(k)
+        k += 1
+    return found
