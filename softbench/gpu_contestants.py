@@ -36,6 +36,10 @@ class Clock(abc.ABC):
     def synchronize(self) -> None:
         """Wait for everything queued."""
 
+    @abc.abstractmethod
+    def free_bytes(self) -> int:
+        """Free memory of the device."""
+
     def replay(self, calls: Sequence[Call]) -> Call | None:
         """All ``calls`` recorded as one graph, to be launched without their host cost; None where that fails."""
         return None
@@ -60,6 +64,10 @@ class CupyClock(Clock):
 
     def synchronize(self) -> None:
         self.cp.cuda.get_current_stream().synchronize()
+
+    def free_bytes(self) -> int:
+        self.cp.get_default_memory_pool().free_all_blocks()
+        return int(self.cp.cuda.runtime.memGetInfo()[0])
 
     def replay(self, calls: Sequence[Call]) -> Call | None:
         stream = self.cp.cuda.Stream(non_blocking=True)
@@ -101,6 +109,9 @@ class NumbaClock(Clock):
     def synchronize(self) -> None:
         self.cuda.synchronize()
 
+    def free_bytes(self) -> int:
+        return int(self.cuda.current_context().get_memory_info().free)
+
 
 class TorchClock(Clock):
     """PyTorch's events, on its current stream."""
@@ -121,6 +132,10 @@ class TorchClock(Clock):
 
     def synchronize(self) -> None:
         self.torch.cuda.synchronize()
+
+    def free_bytes(self) -> int:
+        self.torch.cuda.empty_cache()
+        return int(self.torch.cuda.mem_get_info()[0])
 
 
 class Contestant(abc.ABC):
@@ -164,6 +179,11 @@ class BackendContestant(Contestant):
         self.name = name
         self.clock = clock
         self.backend = get_backend(name)
+
+    def boundaries(self, dtype: str) -> list[int]:
+        """The largest K of each of the backend's kernels but the last."""
+        rows: Any = self.backend.rows
+        return list(rows.boundaries(dtype))
 
     def upload(self, host: Host) -> Any:
         return self.backend.asarray(host)

@@ -1,16 +1,19 @@
 """Are the GPU backends right and fast on this card? ``python -m softbench.gpu_selftest [--out FILE]``.
 
-Runs the conformance kit on every GPU backend that can run here, then times them (and PyTorch and CuPy's own functions
-where they are installed) against the copy of the same bytes: kernel time by the device's clock, call time by the
-host's. Takes under eight minutes and needs nothing but the libraries that are there.
+Runs the conformance kit on every GPU backend that can run here, judges it where it changes its kernel and beyond 2^31
+elements, then times them (and PyTorch and CuPy's own functions where they are installed) against the copy of the same
+bytes: kernel time by the device's clock, call time by the host's. Ends with a table of goals. Takes under eight minutes
+and needs nothing but the libraries that are there. What fails is recorded, and the rest goes on.
 
-Exit status: 0 all right; 1 no GPU here, or something is wrong; 2 a wrong argument; 130 interrupted.
+Exit status: 0 nothing wrong in what there was time for; 1 no GPU here, or something is wrong; 2 a wrong argument;
+130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import math
 import statistics
 import sys
@@ -24,7 +27,9 @@ import numpy as np
 import softbench
 from softbench import gates, machine
 from softbench.dtypes import numpy_dtype
+from softbench.gpu_checks import check_boundaries, check_large
 from softbench.gpu_contestants import Call, Clock, Contestant, Host, Op, contestants
+from softbench.gpu_goals import CALL_SHAPE, goals_table, judge_goals
 from softbench.record import Record, write
 from softbench.units import bandwidth, duration, percent, ulps
 
@@ -32,13 +37,18 @@ __all__ = ["benchmark", "main"]
 
 SCHEMA: Final = "softbench.gpu/1"
 ELEMENTS: Final = 1 << 25  # 134 MB of float32: beyond every L2
-CLASSES: Final = (256, 1024, 4096, 16384, 65536, 262144)
-DTYPES: Final = ("float32", "float16", "bfloat16")
-SMALL: Final = ((1, 10), (64, 10), (4096, 1000))  # where the time is that of the call
+CLASSES: Final = (256, 1024, 4096, 8192, 16384, 32768, 65536, 131072, 262144)
+DTYPES: Final = ("float32", "bfloat16", "float16")
+SMALL: Final = (CALL_SHAPE, (1, 10), (4096, 1000))  # where the time is that of the call
 COLD_BYTES: Final = 256 << 20  # rotate buffers until this much has moved: a warm L2 would flatter small arrays
 ROUNDS: Final = 5
 SPAN_SECONDS: Final = 4e-3
-MIN_BENCHMARK_SECONDS: Final = 60.0  # however long conformance took
+# Of all time: the kit's, and that of the boundaries, for all backends together. A kernel is compiled in seconds by some
+# libraries, so each may be cut short; the rest is for timing, and in that one peer must not take it all by compiling.
+KIT_SHARE: Final = 0.25
+BOUNDARIES_SHARE: Final = 0.15
+PEER_SHARE: Final = 0.25
+MIN_BENCHMARK_SECONDS: Final = 60.0  # however long the checks took
 JUDGED_ELEMENTS: Final = 1 << 18
 
 
@@ -48,11 +58,15 @@ def _traffic(op: Op, n: int, k: int, itemsize: int) -> int:
     return n * k * itemsize + written + (8 * n if op.startswith("loss") else 0)
 
 
-def _logits(n: int, k: int, dtype: str) -> Host:
-    rng = np.random.Generator(np.random.SFC64(11))
-    values = rng.standard_normal((n, k), dtype=np.float32)
+@functools.lru_cache(maxsize=1)
+def _values(count: int, dtype: str) -> Host:
+    values = np.random.Generator(np.random.SFC64(11)).standard_normal(count, dtype=np.float32)
     values *= np.float32(4.0)
     return values.astype(numpy_dtype(dtype), copy=False)
+
+
+def _logits(n: int, k: int, dtype: str) -> Host:
+    return _values(n * k, dtype).reshape(n, k)
 
 
 def _kernel_time(clock: Clock, calls: Sequence[Call]) -> tuple[Callable[[], float], str]:
@@ -123,10 +137,32 @@ def _judge(player: Contestant, op: Op, logits: Host, labels: Host, x: Any, y: An
     return {"max_ulp": worst, "within_contract": ok}
 
 
+class Patience:
+    """How long each peer may take to prepare, compiling above all: ours always, the others ``seconds`` in total."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._spent: dict[str, float] = {}
+
+    def spent(self, player: Contestant, seconds: float) -> None:
+        """Count ``seconds`` against a contestant."""
+        self._spent[player.name] = self._spent.get(player.name, 0.0) + seconds
+
+    def over(self, player: Contestant) -> bool:
+        """Whether a contestant has had its share."""
+        return not player.ours and self._spent.get(player.name, 0.0) > self.seconds
+
+
 def _measure(
-    players: list[Contestant], op: Op, shape: tuple[int, int], dtype: str, limit: float | None
+    players: list[Contestant],
+    op: Op,
+    shape: tuple[int, int],
+    dtype: str,
+    limit: float | None,
+    patience: Patience | None = None,
 ) -> list[dict[str, Any]]:
     """All contestants on one operation, shape and dtype, in turns. ``limit`` in bytes per second."""
+    patience = patience or Patience(math.inf)
     n, k = shape
     logits = _logits(n, k, dtype)
     labels = np.random.Generator(np.random.SFC64(12)).integers(0, k, n)
@@ -134,8 +170,12 @@ def _measure(
     rows: list[dict[str, Any]] = []
     running: list[tuple[dict[str, Any], Callable[[], float]]] = []
     for player in players:
-        row = {"contestant": player.name, "op": op, "n": n, "k": k, "dtype": dtype}
+        row = {"contestant": player.name, "op": op, "n": n, "k": k, "dtype": dtype, "limit": limit}
         rows.append(row)
+        if patience.over(player):
+            row["skipped"] = "its share of the time is used up"
+            continue
+        began = time.perf_counter()
         try:
             y = player.upload(labels)
             x = player.upload(logits)
@@ -147,13 +187,21 @@ def _measure(
             running.append((row, sample))
         except Exception as error:  # a contestant that cannot do this one says why, and the others go on
             row["skipped"] = _first_line(error)
-    samples: dict[int, list[float]] = {i: [] for i in range(len(running))}
+        patience.spent(player, time.perf_counter() - began)
+    samples: list[list[float]] = [[] for _ in running]
     for turn in range(ROUNDS):
         for i in range(len(running)):
-            at = (i + turn) % len(running)
-            samples[at].append(running[at][1]())
-    for i, (row, _) in enumerate(running):
-        low, middle, high = statistics.quantiles(samples[i], n=4, method="inclusive")
+            row, sample = running[(i + turn) % len(running)]
+            if "skipped" in row:
+                continue
+            try:
+                samples[(i + turn) % len(running)].append(sample())
+            except Exception as error:
+                row["skipped"] = _first_line(error)
+    for found, (row, _) in zip(samples, running, strict=True):
+        if "skipped" in row:
+            continue
+        low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
         row.update(kernel_seconds=middle, kernel_quartiles=[low, high], bandwidth=traffic / middle)
         if limit:
             _set_fraction(row, limit)
@@ -161,42 +209,45 @@ def _measure(
 
 
 def _set_fraction(row: dict[str, Any], limit: float) -> None:
-    """The fraction of the ceiling; more than all of it is impossible, and then no figure of the row is reported."""
+    """The fraction of the ceiling; more than all of it is impossible, and then the row's figures are set apart."""
     fraction = row["bandwidth"] / limit
     if fraction <= 1.0:
         row["fraction"] = fraction
         return
-    for figure in ("kernel_seconds", "kernel_quartiles", "bandwidth", "call_seconds"):
-        row.pop(figure, None)
+    figures = ("kernel_seconds", "kernel_quartiles", "bandwidth", "call_seconds")
+    row["refused"] = {figure: row.pop(figure) for figure in figures if figure in row}
     row["skipped"] = f"refused: {fraction:.0%} of the measured limit is impossible"
 
 
 def benchmark(players: list[Contestant], seconds: float, told: Callable[[str], None]) -> dict[str, Any]:
     """Ceilings, then every operation, until the time is over (what is then left is named, not guessed).
 
-    A KeyboardInterrupt ends it early with what was measured.
+    A KeyboardInterrupt ends it early with what was measured; an exception is recorded, and the rest goes on.
     """
-    found: dict[str, Any] = {"ceilings": {}, "rows": [], "left_out": [], "interrupted": False}
+    found: dict[str, Any] = {"ceilings": {}, "rows": [], "left_out": [], "errors": [], "interrupted": False}
     end = time.perf_counter() + seconds
+    patience = Patience(PEER_SHARE * seconds)
     wide = [(op, (ELEMENTS // k, k), dtype) for dtype in DTYPES for k in CLASSES for op in get_args(Op)]
     small = [(op, shape, "float32") for shape in SMALL for op in get_args(Op)]
     try:
         for dtype in DTYPES[:2]:
-            nbytes = ELEMENTS * numpy_dtype(dtype).itemsize
+            nbytes = ELEMENTS * (2 if dtype == "bfloat16" else numpy_dtype(dtype).itemsize)
             found["ceilings"][str(nbytes)] = _ceilings(players, nbytes)
         for op, shape, dtype in [*small, *wide]:
+            step = f"{op} {shape[0]}x{shape[1]} {dtype}"
             if time.perf_counter() > end:
-                found["left_out"].append(f"{op} {shape[0]}x{shape[1]} {dtype}: no time left")
+                found["left_out"].append(f"{step}: no time left")
                 continue
-            told(f"{op} {shape[0]}x{shape[1]} {dtype}")
+            told(step)
             try:
                 nbytes = math.prod(shape) * numpy_dtype(dtype).itemsize
+                ceilings = found["ceilings"].get(str(nbytes))
+                limit = ceilings["read" if op == "loss" else "copy"] if ceilings else None
+                found["rows"] += _measure(players, op, shape, dtype, limit or None, patience)
             except ImportError:
-                found["left_out"].append(f"{dtype}: needs ml_dtypes")
-                continue
-            ceilings = found["ceilings"].get(str(nbytes))
-            limit = ceilings["read" if op == "loss" else "copy"] if ceilings else None
-            found["rows"] += _measure(players, op, shape, dtype, limit or None)
+                found["left_out"].append(f"{step}: needs ml_dtypes")
+            except Exception as error:
+                found["errors"].append(f"{step}: {_first_line(error)}")
     except KeyboardInterrupt:
         found["interrupted"] = True
     return found
@@ -205,14 +256,23 @@ def benchmark(players: list[Contestant], seconds: float, told: Callable[[str], N
 # -- report --------------------------------------------------------------------------------------------
 
 
-def _conformance(player: Contestant, profile: str) -> dict[str, Any]:
+def _conformance(player: Contestant, profile: str, end: float) -> dict[str, Any]:
     from softbench import conformance
 
-    report = conformance.run(player.name, profile=profile)  # type: ignore[arg-type]
-    if report.interrupted:
+    late = False
+
+    def progress(done: int, total: int, result: conformance.Result) -> None:
+        nonlocal late
+        if time.perf_counter() > end and done < total:
+            late = True
+            raise KeyboardInterrupt  # which is how the kit is told to stop with what it has
+
+    report = conformance.run(player.name, profile, progress)  # type: ignore[arg-type]
+    if report.interrupted and not late:
         raise KeyboardInterrupt
     failures = [f"{result.id}: {result.message}" for result in report.of("failed")]
-    return {**report.to_dict(), "failures": failures}
+    left_out = [f"all cases after {report.results[-1].id}"] if late else []
+    return {**report.to_dict(), "judged": len(report.results), "failures": failures, "left_out": left_out}
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
@@ -269,44 +329,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": machine.fingerprint(),
         "versions": machine.versions(),
         "absent": absent,
-        "devices": {player.name: player.backend.info() for player in ours if hasattr(player, "backend")},
+        "devices": {player.name: _info(player) for player in ours},
         "conformance": {},
+        "boundaries": {},
+        "large": {},
     }
-    wrong = False
+    lists = ("rows", "left_out", "errors")
+    record.update({key: [] for key in lists})
     try:
-        for player in ours:
-            print(f"{player.name}: conformance, profile {parsed.profile} ...", flush=True)
-            verdict = record["conformance"][player.name] = _conformance(player, parsed.profile)
-            wrong |= not verdict["ok"]
-            print(f"{player.name}: {verdict['counts']}")
-            for failure in verdict["failures"][:10]:
-                print(f"  WRONG {failure}")
+        _check(record, ours, parsed, began)
         left = max(MIN_BENCHMARK_SECONDS, parsed.seconds - (time.perf_counter() - began))
-        record.update(benchmark(players, left, lambda text: print(f"timing {text}", file=sys.stderr)))
+        measured = benchmark(players, left, lambda text: print(f"timing {text}", file=sys.stderr))
+        for key in lists:
+            record[key] += measured.pop(key)
+        record.update(measured)
     except KeyboardInterrupt:
         record["interrupted"] = True
-    rows = record.get("rows", [])
-    _print_rows(rows)
+    names = {player.name for player in ours}
+    record["goals"] = judge_goals(record["rows"], names, record["devices"])
+    _print_rows(record["rows"])
     for nbytes, best in record.get("ceilings", {}).items():
         print(f"\nlimit at {int(nbytes) >> 20} MiB: copy {bandwidth(best['copy'])}, read {bandwidth(best['read'])}")
-    if record.get("left_out"):
-        print(f"left out for lack of time: {len(record['left_out'])} measurements")
-    wrong |= any(not row.get("within_contract", True) for row in rows if row["contestant"] in {p.name for p in ours})
-    try:
-        _write(record, parsed.out)
-    except OSError as error:
-        print(f"cannot write {parsed.out}: {error.strerror or error}", file=sys.stderr)
+    if record["goals"]:
+        print(f"\n{goals_table(record['goals'])}")
+    if record["left_out"]:
+        print(f"left out: {len(record['left_out'])} checks or measurements, named in the record")
+    for error in record["errors"]:
+        print(f"ERROR {error}")
+    wrong = bool(record["errors"]) or any(check["failures"] for check in _checks(record))
+    wrong |= any(not row.get("within_contract", True) for row in record["rows"] if row["contestant"] in names)
+    if _save(record, parsed.out):
+        print(f"saved: {parsed.out}")
+    else:
         wrong = True
     if record.get("interrupted"):
         return 130
     return 1 if wrong else 0
 
 
-def _write(record: dict[str, Any], path: Path) -> None:
+def _info(player: Any) -> dict[str, Any]:
+    try:
+        return dict(player.backend.info())
+    except Exception as error:
+        return {"device": f"unknown: {_first_line(error)}"}
+
+
+def _check(record: dict[str, Any], ours: list[Contestant], parsed: argparse.Namespace, began: float) -> None:
+    """Everything but timing, into ``record``; an exception of one step is recorded, and the others go on."""
+    kit, boundaries = (share * parsed.seconds / len(ours) for share in (KIT_SHARE, BOUNDARIES_SHARE))
+    steps: list[tuple[str, Callable[[Any], dict[str, Any]]]] = [
+        ("conformance", lambda player: _conformance(player, parsed.profile, time.perf_counter() + kit)),
+        ("boundaries", lambda player: check_boundaries(player, time.perf_counter() + boundaries)),
+        ("large", check_large),
+    ]
+    for step, run in steps:
+        for player in ours:
+            print(f"{player.name}: {step} ...", flush=True)
+            try:
+                verdict = run(player)
+            except Exception as error:
+                record["errors"].append(f"{step} of {player.name}: {_first_line(error)}")
+                continue
+            record[step][player.name] = verdict
+            record["left_out"] += [f"{step} of {player.name}: {what}" for what in verdict["left_out"]]
+            wrong, left_out = len(verdict["failures"]), len(verdict["left_out"])
+            print(f"{player.name}: {step}: {verdict['judged']} judged, {wrong} wrong, {left_out} left out")
+            for failure in verdict["failures"][:10]:
+                print(f"  WRONG {failure}")
+        _save(record, parsed.out)  # should the device take the process with it later
+
+
+def _checks(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [verdict for step in ("conformance", "boundaries", "large") for verdict in record[step].values()]
+
+
+def _save(record: dict[str, Any], path: Path) -> bool:
+    """Write the record; whether that was possible."""
     as_record: Record = record  # type: ignore[assignment]  # another schema, the same way to disk
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(as_record, path)
-    print(f"saved: {path}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(as_record, path)
+    except OSError as error:
+        print(f"cannot write {path}: {error.strerror or error}", file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":

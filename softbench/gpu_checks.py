@@ -1,0 +1,112 @@
+"""Checks of a GPU backend besides the conformance kit: where another kernel takes over, and beyond 2^31 elements."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from softbench import gates
+from softbench.dtypes import numpy_dtype
+from softbench.gpu_contestants import BackendContestant, Host
+
+__all__ = ["check_boundaries", "check_large"]
+
+DTYPES: Final = ("float32", "bfloat16", "float64", "float16")
+LARGE: Final = (1 << 31) + 1
+LARGE_CLASSES: Final = (1000, 131072)
+ROOM: Final = 1.1  # of the bytes of input and result: the allocator's own, labels
+
+
+def check_boundaries(player: BackendContestant, end: float) -> dict[str, Any]:
+    """Every function against the gates for rows of each K at which the backend changes its kernel, and of K + 1.
+
+    Until ``end`` (of `time.perf_counter`). Returns the number of results ``judged``, the ``failures`` as sentences, and
+    the shapes ``left_out`` for lack of time.
+    """
+    found: dict[str, Any] = {"judged": 0, "failures": [], "left_out": []}
+    for dtype in DTYPES:
+        try:
+            numpy_dtype(dtype)
+        except ImportError:
+            found["left_out"].append(f"{dtype}: needs ml_dtypes")
+            continue
+        for k in sorted({k for most in player.boundaries(dtype) for k in (most, most + 1)}):
+            if time.perf_counter() > end:
+                found["left_out"].append(f"{dtype} K={k}")
+                continue
+            rng = np.random.default_rng(k)
+            x = (4.0 * rng.standard_normal((3, k))).astype(numpy_dtype(dtype))
+            try:
+                player.upload(x)
+            except TypeError as error:  # the library's arrays have no such dtype
+                found["left_out"].append(f"{dtype} K={k}: {error}")
+                continue
+            _judge_rows(player, x, rng.integers(0, k, 3), found)
+    return found
+
+
+def _judge_rows(player: BackendContestant, x: Host, labels: Host, found: dict[str, Any]) -> None:
+    """Judge every function on a few rows; an exception of one is a failure of that one."""
+    n, k = x.shape
+    for op, options in _calls():
+        try:
+            target = (labels,) if op in ("loss", "gradient") else ()
+            there = [player.upload(array) for array in (x, *target)]
+            result = player.download(getattr(player.backend, op)(*there, **options))
+            verdict = gates.judge(op, result, x, *target, **options)
+            problem = "" if verdict.ok else verdict.message
+        except Exception as error:
+            problem = f"{type(error).__name__}: {error}"
+        found["judged"] += 1
+        if problem:
+            found["failures"].append(f"{op} {n}x{k} {x.dtype.name} {options or ''}: {problem}")
+
+
+def _calls() -> Iterator[tuple[str, dict[str, Any]]]:
+    yield from ((op, {}) for op in ("logsumexp", "softmax", "log_softmax"))
+    for op in ("loss", "gradient"):
+        yield op, {"reduction": "none"}
+        yield op, {"reduction": "none", "label_smoothing": 0.1}
+
+
+def check_large(player: BackendContestant) -> dict[str, Any]:
+    """Softmax, and loss with gradient, of more than 2^31 float16 elements: the first and the last two rows are judged.
+
+    As `check_boundaries`; a device without the memory is named in ``left_out``.
+    """
+    found: dict[str, Any] = {"judged": 0, "failures": [], "left_out": []}
+    needed, free = int(ROOM * 2 * 2 * LARGE), player.clock.free_bytes()
+    if free < needed:
+        found["left_out"].append(f"{LARGE} elements: needs {needed >> 20} MiB of device memory, free are {free >> 20}")
+        return found
+    for k in LARGE_CLASSES:
+        n = -(-LARGE // k)
+        some = np.array([0, 1, n - 2, n - 1])
+        rng = np.random.default_rng(k)
+        few = (4.0 * rng.standard_normal((4, k))).astype(np.float16)
+        labels = np.zeros(n, np.int64)
+        labels[some] = rng.integers(0, k, 4)
+        host = np.zeros((n, k), np.float16)
+        host[some] = few
+        x, y = player.upload(host), player.upload(labels)
+        del host
+        for op in ("softmax", "loss_and_gradient"):
+            for name, result in _large_results(player, op, x, y):
+                ends = np.concatenate([player.download(result[:2]), player.download(result[-2:])])
+                target = (labels[some],) if name != "softmax" else ()
+                options: dict[str, Any] = {"reduction": "none"} if target else {}
+                verdict = gates.judge(name, ends, few, *target, **options)
+                found["judged"] += 1
+                if not verdict.ok:
+                    found["failures"].append(f"{name} {n}x{k} float16: {verdict.message}")
+    return found
+
+
+def _large_results(player: BackendContestant, op: str, x: Any, y: Any) -> list[tuple[str, Any]]:
+    if op == "softmax":
+        return [("softmax", player.backend.softmax(x))]
+    loss, gradient = player.backend.loss_and_gradient(x, y, reduction="none")
+    return [("loss", loss), ("gradient", gradient)]
