@@ -90,7 +90,7 @@ resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, i
             C w[V];
 #pragma unroll
             for (int j = 0; j < V; ++j) {
-                if constexpr (OP == LOG_SOFTMAX) w[j] = log_entry(result, v[i + j]);
+                if constexpr (OP == LOG_SOFTMAX) w[j] = log_entry<T>(result, v[i + j]);
                 else w[j] = with_care<OP>(result, entry<OP>(result, v[i + j], weights[class_of(i + j)]), from + class_of(i + j));
             }
             store<V>(w, whole, to + class_of(i));

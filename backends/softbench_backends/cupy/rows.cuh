@@ -292,8 +292,10 @@ template <int OP, class T, class C> DEVICE C with_care(const RowResult<C>& row, 
     return result;
 }
 
-// The same of log_softmax, from x: (d - L) + r.
-template <class C> DEVICE C log_entry(const RowResult<C>& row, C x) {
+// The same of log_softmax of a row stored as T, from x: (d - L) + r. Both terms have one sign, so that a result in half
+// precision can do without r and the rest of L, as in `row_exp`.
+template <class T, class C> DEVICE C log_entry(const RowResult<C>& row, C x) {
+    if constexpr (sizeof(T) < sizeof(C)) return subtract(subtract(x, row.m), row.f.hi);
     C error;
     const C d = two_difference(x, row.m, error);
     return add(subtract(d, row.f.hi), is_finite(d) ? subtract(error, row.f.lo) : C(0));

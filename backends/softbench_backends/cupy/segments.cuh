@@ -230,7 +230,7 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
         else fill<V>(v, result.m);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
-            if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry(result, v[j]);
+            if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry<T>(result, v[j]);
             else if constexpr (OP != LOGSUMEXP) {
                 const C e = row_exp<T>(v[j], result.m);
                 v[j] = with_care<OP>(result, entry<OP>(result, e, weights[k + j]), from + k + j);

@@ -132,7 +132,7 @@ DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const int k = base + j < count ? base + j : count - 1;  // what comes after the row stays here
-                if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry(result, v[j]);
+                if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry<T>(result, v[j]);
                 else {
                     const C e = keeps ? v[j] : row_exp<T>(v[j], m);
                     v[j] = with_care<OP>(result, entry<OP>(result, e, weights[begin + k]), from + k);
