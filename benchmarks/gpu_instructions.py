@@ -14,8 +14,8 @@ from cuda.bindings import nvrtc
 
 from softbench_backends.cupy.source import source
 
-LANES = 128 * 132 * 1.755e9  # lane-instructions per second of an H100 SXM: 132 processors at 1.755 GHz
-COPY = 3.0e12  # bytes per second, the copy that is usual on one
+LANES = 128 * 132 * 1.755e9  # lane-instructions per second of an H100 or H200 SXM: 132 processors at 1.755 GHz
+COPY = {"H100": 3.0e12, "H200": 4.3e12}  # bytes per second, the copy that is usual on them
 RARE = (
     "if (result > 0 && result < Normal<C>::above)",  # subnormal results
     "if (!result.g.fast)",  # factors beyond the range
@@ -69,14 +69,14 @@ def main() -> None:
     for condition in RARE:
         usual = replaced(usual, condition, "if (false)")
     sources = {2: usual, 1: replaced(usual, NO_RESULT, "continue;")}
-    print(f"{'':<20}{'dtype':<10}{'instructions':>13}{'issued while moved':>20}{'load':>8}")
+    print(f"{'':<20}{'dtype':<10}{'instructions':>13}" + "".join(f"{'load, ' + card:>14}" for card in COPY))
     for label, (op, passes) in KERNELS.items():
         for storage, itemsize in STORAGE.items():
             few, many = (f"resident<{storage}, {op}, 4, {elements}>" for elements in (4, 16))
             counts = instructions(sources[passes], [few, many])
             each = (counts[many] - counts[few]) / 12
-            budget = LANES * passes * itemsize / COPY
-            print(f"{label:<20}{storage:<10}{each:>13.1f}{budget:>20.1f}{each / budget:>8.0%}")
+            loads = [each * rate / (LANES * passes * itemsize) for rate in COPY.values()]
+            print(f"{label:<20}{storage:<10}{each:>13.1f}" + "".join(f"{load:>14.0%}" for load in loads))
 
 
 if __name__ == "__main__":
