@@ -31,6 +31,7 @@ _KERNELS: Final[dict[str, tuple[str, ...]]] = {
     "gradient": _WITH_TARGET,
     "loss_and_gradient": _WITH_TARGET,
 }
+_TOTAL: Final = "total", 8, "long", False  # sums the losses of rows
 _ROW_FORMS: Final = tuple((shape, parallel) for shape in ("short", "long") for parallel in (False, True))
 _STRIDED_FORMS: Final = tuple((f"strided {shape}", parallel) for shape, parallel in _ROW_FORMS)
 
@@ -73,6 +74,8 @@ class NumbaBackend(RowBackend):
                 for shape, parallel in (*_ROW_FORMS, *strided, *huge):
                     label = f"{name} {dtype} {shape} {'parallel' if parallel else 'serial'}"
                     yield label, functools.partial(self._compile, name, np.dtype(dtype).itemsize, shape, parallel)
+        if any("loss" in op for op in ops):
+            yield "total float64 long serial", functools.partial(self._compile, *_TOTAL)
 
     def _compile(self, *key: Any) -> bool:
         from softbench_backends.numba.caching import has_place
@@ -94,7 +97,7 @@ class NumbaBackend(RowBackend):
     def total(self, values: Array, divisor: Any = None) -> Any:
         """As the base class, compiled: a sum takes less than the kernel that made what it sums."""
         result = np.empty(1)
-        self._entry("total", 8, "long", False)(values, result)
+        self._entry(*_TOTAL)(values, result)
         if divisor is None:
             return result[0]
         return np.float64(float(result[0]) / float(divisor) if divisor != 0 else math.nan)
