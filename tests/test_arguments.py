@@ -143,3 +143,85 @@ def test_out_returns_itself_whatever_the_kind_of_logits():
 def test_backend_argument_may_be_a_backend():
     be = sb.get_backend("python")
     assert sb.softmax([0.0, 0.0], backend=be).tolist() == [0.5, 0.5]
+
+
+def test_info_says_which_backend_and_kind():
+    info = sb.get_backend("python").info()
+    assert (info["name"], info["kind"]) == ("python", "cpu")
+
+
+_X, _Y = np.zeros((2, 3)), np.array([0, 1])
+_READ_ONLY = np.zeros((2, 3))
+_READ_ONLY.flags.writeable = False
+_FLAT = np.zeros(12)
+_SIX = _FLAT[:6].reshape(2, 3)
+_LATER = _FLAT[3:9].reshape(2, 3)
+
+# What is wrong, by the words that tell the caller which argument it is and what was expected of it.
+MESSAGES = [
+    ("argmax", (np.zeros((2, 0)),), {}, r"logits has no classes .*\(2, 0\)"),
+    ("log_loss", ([[2.0, 0.0]], [0]), {}, r"^probs\[0, 0\] is 2"),
+    ("log_loss", (np.array("a"), [0]), {}, "^probs has dtype"),
+    ("log_loss", (np.array(1.0), [0]), {}, "^probs is 0-d"),
+    ("softmax", (_X,), {"out": np.zeros((2, 3), np.float32)}, "out has dtype float32, expected float64"),
+    ("softmax", (_X,), {"out": np.zeros((3, 2))}, r"out has shape \(3, 2\), expected \(2, 3\)"),
+    ("softmax", (_X,), {"out": _READ_ONLY}, "^out is read-only"),
+    ("softmax", (_X,), {"out": [[0.0]]}, "^out must be an array .* a list"),
+    ("softmax", (_X,), {"out": np.broadcast_to(np.zeros(3), (2, 3))}, "^out "),
+    ("softmax", (_SIX,), {"out": _LATER}, "^out overlaps logits"),
+    ("gradient", (_SIX, _Y), {"out": _LATER}, "^out overlaps logits"),
+    ("loss_and_gradient", (_SIX, _Y), {"out": _LATER}, "^out overlaps logits"),
+    ("gradient", (_X, _SIX + 1 / 3), {"out": np.zeros((3, 2))}, "^out has shape"),
+    ("gradient", (_X, _LATER), {"out": _SIX, "validate": False}, "^out overlaps target"),
+    ("gradient", (_X, _Y), {"out": _SIX, "sample_weight": _SIX[:, 0]}, "^out overlaps sample_weight"),
+    ("gradient", (_X, _Y), {"out": _SIX, "class_weight": _SIX[1]}, "^out overlaps class_weight"),
+    ("loss", (_X, [0]), {}, r"target has shape \(1,\), expected \(2,\) .*\(2, 3\)"),
+    ("loss", (_X, np.zeros((2, 2))), {}, r"target has shape \(2, 2\), expected .*\(2, 3\)"),
+    ("loss", (_X, np.zeros((2, 3, 1))), {}, r"3 dimensions, expected 1 \(class indices\) or 2"),
+    ("loss", (_X, np.full((2, 3), "a")), {}, "target has dtype"),
+    ("loss", (np.zeros((2, 0)), _Y), {}, "logits has no classes"),
+    ("loss", (np.zeros((2, 0)), np.zeros((2, 0))), {}, "target rows are empty"),
+    ("loss", (_X, _Y), {"class_weight": [1.0]}, r"class_weight has shape \(1,\), expected \(3,\)"),
+    ("loss", (_X, _Y), {"class_weight": [1.0, -1.0, 1.0]}, r"^class_weight\[1\] is -1"),
+    ("loss", (_X, _Y), {"sample_weight": [1.0, -2.0]}, r"^sample_weight\[1\] is -2"),
+    ("loss", (_X, _Y), {"class_weight": "a"}, "^class_weight has dtype"),
+    ("loss", (_X, _Y), {"sample_weight": "a"}, "^sample_weight has dtype"),
+]
+
+
+@pytest.mark.parametrize(("name", "arguments", "options", "words"), MESSAGES)
+def test_a_wrong_argument_is_named(name, arguments, options, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        getattr(sb, name)(*arguments, **options)
+
+
+def test_a_zero_stride_matters_where_it_repeats_an_element():
+    from numpy.lib.stride_tricks import as_strided
+
+    memory = np.zeros(20)
+    once = as_strided(memory, (2, 1, 3), (48, 0, 16))  # an axis of length 1 repeats nothing
+    assert sb.softmax(np.zeros((2, 1, 3)), out=once) is once
+    assert (once == 1 / 3).all()
+    with pytest.raises(ValueError, match="zero stride"):
+        sb.softmax(np.zeros((2, 3)), out=as_strided(memory, (2, 3), (0, 8)))
+
+
+def test_the_logits_themselves_are_known_by_place_and_form():
+    x = np.zeros((3, 3))
+    view = x[:]
+    assert sb.softmax(x, out=view) is view
+    assert (x == 1 / 3).all()
+    with pytest.raises(ValueError, match="overlaps logits"):
+        sb.softmax(x, out=x.T)
+    integers = np.zeros((2, 3), np.int64)
+    with pytest.raises(ValueError, match="overlaps logits"):
+        sb.softmax(integers, out=integers.view(np.float64))
+
+
+@pytest.mark.parametrize("backend", ["python", "numpy"])
+def test_rows_without_classes_lose_nothing_unchecked(backend):
+    x = np.zeros((2, 0))
+    options = {"validate": False, "reduction": "none", "backend": backend}
+    loss, gradient = sb.loss_and_gradient(x, x, **options)
+    assert loss.tolist() == sb.loss(x, x, **options).tolist() == sb.log_loss(x, x, **options).tolist() == [0.0, 0.0]
+    assert gradient.shape == (2, 0)

@@ -16,7 +16,7 @@ for _case in contract.cases("quick"):
 
 @pytest.mark.parametrize("row", ROWS)
 def test_row(row):
-    subject = make_subject("python", "quick")
+    subject = make_subject("softbench_backends.python:PythonBackend", "quick")  # made anew: `get_backend` keeps its own
     for case in ROWS[row]:
         result = judge_case(subject, case)
         assert result.status != "failed", f"{case.id}: {result.message}"
