@@ -14,7 +14,7 @@ from softbench import cli
 from softbench.conformance import contract, docs, run
 from softbench.conformance.case import PROFILES, Case, Raises
 from softbench.conformance.runner import decide, judge_case, make_subject
-from softbench.conformance.subject import Failure, load, mismatch
+from softbench.conformance.subject import Failure, load, mismatch, near
 from softbench.errors import UnknownBackendError
 from softbench.front import Backend
 from softbench.interface import RowBackend
@@ -509,3 +509,23 @@ def test_a_failing_check_shows_in_decide():
 
     with pytest.raises(Failure, match="no"):
         decide(make_subject("python"), _case(fails))
+
+
+@pytest.mark.parametrize("returned", [[[0.5, 0.5]], None, "half"])
+def test_a_result_that_is_no_array_is_told_first(returned):
+    class Wrong:
+        def __getattr__(self, name):
+            return lambda *arguments, **options: returned
+
+    subject = make_subject("python")
+    subject.be = Wrong()
+    with pytest.raises(Failure, match=f"^softmax returned {type(returned).__name__}, expected an array"):
+        subject.call("softmax", np.zeros((1, 2)))
+
+
+def test_nan_is_not_told_in_ulp():
+    with pytest.raises(Failure) as caught:
+        near(np.array([np.nan]), np.array([1.0]), 4, "float64", "x", "the other")
+    assert str(caught.value) == "x[0] is nan, the other 1.0"
+    with pytest.raises(Failure, match=r"2.25e\+15 ulp apart, more than 4"):
+        near(np.array([2.0]), np.array([1.0]), 4, "float64", "x", "the other")

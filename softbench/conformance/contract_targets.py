@@ -9,7 +9,7 @@ import numpy as np
 
 from softbench.conformance.batch import VIEWS, batch
 from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Row, check, must_raise
-from softbench.conformance.subject import Failure, Subject, call_text, mismatch
+from softbench.conformance.subject import Failure, Subject, brief, call_text, mismatch
 from softbench.dtypes import numpy_dtype
 
 __all__ = ["ROWS"]
@@ -273,7 +273,7 @@ def _select_not_multiply(subject: Subject, dtype: str, place: str) -> None:
     x[gone] = np.resize([nan, inf, -inf], k).astype(x.dtype)
     options = {"ignore_index": index}
     for more in ({}, {"class_weight": rows.w}, {"label_smoothing": 0.25}):
-        said = f"{dtype}, ignore_index={index}, {more or ''}:"
+        said = ", ".join([dtype, *(f"{key}={brief(value)}" for key, value in {**options, **more}.items())]) + ":"
         losses = subject.call("loss", x, labels, **_NONE, **options, **more)
         gradient = subject.call("gradient", x, labels, **options, **more)
         mismatch(

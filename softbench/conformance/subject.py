@@ -122,7 +122,11 @@ class Subject:
         arguments = [self.put(logits)] if target is None else [self.put(logits), self.put(target)]
         options = {k: self.put(v) if k in _ARRAYS and v is not None else v for k, v in options.items()}
         result = getattr(self.be, op)(*arguments, **options)
-        return tuple(self.get(part) for part in result) if isinstance(result, tuple) else self.get(result)
+        parts = result if isinstance(result, tuple) else (result,)
+        for part in parts:
+            if part is None or isinstance(part, (list, tuple, str)):  # NumPy would make an array of it
+                raise Failure(f"{op} returned {type(part).__name__}, expected an array or a scalar of its dtype")
+        return tuple(self.get(part) for part in parts) if isinstance(result, tuple) else self.get(result)
 
     def put(self, array: Any) -> Any:
         """An ndarray as an array of the backend; anything else as it is."""
@@ -285,9 +289,10 @@ def near(a: Array, b: Array, gap: float, dtype: str, said: str, than: str) -> No
     if wrong.any():
         first = int(wrong.argmax())
         where = [int(i) for i in np.argwhere(differ)[first]]
+        apart = float(off[first])
         raise Failure(
-            f"{said}{where} is {float(u[first])!r}, {than} {float(v[first])!r}: "
-            f"{float(off[first]):.3g} ulp apart, more than {gap:g}"
+            f"{said}{where} is {float(u[first])!r}, {than} {float(v[first])!r}"
+            + (f": {apart:.3g} ulp apart, more than {gap:g}" if np.isfinite(apart) else "")
         )
 
 
