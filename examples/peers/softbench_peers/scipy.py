@@ -31,6 +31,7 @@ class ScipyBackend(ComposedBackend):
         "accuracy-weighted": "as accuracy-loss and accuracy-gradient",
         "accuracy-soft": "the rounded shift of softmax",
         "symmetries": "a permutation changes results by more than the gates leave",
+        "every-index": "as accuracy-log-softmax",
         "every-k": "as accuracy-log-softmax, accuracy-softmax",
         "every-n": "as accuracy-softmax",
         "bounds": "gradient rows do not sum to 0 within the gates of their entries",

@@ -30,6 +30,7 @@ class SklearnBackend(ComposedBackend):
         "accuracy-soft": "as accuracy-softmax and accuracy-log-softmax",
         "symmetries": "a common shift changes the loss",
         "bounds": "gradient rows do not sum to 0 within the gates of their entries",
+        "every-index": "as accuracy-log-softmax, accuracy-loss",
         "every-k": "as accuracy-loss, accuracy-softmax",
         "every-n": "as accuracy-softmax",
         "equivalent-calls": "one-hot targets go through the logarithm of softmax, labels through the fused loss",

@@ -35,6 +35,7 @@ class TorchBackend(ComposedBackend):
         "label-smoothing": "as accuracy-soft, in half precision",
         "symmetries": "a permutation changes results by more than the gates leave",
         "bounds": "gradient rows do not sum to 0 within the gates of their entries; a loss of -0",
+        "every-index": "as accuracy-log-softmax",
         "every-k": "as accuracy-log-softmax, accuracy-softmax",
         "every-n": "as accuracy-softmax",
         "equivalent-calls": (
