@@ -18,7 +18,7 @@ CALL_SHAPE: Final = (128, 1000)
 CALLS: Final = 1.5
 """Call time of CuPy's softmax of an array of that shape, in calls of PyTorch's eager one."""
 
-# Read off the plots of github.com/Dao-AILab/quack: on an H100, of its nominal bandwidth. (op, dtype): fraction by K.
+# As reported for github.com/Dao-AILab/quack: on an H100, of its nominal bandwidth. (op, dtype): fraction by K.
 PUBLISHED: Final[dict[tuple[str, str], dict[int, float]]] = {
     ("softmax", "bfloat16"): {256: 0.57, 1024: 0.79, 4096: 0.86, 16384: 0.89, 65536: 0.90, 262144: 0.90},
     ("softmax", "float32"): {131072: 0.897},
