@@ -31,8 +31,8 @@ __all__ = ["Config", "Listener", "Quiet", "ceilings", "run", "unfit"]
 INTERPRETED_LIMIT: Final = 50_000
 #: A default run is to end within two minutes on two cores: checks first, then as much timing as fits. Preparing and
 #: judging the inputs of the cases takes the rest.
-WHOLE_SECONDS: Final = 95.0
-TIMING_SECONDS: Final = (8.0, 30.0)
+WHOLE_SECONDS: Final = 88.0
+TIMING_SECONDS: Final = (5.0, 30.0)
 #: Share of the available memory that a case may take.
 _MEMORY_SHARE: Final = 0.7
 

@@ -308,8 +308,8 @@ def test_startup_is_measured_in_fresh_processes(tmp_path):
 
 def test_a_default_run_fits_into_two_minutes():
     assert bench._timing_seconds(Config(), 20.0) == 30.0
-    assert bench._timing_seconds(Config(), 80.0) == 15.0
-    assert bench._timing_seconds(Config(), 500.0) == 8.0
+    assert bench._timing_seconds(Config(), 80.0) == 8.0
+    assert bench._timing_seconds(Config(), 500.0) == 5.0
     assert bench._timing_seconds(Config(seconds=3.0), 500.0) == 3.0
 
 
