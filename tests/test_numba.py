@@ -260,6 +260,32 @@ def test_large_results_start_on_a_cache_line(backend: NumbaBackend) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [65, 256, 1000, 20000])
+def test_results_written_behind_the_next_row_are_the_same(
+    backend: NumbaBackend, dtype: Any, k: int, monkeypatch: Any
+) -> None:
+    """Streamed rows are written while the next one is computed: also when that one is skipped, wide or not finite."""
+    from softbench_backends.numba import backend as module
+
+    n = max(24, 2 * limits.SERIAL_SIZE // k)
+    x = logits(n, k, dtype)
+    x[4::7, 3] = -2000.0  # too wide for the shorter exponential
+    x[5::11, 7] = np.nan
+    labels = np.random.default_rng(1).integers(0, k, n)
+    labels[1::2] = np.where(np.arange(labels[1::2].size) % 3, labels[1::2], IGNORED)
+    target = IndexTarget(labels)
+
+    def results() -> list[np.ndarray]:
+        out = [backend.empty(x.shape, dtype) for _ in range(2)]
+        return [backend.softmax(x, out[0]), *backend.loss_and_gradient(x, target, 3.0, np.empty(n), out[1])]
+
+    plain = results()
+    monkeypatch.setattr(module, "_last_level_cache", lambda: 0)
+    for streamed, expected in zip(results(), plain, strict=True):
+        assert_same_bits(streamed, expected, f"K = {k}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [2, 30, 100])
 @pytest.mark.parametrize("smoothing", [0.0, 0.25])
 def test_ignored_rows_are_not_read_and_invalid_ones_are_nan(

@@ -501,6 +501,7 @@ def index_rows(
     ahead = _ahead(k, x.itemsize)
     # The row behind: its exponentials, results, factor, how far they are written, and the label's entry.
     e_behind, behind, f_behind, j, y_behind, entry_behind = address(x), address(out), get(address(x), 0), k, -1, 0.0
+    side = 0  # of the buffer: never the one that holds the row behind, however many rows are skipped in between
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
         y, weight, at_label = -1, 1.0, get(xi, 0)
@@ -514,7 +515,7 @@ def index_rows(
                 continue
             weight = row_weight(i, y, sample_weight, class_weight)
             at_label = get(xi, y)
-        e = offset(address(buffer), (i & 1) * spaced) if apart else oi
+        e = offset(address(buffer), side * spaced) if apart else oi
         m, low = row_extrema(xi, k, address(peaks))
         near = is_near(m, low)
         if near:
@@ -541,6 +542,7 @@ def index_rows(
                 j = min(misaligned(oi), k)
                 store_first(oi, 0, j, times(load_first(e, 0, j, 0.0), whole))
                 e_behind, behind, f_behind, y_behind, entry_behind = e, oi, whole, y, entry
+                side = 1 - side
                 continue
             near_write(xi, e, oi, k, keep, m, whole, False, 0)
         else:
