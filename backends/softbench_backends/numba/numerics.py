@@ -13,6 +13,7 @@ rounding errors.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from softbench_backends.numba.lanes import Lanes, absolute, fma, select
@@ -199,12 +200,15 @@ def smaller(least: Lanes, x: Lanes) -> Lanes:
     return select(x < least, x, least)
 
 
+def _over_lanes(v: Lanes, better: Callable[[Lanes, Lanes], Lanes]) -> Lanes:
+    while v.n > 1:
+        v = better(*v.halves())
+    return v
+
+
 def smallest(v: Lanes) -> Lanes:
     """The minimum over the lanes."""
-    while v.n > 1:
-        a, b = v.halves()
-        v = smaller(a, b)
-    return v
+    return _over_lanes(v, smaller)
 
 
 def is_near(m: Lanes, least: Lanes) -> Lanes:
@@ -214,10 +218,7 @@ def is_near(m: Lanes, least: Lanes) -> Lanes:
 
 def largest(v: Lanes) -> Lanes:
     """The maximum over the lanes."""
-    while v.n > 1:
-        a, b = v.halves()
-        v = larger(a, b)
-    return v
+    return _over_lanes(v, larger)
 
 
 def nan_seen(seen: Lanes, x: Lanes) -> Lanes:
@@ -243,8 +244,7 @@ def leading(best: Lanes, at: Lanes, x: Lanes, c: Lanes) -> tuple[Lanes, Lanes]:
 def term(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     """``e'``, the same with 0 for every argmax, and how many argmaxes there are."""
     e = shifted_exp(x, m)
-    top = x.equals(m)
-    return e, select(top, 0.0, e), top.count()
+    return e, *below(e, x, m)
 
 
 def meets(x: Lanes, m: Lanes) -> Lanes:

@@ -217,6 +217,15 @@ def near_write(x, e, out, n, kept, m, f, streaming, j):
 
 
 @njit(error_model="numpy")
+def finish(e, out, n, f, j, y, entry):
+    """What is left to write of a row behind: ``out[j:n] = e f``, then ``entry`` at its label ``y``, if it has one."""
+    if j < n:
+        near_write(e, e, out, n, True, f, f, True, j)
+    if y >= 0:
+        put(out, y, entry)
+
+
+@njit(error_model="numpy")
 def row_max_or_nan(x, n):
     """Maximum of ``x[:n]``, NaN if one is there."""
     w = width(x)
@@ -477,6 +486,14 @@ def row_weight(i, y, sample_weight, class_weight):
 
 
 @njit(error_model="numpy")
+def skip(y, loss, i, out, k, gradient):
+    """Loss, and gradient if it is asked for, of a row whose label is no class: 0 where ignored (-1), else NaN."""
+    loss[i] = 0.0 if y == -1 else math.nan
+    if gradient:
+        fill(out, k, loss[i])
+
+
+@njit(error_model="numpy")
 def slope(x, n, m, hi, lo, argmaxes, smallest, at_label, weight, divisor):
     """Of a row and its label: what `factor` gives, and the gradient's entry at the label."""
     share, less = quotient(weight, 0.0, divisor, 0.0)
@@ -508,10 +525,7 @@ def index_rows(
         if labels.size:
             y = labels[i]
             if y < 0 or y >= k:
-                value = 0.0 if y == -1 else math.nan
-                loss[i] = value
-                if gradient:
-                    fill(oi, k, value)
+                skip(y, loss, i, oi, k, gradient)
                 continue
             weight = row_weight(i, y, sample_weight, class_weight)
             at_label = get(xi, y)
@@ -523,19 +537,18 @@ def index_rows(
             tiniest = math.inf
         else:
             hi, lo, argmaxes, tiniest = row_sum(xi, e, k, m, keep, ahead)
-        if y_behind >= 0 or j < k:
-            near_write(e_behind, e_behind, behind, k, True, m, f_behind, True, j)
-            if y_behind >= 0:
-                put(behind, y_behind, entry_behind)
-            j, y_behind = k, -1
+        finish(e_behind, behind, k, f_behind, j, y_behind, entry_behind)
+        j, y_behind = k, -1
         if labels.size:
             s, rest = others(m, hi, lo, float(argmaxes))
             loss[i] = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
         if not gradient:
             continue
-        share, less = quotient(weight, 0.0, divisor, 0.0)
-        s, rest, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, tiniest, share, less)
-        entry = label_entry(m, s, rest, at_label, f, h, g, share) if labels.size else 0.0
+        entry = 0.0
+        if labels.size:
+            f, h, g, entry = slope(xi, k, m, hi, lo, argmaxes, tiniest, at_label, weight, divisor)
+        else:
+            _, _, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, tiniest, 1.0, 0.0)
         whole, normal = near_factor(m, f, g)
         if near and normal:
             if streaming and keep:
@@ -549,10 +562,7 @@ def index_rows(
             write_probabilities(xi, e, oi, k, keep and not near, m, f, h, g, streaming)
         if labels.size:
             put(oi, y, entry)
-    if y_behind >= 0 or j < k:
-        near_write(e_behind, e_behind, behind, k, True, f_behind, f_behind, True, j)
-        if y_behind >= 0:
-            put(behind, y_behind, entry_behind)
+    finish(e_behind, behind, k, f_behind, j, y_behind, entry_behind)
     if streaming:
         fence()
     return buffer.size + peaks.size  # so that they live until here: pointers do not keep memory
@@ -635,10 +645,7 @@ def soft_rows(
         if labels.size:
             y = labels[i]
             if y < 0 or y >= k:
-                value = 0.0 if y == -1 else math.nan
-                loss[i] = value
-                if gradient:
-                    fill(oi, k, value)
+                skip(y, loss, i, oi, k, gradient)
                 continue
             qi = address(q)
             of_all, of_all_low, of_label, of_label_low = smoothed(i, y, k, smoothing, sample_weight, class_weight)
