@@ -160,6 +160,75 @@ def column_precise_sum(tile, k, m):
     return hi, lo
 
 
+# -- what is done to rows whose classes are in the vectors of a tile; results go to ``e`` in the same form --
+
+
+@njit(error_model="numpy")
+def tile_softmax(tile, e, k):
+    """Probabilities."""
+    w = width(tile)
+    m = column_max(tile, k)
+    hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
+    _, _, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, 1.0, 0.0)
+    for c in range(k):
+        store(e, c * w, column_probability(tile, e, c, m, f, h, g))
+
+
+@njit(error_model="numpy")
+def tile_log_softmax(tile, e, k):
+    """Logarithms of probabilities."""
+    w = width(tile)
+    m = column_max(tile, k)
+    hi, lo, argmaxes, _ = column_sum(tile, e, k, m)
+    s, lo = others(m, hi, lo, argmaxes)
+    log = log_sum(m, s, lo)
+    for c in range(k):
+        store(e, c * w, log_probability(load(tile, c * w), m, log))
+
+
+@njit(error_model="numpy")
+def tile_index(tile, e, k, labels, weight, share, less, loss, first, rows, gradient):
+    """Losses of ``rows`` rows from ``first`` on, by their labels, and gradients if asked for.
+
+    ``weight`` of every row, and what `lane_shares` made of it.
+    """
+    w = width(tile)
+    y = load_rows(tile, address(labels), first, rows, -1)
+    m = column_max(tile, k)
+    at_label = load(tile, 0)
+    for c in range(1, k):
+        at_label = pick(at_label, load(tile, c * w), y, c)
+    hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
+    s, rest = others(m, hi, lo, argmaxes)
+    value = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
+    store_first(address(loss), first, rows, only_labelled(value, y, k))
+    if gradient:
+        s, rest, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less)
+        entry = label_entry(m, s, rest, at_label, f, h, g, share)
+        for c in range(k):
+            p = column_probability(tile, e, c, m, f, h, g)
+            store(e, c * w, only_labelled(pick(p, entry, y, c), y, k))
+
+
+@njit(error_model="numpy")
+def lane_shares(tile, weights, labels, sample_weight, class_weight, k, first, rows, divisor):
+    """The weights of ``rows`` rows from ``first`` on, in lanes, and these over ``divisor``, with a correction.
+
+    1 where a row has no weight. ``weights`` is room for a float64 per lane of ``tile``'s vectors.
+    """
+    w = width(tile)
+    weighted = sample_weight.size > 0 or class_weight.size > 0
+    for r in range(w):
+        label = labels[first + r] if weighted and r < rows else -1
+        put(weights, r, row_weight(first + r, label, sample_weight, class_weight) if 0 <= label < k else 1.0)
+    weight = load_rows(tile, weights, 0, w, 1.0)
+    share, less = quotient(weight, 0.0, divisor, 0.0)
+    return weight, share, less
+
+
+# -- the kernels ------------------------------------------------------------------------------------------------
+
+
 @njit(error_model="numpy")
 def softmax_columns(x, out, first, last, streaming):
     """`RowBackend.softmax` of the rows ``first <= i < last``."""
@@ -170,11 +239,7 @@ def softmax_columns(x, out, first, last, streaming):
     for i in range(first, last, w):
         rows = min(w, last - i)
         enter(offset(address(x), i * k), rows, k, tile)
-        m = column_max(tile, k)
-        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
-        _, _, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, 1.0, 0.0)
-        for c in range(k):
-            store(e, c * w, column_probability(tile, e, c, m, f, h, g))
+        tile_softmax(tile, e, k)
         leave(e, offset(address(out), i * k), rows, k)
 
 
@@ -184,17 +249,12 @@ def log_softmax_columns(x, out, first, last, streaming):
     k = x.shape[1]
     w = width(address(x))
     tile = scratch(address(x), MOST_CLASSES)
-    unused = scratch(address(x), MOST_CLASSES)
+    e = scratch(address(x), MOST_CLASSES)
     for i in range(first, last, w):
         rows = min(w, last - i)
         enter(offset(address(x), i * k), rows, k, tile)
-        m = column_max(tile, k)
-        hi, lo, argmaxes, _ = column_sum(tile, unused, k, m)
-        s, lo = others(m, hi, lo, argmaxes)
-        log = log_sum(m, s, lo)
-        for c in range(k):
-            store(tile, c * w, log_probability(load(tile, c * w), m, log))
-        leave(tile, offset(address(out), i * k), rows, k)
+        tile_log_softmax(tile, e, k)
+        leave(e, offset(address(out), i * k), rows, k)
 
 
 @njit(error_model="numpy")
@@ -239,34 +299,15 @@ def index_columns(
     tile = scratch(xp, MOST_CLASSES)
     e = scratch(xp, MOST_CLASSES)
     weights = scratch(address(loss), 2)
-    for r in range(w):
-        put(weights, r, 1.0)
-    weight = load_rows(xp, weights, 0, w, 1.0)
-    share, less = quotient(weight, 0.0, divisor, 0.0)
+    weighted = sample_weight.size > 0 or class_weight.size > 0
+    weight, share, less = lane_shares(tile, weights, labels, sample_weight, class_weight, k, 0, 0, divisor)
     for i in range(first, last, w):
         rows = min(w, last - i)
         enter(offset(xp, i * k), rows, k, tile)
-        y = load_rows(xp, address(labels), i, rows, -1)
-        if sample_weight.size or class_weight.size:
-            for r in range(rows):
-                label = labels[i + r]
-                put(weights, r, row_weight(i + r, label, sample_weight, class_weight) if 0 <= label < k else 1.0)
-            weight = load_rows(xp, weights, 0, w, 1.0)
-            share, less = quotient(weight, 0.0, divisor, 0.0)
-        m = column_max(tile, k)
-        at_label = load(tile, 0)
-        for c in range(1, k):
-            at_label = pick(at_label, load(tile, c * w), y, c)
-        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
-        s, rest = others(m, hi, lo, argmaxes)
-        value = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
-        store_first(address(loss), i, rows, only_labelled(value, y, k))
+        if weighted:
+            weight, share, less = lane_shares(tile, weights, labels, sample_weight, class_weight, k, i, rows, divisor)
+        tile_index(tile, e, k, labels, weight, share, less, loss, i, rows, gradient)
         if gradient:
-            s, rest, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less)
-            entry = label_entry(m, s, rest, at_label, f, h, g, share)
-            for c in range(k):
-                p = column_probability(tile, e, c, m, f, h, g)
-                store(e, c * w, only_labelled(pick(p, entry, y, c), y, k))
             leave(e, offset(address(out), i * k), rows, k)
 
 

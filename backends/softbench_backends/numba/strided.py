@@ -22,17 +22,7 @@ from numba import njit, prange, types
 from numba.extending import intrinsic
 
 from softbench_backends.numba import columns, rows
-from softbench_backends.numba.blocks import (
-    index_loss,
-    label_entry,
-    log_probability,
-    log_sum,
-    only_labelled,
-    others,
-    pick,
-    quotient,
-)
-from softbench_backends.numba.columns import MOST_CLASSES, column_factor, column_max, column_probability, column_sum
+from softbench_backends.numba.columns import MOST_CLASSES, lane_shares, tile_index, tile_log_softmax, tile_softmax
 from softbench_backends.numba.lanes import (
     VECTOR_BYTES,
     Lanes,
@@ -46,25 +36,20 @@ from softbench_backends.numba.lanes import (
     fence,
     load,
     load_first,
-    load_rows,
     offset,
-    put,
     scratch,
     store,
     store_first,
     stream,
     width,
 )
-from softbench_backends.numba.rows import row_weight
 
 __all__ = ["argument_types", "form"]
 
 # -- transposition from memory to memory ----------------------------------------------------------------------
 
 
-def _transposition(
-    how: str,
-) -> Any:
+def _transposition(how: str) -> Any:
     """An intrinsic ``(x, x_stride, m, n, y, y_stride)``: ``y[j y_stride + i] = x[i x_stride + j]``, ``i < m, j < n``.
 
     ``m`` and ``n`` are at most a vector's width. ``how`` says what may be taken for granted: "part" nothing; "full"
@@ -147,6 +132,14 @@ def transpose(x, x_stride, m, n, y, y_stride, streaming):
                 transpose_full(square, x_stride, w, w, to, y_stride)
 
 
+@njit(error_model="numpy")
+def place(block, size, k, inner):
+    """The first element and the first row of a block of up to ``size`` neighbouring rows, and how many they are."""
+    per = (inner + size - 1) // size
+    o, j = block // per, block % per * size
+    return o * k * inner + j, o * inner + j, min(size, inner - j)
+
+
 # -- long rows ------------------------------------------------------------------------------------------------
 
 
@@ -155,11 +148,9 @@ def _by_transposing(kernel: Any) -> Callable[..., Any]:
 
     def strided(x, out, first, last, size, streaming):
         k, inner = x.shape[1], x.shape[2]
-        per = (inner + size - 1) // size
         buffer = np.empty((size, k), x.dtype)
         for block in range(first, last):
-            at = block // per * k * inner + block % per * size
-            n = min(size, inner - block % per * size)
+            at, _, n = place(block, size, k, inner)
             transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
             kernel(buffer, buffer, 0, n, False)
             transpose(address(buffer), k, n, k, offset(address(out), at), inner, streaming)
@@ -174,13 +165,10 @@ def _reduction_by_transposing(kernel: Any) -> Callable[..., Any]:
 
     def strided(x, out, first, last, size, streaming):
         k, inner = x.shape[1], x.shape[2]
-        per = (inner + size - 1) // size
         buffer = np.empty((size, k), x.dtype)
         for block in range(first, last):
-            o, j = block // per, block % per * size
-            n = min(size, inner - j)
-            transpose(offset(address(x), o * k * inner + j), inner, k, n, address(buffer), k, False)
-            row = o * inner + j
+            at, row, n = place(block, size, k, inner)
+            transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
             kernel(buffer, out[row : row + n], 0, n, False)
 
     return strided
@@ -193,16 +181,13 @@ def _target_by_transposing(kernel: Any) -> Callable[..., Any]:
         x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, size, streaming
     ):
         k, inner = x.shape[1], x.shape[2]
-        per = (inner + size - 1) // size
         buffer = np.empty((size, k), x.dtype)
         for block in range(first, last):
-            o, j = block // per, block % per * size
-            n = min(size, inner - j)
-            at, a = o * k * inner + j, o * inner + j
+            at, row, n = place(block, size, k, inner)
             transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
             kernel(
-                buffer, q, labels[a : a + n], sample_weight[a : a + n], class_weight, loss[a : a + n], buffer,
-                smoothing, divisor, gradient, 0, n, False,
+                buffer, q, labels[row : row + n], sample_weight[row : row + n], class_weight, loss[row : row + n],
+                buffer, smoothing, divisor, gradient, 0, n, False,
             )  # fmt: skip
             if gradient:
                 transpose(address(buffer), k, n, k, offset(address(out), at), inner, streaming)
@@ -228,57 +213,36 @@ def enter(x, inner, n, k, tile):
 
 
 @njit(error_model="numpy")
-def leave(v, out, i, n, streaming):
-    """``v`` to ``out + i``, of which the first ``n`` lanes count."""
-    if n < width(out):
-        store_first(out, i, n, v)
+def leave(e, out, inner, n, k, streaming):
+    """The inverse of `enter`; ``streaming`` past the caches if all lanes count."""
+    w = width(out)
+    if n < w:
+        for c in range(k):
+            store_first(out, c * inner, n, load(e, c * w))
     elif streaming:
-        stream(out, i, v)
+        for c in range(k):
+            stream(out, c * inner, load(e, c * w))
     else:
-        store(out, i, v)
-
-
-def softmax_strided(x, out, first, last, size, streaming):
-    """`columns.softmax_columns` of blocks of ``(outer, K, inner)``."""
-    k, inner = x.shape[1], x.shape[2]
-    per = (inner + size - 1) // size
-    w = width(address(x))
-    tile = scratch(address(x), MOST_CLASSES)
-    e = scratch(address(x), MOST_CLASSES)
-    for block in range(first, last):
-        at = block // per * k * inner + block % per * size
-        n = min(w, inner - block % per * size)
-        enter(offset(address(x), at), inner, n, k, tile)
-        m = column_max(tile, k)
-        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
-        _, _, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, 1.0, 0.0)
-        to = offset(address(out), at)
         for c in range(k):
-            leave(column_probability(tile, e, c, m, f, h, g), to, c * inner, n, streaming)
-    if streaming:
-        fence()
+            store(out, c * inner, load(e, c * w))
 
 
-def log_softmax_strided(x, out, first, last, size, streaming):
-    """`columns.log_softmax_columns` of blocks of ``(outer, K, inner)``."""
-    k, inner = x.shape[1], x.shape[2]
-    per = (inner + size - 1) // size
-    w = width(address(x))
-    tile = scratch(address(x), MOST_CLASSES)
-    unused = scratch(address(x), MOST_CLASSES)
-    for block in range(first, last):
-        at = block // per * k * inner + block % per * size
-        n = min(w, inner - block % per * size)
-        enter(offset(address(x), at), inner, n, k, tile)
-        m = column_max(tile, k)
-        hi, lo, argmaxes, _ = column_sum(tile, unused, k, m)
-        s, lo = others(m, hi, lo, argmaxes)
-        log = log_sum(m, s, lo)
-        to = offset(address(out), at)
-        for c in range(k):
-            leave(log_probability(load(tile, c * w), m, log), to, c * inner, n, streaming)
-    if streaming:
-        fence()
+def _lane_by_lane(tile_kernel: Any) -> Callable[..., Any]:
+    """A kernel of `columns` from a tile of logits to one of results, made one for ``(outer, K, inner)``."""
+
+    def strided(x, out, first, last, size, streaming):
+        k, inner = x.shape[1], x.shape[2]
+        tile = scratch(address(x), MOST_CLASSES)
+        e = scratch(address(x), MOST_CLASSES)
+        for block in range(first, last):
+            at, _, n = place(block, size, k, inner)
+            enter(offset(address(x), at), inner, n, k, tile)
+            tile_kernel(tile, e, k)
+            leave(e, offset(address(out), at), inner, n, k, streaming)
+        if streaming:
+            fence()
+
+    return strided
 
 
 def index_strided(
@@ -286,43 +250,20 @@ def index_strided(
 ):
     """`columns.index_columns` of blocks of ``(outer, K, inner)``."""
     k, inner = x.shape[1], x.shape[2]
-    per = (inner + size - 1) // size
     xp = address(x)
-    w = width(xp)
     tile = scratch(xp, MOST_CLASSES)
     e = scratch(xp, MOST_CLASSES)
     weights = scratch(address(loss), 2)
-    for r in range(w):
-        put(weights, r, 1.0)
-    weight = load_rows(xp, weights, 0, w, 1.0)
-    share, less = quotient(weight, 0.0, divisor, 0.0)
+    weighted = sample_weight.size > 0 or class_weight.size > 0
+    weight, share, less = lane_shares(tile, weights, labels, sample_weight, class_weight, k, 0, 0, divisor)
     for block in range(first, last):
-        o, j = block // per, block % per * size
-        at, row = o * k * inner + j, o * inner + j
-        n = min(w, inner - j)
+        at, row, n = place(block, size, k, inner)
         enter(offset(xp, at), inner, n, k, tile)
-        y = load_rows(xp, address(labels), row, n, -1)
-        if sample_weight.size or class_weight.size:
-            for r in range(n):
-                label = labels[row + r]
-                put(weights, r, row_weight(row + r, label, sample_weight, class_weight) if 0 <= label < k else 1.0)
-            weight = load_rows(xp, weights, 0, w, 1.0)
-            share, less = quotient(weight, 0.0, divisor, 0.0)
-        m = column_max(tile, k)
-        at_label = load(tile, 0)
-        for c in range(1, k):
-            at_label = pick(at_label, load(tile, c * w), y, c)
-        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
-        s, rest = others(m, hi, lo, argmaxes)
-        value = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
-        store_first(address(loss), row, n, only_labelled(value, y, k))
+        if weighted:
+            weight, share, less = lane_shares(tile, weights, labels, sample_weight, class_weight, k, row, n, divisor)
+        tile_index(tile, e, k, labels, weight, share, less, loss, row, n, gradient)
         if gradient:
-            s, rest, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less)
-            entry = label_entry(m, s, rest, at_label, f, h, g, share)
-            to = offset(address(out), at)
-            for c in range(k):
-                p = column_probability(tile, e, c, m, f, h, g)
-                leave(only_labelled(pick(p, entry, y, c), y, k), to, c * inner, n, streaming)
+            leave(e, offset(address(out), at), inner, n, k, streaming)
     if streaming:
         fence()
 
@@ -341,8 +282,10 @@ def _kernels(
 
 # op -> its kernels; a dispatcher each, which the serial and the parallel form share
 _OPS: Final = {
-    "softmax": _kernels(_by_transposing, rows.softmax_rows, columns.softmax_columns, softmax_strided),
-    "log_softmax": _kernels(_by_transposing, rows.log_softmax_rows, columns.log_softmax_columns, log_softmax_strided),
+    "softmax": _kernels(_by_transposing, rows.softmax_rows, columns.softmax_columns, _lane_by_lane(tile_softmax)),
+    "log_softmax": _kernels(
+        _by_transposing, rows.log_softmax_rows, columns.log_softmax_columns, _lane_by_lane(tile_log_softmax)
+    ),
     "logsumexp": _kernels(_reduction_by_transposing, rows.logsumexp_rows, columns.logsumexp_columns),
     "argmax": _kernels(_reduction_by_transposing, rows.argmax_rows, columns.argmax_columns),
     "index": _kernels(_target_by_transposing, rows.index_rows, columns.index_columns, index_strided),
