@@ -438,10 +438,6 @@ def _compare(parsed: argparse.Namespace) -> None:
     _columns([("case", "backend", "before", "after", "ratio", "beyond the spread"), *rows])
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 # -- warmup --------------------------------------------------------------------------------------------
 
 
@@ -489,3 +485,7 @@ def _compile(name: str, plan: Sequence[tuple[str, Callable[[], bool]]], listener
     if unkept:
         line += "; for this process only: no folder to keep them in can be written to"
     return line, not (failed or unkept)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
