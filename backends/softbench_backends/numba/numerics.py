@@ -247,11 +247,6 @@ def term(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     return e, *below(e, x, m)
 
 
-def meets(x: Lanes, m: Lanes) -> Lanes:
-    """Whether any lane is equal to ``m``."""
-    return x.equals(m).any()
-
-
 def below(e: Lanes, x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
     """``e`` with 0 for every argmax, and how many argmaxes there are."""
     top = x.equals(m)

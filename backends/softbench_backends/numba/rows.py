@@ -33,7 +33,6 @@ from softbench_backends.numba.blocks import (
     log_probability,
     log_sum,
     logsumexp,
-    meets,
     nan_seen,
     near_exp,
     near_factor,
@@ -82,9 +81,6 @@ from softbench_backends.numba.limits import TILE
 KEEP_BYTES = 1 << 22
 """Exponentials of a row up to this size are kept between the passes, those of a larger one computed again."""
 
-PART = 512
-"""Classes whose maximum is kept apart, so that only where the row's maximum is must be looked for it again."""
-
 AHEAD_BYTES = 1 << 12
 """From this size on, the next row is prefetched."""
 
@@ -108,39 +104,26 @@ def row_max(x, n):
 
 
 @njit(error_model="numpy")
-def row_extrema(x, n, peaks):
-    """Maximum and minimum of ``x[:n]``, passing over NaN; ``peaks`` gets a vector per `PART`: lanes of maxima."""
+def row_extrema(x, n):
+    """Maximum and minimum of ``x[:n]``, passing over NaN."""
     w = width(x)
-    most, low = spread(x, -math.inf), spread(x, math.inf)
-    low0 = low1 = low2 = low3 = low
+    a = b = c = d = spread(x, -math.inf)
+    low0 = low1 = low2 = low3 = spread(x, math.inf)
     i = 0
+    while i + 4 * w <= n:
+        v0, v1, v2, v3 = load(x, i), load(x, i + w), load(x, i + 2 * w), load(x, i + 3 * w)
+        a, b, c, d = larger(a, v0), larger(b, v1), larger(c, v2), larger(d, v3)
+        low0, low1, low2, low3 = smaller(low0, v0), smaller(low1, v1), smaller(low2, v2), smaller(low3, v3)
+        i += 4 * w
     while i < n:
-        a = b = c = d = spread(x, -math.inf)
-        part, stop = i // PART, min(n, i + PART)
-        while i + 4 * w <= stop:
-            v0, v1, v2, v3 = load(x, i), load(x, i + w), load(x, i + 2 * w), load(x, i + 3 * w)
-            a, b, c, d = larger(a, v0), larger(b, v1), larger(c, v2), larger(d, v3)
-            low0, low1, low2, low3 = smaller(low0, v0), smaller(low1, v1), smaller(low2, v2), smaller(low3, v3)
-            i += 4 * w
-        while i < stop:
-            v = load_first(x, i, n - i, get(x, 0))
-            a, low = larger(a, v), smaller(low, v)
-            i += w
-        a = larger(larger(a, b), larger(c, d))
-        store(peaks, part * w, a)
-        most = larger(most, a)
-    low = smaller(smaller(smaller(low0, low1), smaller(low2, low3)), low)
-    return largest(most), smallest(low)
+        v = load_first(x, i, n - i, get(x, 0))
+        a, low0 = larger(a, v), smaller(low0, v)
+        i += w
+    return largest(larger(larger(a, b), larger(c, d))), smallest(smaller(smaller(low0, low1), smaller(low2, low3)))
 
 
 @njit(error_model="numpy")
-def peak_space(x):
-    """What `row_extrema` needs for ``peaks``; keep it alive."""
-    return np.empty((x.shape[1] + PART - 1) // PART * width(address(x)), x.dtype)
-
-
-@njit(error_model="numpy")
-def near_tile_sum(x, e, n, m, peaks, keep, ahead, e_behind, behind, f_behind, j, end):
+def near_tile_sum(x, e, n, m, keep, ahead, e_behind, behind, f_behind, j, end):
     """`tile_sum` of a row that `is_near`: the exponentials in ``e`` are not scaled, the results are the same.
 
     The results of the row before are written meanwhile, ``behind[j:end] = e_behind f_behind``, a group for a group: so
@@ -151,24 +134,20 @@ def near_tile_sum(x, e, n, m, peaks, keep, ahead, e_behind, behind, f_behind, j,
     argmaxes = 0
     i = 0
     while i + GROUP * w <= n:
-        stop = min(n, i + PART)
-        top = meets(load(peaks, i // PART * w), m)
-        while i + GROUP * w <= stop:
-            v = load_group(x, i)
-            e0 = near_exp(v, m)
-            if ahead:
-                for p in range(GROUP):
-                    prefetch(x, i + ahead + p * w)
-            if keep:
-                store(e, i, e0)
-            if top:
-                e0, n0 = below(e0, v, m)
-                argmaxes += n0
-            hi, lo = accumulate(hi, lo, e0)
-            if j + GROUP * w <= end:
-                stream(behind, j, times(load_group(e_behind, j), f_behind))
-                j += GROUP * w
-            i += GROUP * w
+        v = load_group(x, i)
+        e0 = near_exp(v, m)
+        if ahead:
+            for p in range(GROUP):
+                prefetch(x, i + ahead + p * w)
+        if keep:
+            store(e, i, e0)
+        e0, n0 = below(e0, v, m)
+        argmaxes += n0
+        hi, lo = accumulate(hi, lo, e0)
+        if j + GROUP * w <= end:
+            stream(behind, j, times(load_group(e_behind, j), f_behind))
+            j += GROUP * w
+        i += GROUP * w
     while i < n:
         v = load_first(x, i, n - i, m)
         e0 = near_exp(v, m)
@@ -184,13 +163,12 @@ def near_tile_sum(x, e, n, m, peaks, keep, ahead, e_behind, behind, f_behind, j,
 
 
 @njit(error_model="numpy")
-def near_row_sum(x, e, n, m, peaks, keep, ahead, e_behind, behind, f_behind, j):
+def near_row_sum(x, e, n, m, keep, ahead, e_behind, behind, f_behind, j):
     """`near_tile_sum` over all tiles of a row."""
-    w = width(x)
     hi, lo, argmaxes = 0.0, 0.0, 0
     for start in range(0, n, TILE):
         high, low, more, j = near_tile_sum(
-            offset(x, start), offset(e, start), min(TILE, n - start), m, offset(peaks, start // PART * w), keep, ahead,
+            offset(x, start), offset(e, start), min(TILE, n - start), m, keep, ahead,
             e_behind, behind, f_behind, j, n,
         )  # fmt: skip
         hi, lo = join(hi, lo, high, low)
@@ -403,11 +381,11 @@ def softmax_rows(x, out, first, last, streaming):
 
 
 @njit(error_model="numpy")
-def row_others(x, n, peaks, ahead):
+def row_others(x, n, ahead):
     """The maximum of a row, what `others` gives, and the sum that it was given."""
-    m, low = row_extrema(x, n, peaks)
+    m, low = row_extrema(x, n)
     if is_near(m, low):
-        hi, lo, argmaxes, _ = near_row_sum(x, x, n, m, peaks, False, ahead, x, x, m, n)
+        hi, lo, argmaxes, _ = near_row_sum(x, x, n, m, False, ahead, x, x, m, n)
     else:
         hi, lo, argmaxes, _ = row_sum(x, x, n, m, False, ahead)
     s, rest = others(m, hi, lo, float(argmaxes))
@@ -418,11 +396,10 @@ def row_others(x, n, peaks, ahead):
 def log_softmax_rows(x, out, first, last, streaming):
     """`RowBackend.log_softmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
-    peaks = peak_space(x)
     ahead = _ahead(k, x.itemsize)
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        m, s, rest, _ = row_others(xi, k, address(peaks), ahead)
+        m, s, rest, _ = row_others(xi, k, ahead)
         write_log_probabilities(xi, oi, k, m, log_sum(m, s, rest), streaming)
     if streaming:
         fence()
@@ -432,10 +409,9 @@ def log_softmax_rows(x, out, first, last, streaming):
 def logsumexp_rows(x, out, first, last, streaming):
     """`RowBackend.logsumexp` of the rows ``first <= i < last``."""
     k = x.shape[1]
-    peaks = peak_space(x)
     ahead = _ahead(k, x.itemsize)
     for i in range(first, last):
-        m, s, rest, total = row_others(offset(address(x), i * k), k, address(peaks), ahead)
+        m, s, rest, total = row_others(offset(address(x), i * k), k, ahead)
         put(address(out), i, logsumexp(m, s, rest, total))
 
 
@@ -514,7 +490,6 @@ def index_rows(
     apart = streaming or same_address(address(x), address(out))
     spaced = k + 4 * width(address(x))  # rows of a power of two would compete for the same sets of a cache
     buffer = np.empty(2 * spaced if apart and keep else 0, x.dtype)
-    peaks = peak_space(x)
     ahead = _ahead(k, x.itemsize)
     # The row behind: its exponentials, results, factor, how far they are written, and the label's entry.
     e_behind, behind, f_behind, j, y_behind, entry_behind = address(x), address(out), get(address(x), 0), k, -1, 0.0
@@ -530,10 +505,10 @@ def index_rows(
             weight = row_weight(i, y, sample_weight, class_weight)
             at_label = get(xi, y)
         e = offset(address(buffer), side * spaced) if apart else oi
-        m, low = row_extrema(xi, k, address(peaks))
+        m, low = row_extrema(xi, k)
         near = is_near(m, low)
         if near:
-            hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, address(peaks), keep, ahead, e_behind, behind, f_behind, j)
+            hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, keep, ahead, e_behind, behind, f_behind, j)
             tiniest = math.inf
         else:
             hi, lo, argmaxes, tiniest = row_sum(xi, e, k, m, keep, ahead)
@@ -565,7 +540,7 @@ def index_rows(
     finish(e_behind, behind, k, f_behind, j, y_behind, entry_behind)
     if streaming:
         fence()
-    return buffer.size + peaks.size  # so that they live until here: pointers do not keep memory
+    return buffer.size  # so that it lives until here: a pointer does not keep memory
 
 
 @njit(error_model="numpy")
