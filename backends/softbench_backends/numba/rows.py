@@ -123,11 +123,12 @@ def row_extrema(x, n):
 
 
 @njit(error_model="numpy")
-def near_tile_sum(x, e, n, m, keep, ahead, e_behind, behind, f_behind, j, end):
+def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
     """`tile_sum` of a row that `is_near`: the exponentials in ``e`` are not scaled, the results are the same.
 
-    The results of the row before are written meanwhile, ``behind[j:end] = e_behind f_behind``, a group for a group: so
-    memory is busy while the cores are. The last result is the new ``j``.
+    What ``e`` held before are the exponentials of the row behind. Its results are written meanwhile, ``behind[j:rest] =
+    e f_behind``, a group for a group, so that memory is busy while the cores are. ``j`` keeps ahead of what is
+    overwritten; the last result is the new ``j``.
     """
     w = width(x)
     hi, lo = accumulator(spread(x, 0.0))
@@ -139,15 +140,21 @@ def near_tile_sum(x, e, n, m, keep, ahead, e_behind, behind, f_behind, j, end):
         if ahead:
             for p in range(GROUP):
                 prefetch(x, i + ahead + p * w)
+        if j + GROUP * w <= rest:
+            stream(behind, j, times(load_group(e, j), f_behind))
+            j += GROUP * w
+        elif j < rest:
+            near_write(e, e, behind, rest, True, f_behind, f_behind, True, j)
+            j = rest
         if keep:
             store(e, i, e0)
         e0, n0 = below(e0, v, m)
         argmaxes += n0
         hi, lo = accumulate(hi, lo, e0)
-        if j + GROUP * w <= end:
-            stream(behind, j, times(load_group(e_behind, j), f_behind))
-            j += GROUP * w
         i += GROUP * w
+    if i < n and j < rest:
+        near_write(e, e, behind, rest, True, f_behind, f_behind, True, j)
+        j = rest
     while i < n:
         v = load_first(x, i, n - i, m)
         e0 = near_exp(v, m)
@@ -163,14 +170,15 @@ def near_tile_sum(x, e, n, m, keep, ahead, e_behind, behind, f_behind, j, end):
 
 
 @njit(error_model="numpy")
-def near_row_sum(x, e, n, m, keep, ahead, e_behind, behind, f_behind, j):
+def near_row_sum(x, e, n, m, keep, ahead, behind, f_behind, j):
     """`near_tile_sum` over all tiles of a row."""
     hi, lo, argmaxes = 0.0, 0.0, 0
     for start in range(0, n, TILE):
         high, low, more, j = near_tile_sum(
             offset(x, start), offset(e, start), min(TILE, n - start), m, keep, ahead,
-            e_behind, behind, f_behind, j, n,
+            offset(behind, start), f_behind, j - start, n - start,
         )  # fmt: skip
+        j += start
         hi, lo = join(hi, lo, high, low)
         argmaxes += more
     return hi, lo, argmaxes, j
@@ -385,7 +393,7 @@ def row_others(x, n, ahead):
     """The maximum of a row, what `others` gives, and the sum that it was given."""
     m, low = row_extrema(x, n)
     if is_near(m, low):
-        hi, lo, argmaxes, _ = near_row_sum(x, x, n, m, False, ahead, x, x, m, n)
+        hi, lo, argmaxes, _ = near_row_sum(x, x, n, m, False, ahead, x, m, n)
     else:
         hi, lo, argmaxes, _ = row_sum(x, x, n, m, False, ahead)
     s, rest = others(m, hi, lo, float(argmaxes))
@@ -488,12 +496,11 @@ def index_rows(
     k = x.shape[1]
     keep = gradient and k * x.itemsize <= KEEP_BYTES
     apart = streaming or same_address(address(x), address(out))
-    spaced = k + 4 * width(address(x))  # rows of a power of two would compete for the same sets of a cache
-    buffer = np.empty(2 * spaced if apart and keep else 0, x.dtype)
+    buffer = np.empty(k if apart and keep else 0, x.dtype)
     ahead = _ahead(k, x.itemsize)
-    # The row behind: its exponentials, results, factor, how far they are written, and the label's entry.
-    e_behind, behind, f_behind, j, y_behind, entry_behind = address(x), address(out), get(address(x), 0), k, -1, 0.0
-    side = 0  # of the buffer: never the one that holds the row behind, however many rows are skipped in between
+    # The row behind: its results, whose exponentials are in the buffer, their factor, how far they are written, and the
+    # label's entry.
+    behind, f_behind, j, y_behind, entry_behind = address(out), get(address(x), 0), k, -1, 0.0
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
         y, weight, at_label = -1, 1.0, get(xi, 0)
@@ -504,15 +511,16 @@ def index_rows(
                 continue
             weight = row_weight(i, y, sample_weight, class_weight)
             at_label = get(xi, y)
-        e = offset(address(buffer), side * spaced) if apart else oi
+        e = address(buffer) if apart else oi
         m, low = row_extrema(xi, k)
         near = is_near(m, low)
         if near:
-            hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, keep, ahead, e_behind, behind, f_behind, j)
+            hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, keep, ahead, behind, f_behind, j)
             tiniest = math.inf
+            finish(e, behind, k, f_behind, j, y_behind, entry_behind)
         else:
+            finish(e, behind, k, f_behind, j, y_behind, entry_behind)
             hi, lo, argmaxes, tiniest = row_sum(xi, e, k, m, keep, ahead)
-        finish(e_behind, behind, k, f_behind, j, y_behind, entry_behind)
         j, y_behind = k, -1
         if labels.size:
             s, rest = others(m, hi, lo, float(argmaxes))
@@ -529,15 +537,14 @@ def index_rows(
             if streaming and keep:
                 j = min(misaligned(oi), k)
                 store_first(oi, 0, j, times(load_first(e, 0, j, 0.0), whole))
-                e_behind, behind, f_behind, y_behind, entry_behind = e, oi, whole, y, entry
-                side = 1 - side
+                behind, f_behind, y_behind, entry_behind = oi, whole, y, entry
                 continue
             near_write(xi, e, oi, k, keep, m, whole, False, 0)
         else:
             write_probabilities(xi, e, oi, k, keep and not near, m, f, h, g, streaming)
         if labels.size:
             put(oi, y, entry)
-    finish(e_behind, behind, k, f_behind, j, y_behind, entry_behind)
+    finish(address(buffer), behind, k, f_behind, j, y_behind, entry_behind)
     if streaming:
         fence()
     return buffer.size  # so that it lives until here: a pointer does not keep memory
