@@ -30,14 +30,15 @@ _REDUCTIONS: Final = get_args(Reduction)
 # everything that could not change it. It is told by identity where that can only fail to recognise it: a byte-swapped
 # dtype is another object, and so may be an axis given as some other kind of -1.
 _LAST: Final = -1
+_SECOND: Final = 1  # the last of a matrix
 _FLOAT32: Final = np.dtype("float32")
 _FLOAT64: Final = np.dtype("float64")
 _SKIPPED: Final = ("accept", "layout", "shares_memory", "as_rows", "from_rows", "wrap")
 
 
-def _plain_shape(x: Any) -> tuple[int, ...] | None:
+def _plain_shape(x: Any, axis: Any) -> tuple[int, ...] | None:
     """The shape of ``x`` if it is rows already: a native float matrix with elements, C-contiguous and aligned."""
-    if type(x) is not np.ndarray:
+    if type(x) is not np.ndarray or (axis is not _LAST and axis is not _SECOND):
         return None
     shape = x.shape
     if len(shape) != 2 or 0 in shape or ((dtype := x.dtype) is not _FLOAT32 and dtype is not _FLOAT64):
@@ -145,7 +146,7 @@ class Backend:
 
     def softmax(self, logits: Any, *, axis: int = -1, out: Any = None) -> Any:
         """See `softbench.softmax`."""
-        if out is None and axis is _LAST and self._takes_plain and (shape := _plain_shape(logits)):
+        if out is None and self._takes_plain and (shape := _plain_shape(logits, axis)):
             # As `_map` does. The commonest call is spelled out, because on one small row the calls of functions count.
             rows = self.rows
             buffer = rows.empty(shape, logits.dtype)
@@ -270,7 +271,7 @@ class Backend:
     # -- logits ----------------------------------------------------------------------------------------
 
     def _lower(self, logits: Any, axis: int, argument: str = "logits") -> _Rows:
-        if axis is _LAST and self._takes_plain and _plain_shape(logits):
+        if self._takes_plain and _plain_shape(logits, axis):
             name = "float32" if logits.dtype is _FLOAT32 else "float64"
             return _Rows(argument, logits, 1, name, name, False, True)
         x = self.rows.accept(logits, argument)
@@ -305,7 +306,7 @@ class Backend:
 
     def _map(self, kernel: Callable[[Array, Array], Array], logits: Any, axis: int, out: Any) -> Any:
         """A function from logits to an array of their shape."""
-        shape = _plain_shape(logits) if axis is _LAST and self._takes_plain else None
+        shape = _plain_shape(logits, axis) if self._takes_plain else None
         if shape and (out is None or _is_plain_out(out, logits)):
             buffer = self.rows.empty(shape, logits.dtype) if out is None else out
             result = kernel(logits, buffer)
