@@ -125,12 +125,9 @@ def _within_gate(subject: Subject, form: str, dtype: str, family: str) -> None:
             labels = np.where(np.arange(n) % 2 == 0, x.argmax(axis=1), labels)  # where the loss is tiny
         if op == "log_loss":
             x = parts.p
-        soft = parts.q
-        if (
-            target == "soft" and op != "log_loss" and given.get("weights")
-        ):  # any float64 distribution, rounded with them
-            soft = np.random.default_rng([n, k]).dirichlet(np.ones(k), n)
-        y = {"": None, "index": labels, "soft": soft}[target]
+        y = {"": None, "index": labels, "soft": parts.q}[target]
+        if target == "soft" and given.get("weights"):  # any float64 distribution: it is rounded with them
+            y = np.random.default_rng([n, k]).dirichlet(np.ones(k), n)
         result = subject.call(op, x, y, **options)
         made = f"{'Dirichlet(1)' if op == 'log_loss' else family} {dtype}[{n},{k}]"
         try:

@@ -230,7 +230,7 @@ def _lower(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Ar
     if target.smoothing == 0.0:
         return "index", (x if x.ndim == 2 else x[0], target.labels, sample, classes)
     k = x.shape[1]
-    base = np.full((1, k), math.ldexp(1.0, -k.bit_length()), x.dtype)  # `rows.smoothing_unit`
+    base = np.full((1, k), math.ldexp(1.0, -k.bit_length()), x.dtype)  # `soft_rows.smoothing_unit`
     if target.class_weight is not None:
         base *= classes
     return "soft", (base, target.labels, sample, classes)

@@ -45,24 +45,22 @@ from softbench_backends.numba.blocks import (
     soft_term,
     vanishes,
 )
-from softbench_backends.numba.lanes import (
+from softbench_backends.numba.limits import SHORT
+from softbench_backends.numba.memory import (
     address,
-    collect,
-    columns_to_rows,
-    deal,
     load,
     load_rows,
     offset,
     put,
-    rows_to_columns,
     scratch,
     spread,
     store,
     store_first,
     width,
 )
-from softbench_backends.numba.limits import SHORT
-from softbench_backends.numba.rows import row_weight, smoothed
+from softbench_backends.numba.rows import row_weight
+from softbench_backends.numba.soft_rows import smoothed
+from softbench_backends.numba.transposition import collect, columns_to_rows, deal, rows_to_columns
 
 MOST_CLASSES = max(SHORT.values())  # what the scratch tiles hold
 
@@ -315,7 +313,7 @@ def index_columns(
 def soft_columns(
     x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
-    """`RowBackend.loss_and_gradient` for soft targets or smoothed labels: see `rows.soft_rows`."""
+    """`RowBackend.loss_and_gradient` for soft targets or smoothed labels: see `soft_rows.soft_rows`."""
     k = x.shape[1]
     xp, lp = address(x), address(loss)
     w = width(xp)

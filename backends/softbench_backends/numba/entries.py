@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from numba import njit, prange, types
 
-from softbench_backends.numba import columns, rows, strided, tiles
+from softbench_backends.numba import columns, losses, rows, soft_rows, strided, tiles
 from softbench_backends.numba.caching import keep_on_disk
 
 __all__ = ["entry"]
@@ -92,11 +92,11 @@ _OPS: Final[dict[str, tuple[Any, Any, Callable[..., Any], Callable[..., Any]]]] 
     "log_softmax": (rows.log_softmax_rows, columns.log_softmax_columns, _map_forms, _map_types),
     "logsumexp": (rows.logsumexp_rows, columns.logsumexp_columns, _map_forms, _lse_types),
     "argmax": (rows.argmax_rows, columns.argmax_columns, _map_forms, _argmax_types),
-    "total": (rows.total_rows, rows.total_rows, _map_forms, _total_types),
+    "total": (losses.total_rows, losses.total_rows, _map_forms, _total_types),
     "index": (rows.index_rows, columns.index_columns, _target_forms, _target_types),
-    "soft": (rows.soft_rows, columns.soft_columns, _target_forms, _target_types),
-    "log_loss_index": (rows.log_loss_index, rows.log_loss_index, _target_forms, _target_types),
-    "log_loss_soft": (rows.log_loss_soft, rows.log_loss_soft, _target_forms, _target_types),
+    "soft": (soft_rows.soft_rows, columns.soft_columns, _target_forms, _target_types),
+    "log_loss_index": (losses.log_loss_index, losses.log_loss_index, _target_forms, _target_types),
+    "log_loss_soft": (losses.log_loss_soft, losses.log_loss_soft, _target_forms, _target_types),
 }
 
 

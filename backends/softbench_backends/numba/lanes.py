@@ -6,7 +6,7 @@ unused, so the kernels of this package name their vectors. Code is written in tw
 * *Blocks* are plain Python functions on `Lanes`. They run while Numba lowers a kernel and leave LLVM
   instructions behind; operators and the functions of this module are what they are made of. The same block
   serves any width and both precisions (`Lanes.bits`), scalars included.
-* *Kernels* are Numba functions: loops over memory that call blocks.
+* *Kernels* are Numba functions: loops over memory (`memory`) that call blocks.
 
 A vector is 64 bytes wide on every machine: LLVM splits it where registers are narrower. Nothing here is
 specific to an instruction set, and no operation carries a fast-math flag, so compensation survives and the
@@ -28,34 +28,17 @@ from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
 __all__ = [
+    "GROUP",
+    "VECTOR_BYTES",
     "Lanes",
     "Vector",
     "absolute",
-    "address",
     "block",
-    "collect",
-    "columns_to_rows",
-    "deal",
-    "fence",
     "fma",
-    "get",
-    "load",
-    "load_first",
-    "load_group",
-    "load_rows",
-    "misaligned",
-    "offset",
-    "prefetch",
-    "put",
-    "rows_to_columns",
-    "same_address",
-    "scratch",
+    "llvm_type",
     "select",
-    "spread",
-    "store",
-    "store_first",
-    "stream",
-    "width",
+    "suffix",
+    "width_of",
 ]
 
 VECTOR_BYTES = 64
@@ -97,9 +80,10 @@ def _numba_type(llvm: ir.Type) -> types.Type:
     return next(numba for known, numba in _SCALARS if known == llvm)
 
 
-def _llvm_type(numba: types.Type) -> ir.Type:
+def llvm_type(numba: types.Type) -> ir.Type:
+    """LLVM's type of one of Numba's, vectors included."""
     if isinstance(numba, Vector):
-        return ir.VectorType(_llvm_type(numba.element), numba.n)
+        return ir.VectorType(llvm_type(numba.element), numba.n)
     return next(llvm for llvm, known in _SCALARS if known == numba)
 
 
@@ -308,9 +292,10 @@ class Lanes:
         return _call(self, "llvm.cttz.i64", ir.IntType(64), stopped, ir.Constant(ir.IntType(1), 1))
 
 
-def _suffix(type_: ir.Type) -> str:
+def suffix(type_: ir.Type) -> str:
+    """How LLVM names a type in its intrinsics."""
     if isinstance(type_, ir.VectorType):
-        return f"v{type_.count}{_suffix(type_.element)}"
+        return f"v{type_.count}{suffix(type_.element)}"
     return {ir.FloatType(): "f32", ir.DoubleType(): "f64"}.get(type_) or f"i{type_.width}"
 
 
@@ -325,12 +310,12 @@ def fma(a: Lanes, b: Any, c: Any) -> Lanes:
     """``a b + c`` rounded once."""
     b, c = a._lift(b), a._lift(c)
     a, b, c = (v.splat(max(a.n, b.n, c.n)) if v.n == 1 else v for v in (a, b, c))
-    return _call(a, f"llvm.fma.{_suffix(a.type)}", a.type, a.value, b.value, c.value)
+    return _call(a, f"llvm.fma.{suffix(a.type)}", a.type, a.value, b.value, c.value)
 
 
 def absolute(a: Lanes) -> Lanes:
     """``|a|``."""
-    return _call(a, f"llvm.fabs.{_suffix(a.type)}", a.type, a.value)
+    return _call(a, f"llvm.fabs.{suffix(a.type)}", a.type, a.value)
 
 
 def select(mask: Lanes, a: Any, b: Any) -> Lanes:
@@ -375,419 +360,8 @@ def block(staged: Callable[..., Any]) -> Any:
 
 def _trace(staged: Callable[..., Any], args: tuple[types.Type, ...]) -> Any:
     """LLVM types of what ``staged`` returns for these argument types."""
-    llvm = [_llvm_type(types.unliteral(a)) for a in args]
+    llvm = [llvm_type(types.unliteral(a)) for a in args]
     function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), llvm), "trace")
     builder = ir.IRBuilder(function.append_basic_block())
     made = staged(*[Lanes(builder, a) for a in function.args])
     return made.type if isinstance(made, Lanes) else [m.type for m in made]
-
-
-# -- memory -----------------------------------------------------------------------------------------------
-# ``p`` is a pointer to float32, float64 or int64; ``i`` counts elements. Addresses need the alignment of an
-# element only, except `stream`'s.
-
-
-def _element(p: types.CPointer) -> tuple[types.Type, int]:
-    bits = p.dtype.bitwidth
-    return Vector(p.dtype, width_of(bits)), bits // 8
-
-
-def _vector_pointer(builder: ir.IRBuilder, p: ir.Value, i: ir.Value, vector: ir.Type) -> ir.Value:
-    return builder.bitcast(builder.gep(p, [i]), vector.as_pointer())
-
-
-@intrinsic
-def address(typingctx: Any, array: types.Array) -> Any:
-    """Pointer to the first element of an array. The caller keeps the array alive."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return context.make_array(sig.args[0])(context, builder, args[0]).data
-
-    return types.CPointer(array.dtype)(array), codegen
-
-
-@intrinsic
-def offset(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
-    """``p + i``."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return builder.gep(args[0], [args[1]])
-
-    return p(p, types.int64), codegen
-
-
-@intrinsic
-def same_address(typingctx: Any, p: types.CPointer, q: types.CPointer) -> Any:
-    """Whether two pointers are equal."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        i64 = ir.IntType(64)
-        return builder.icmp_unsigned("==", builder.ptrtoint(args[0], i64), builder.ptrtoint(args[1], i64))
-
-    return types.boolean(p, q), codegen
-
-
-@intrinsic
-def misaligned(typingctx: Any, p: types.CPointer) -> Any:
-    """Elements from ``p`` to the next multiple of 64 bytes."""
-    bytes_ = p.dtype.bitwidth // 8
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        i64 = ir.IntType(64)
-        at = builder.ptrtoint(args[0], i64)
-        gap = builder.and_(builder.neg(at), ir.Constant(i64, VECTOR_BYTES - 1))
-        return builder.udiv(gap, ir.Constant(i64, bytes_))
-
-    return types.int64(p), codegen
-
-
-@intrinsic
-def get(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
-    """The element ``p[i]``."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return builder.load(builder.gep(args[0], [args[1]]))
-
-    return p.dtype(p, types.int64), codegen
-
-
-@intrinsic
-def put(typingctx: Any, p: types.CPointer, i: types.Integer, value: types.Type) -> Any:
-    """``p[i] = value``, rounded to the type of ``p``."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        rounded = Lanes(builder, args[2]).to(p.dtype.bitwidth) if isinstance(p.dtype, types.Float) else None
-        builder.store(rounded.value if rounded else args[2], builder.gep(args[0], [args[1]]))
-        return context.get_dummy_value()
-
-    return types.none(p, types.int64, types.unliteral(value)), codegen
-
-
-@intrinsic
-def width(typingctx: Any, p: types.CPointer) -> Any:
-    """Lanes of a vector of what ``p`` points to (a constant)."""
-    n = width_of(p.dtype.bitwidth)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return ir.Constant(ir.IntType(64), n)
-
-    return types.int64(p), codegen
-
-
-@intrinsic
-def scratch(typingctx: Any, p: types.CPointer, n: types.IntegerLiteral) -> Any:
-    """64-byte aligned memory on the stack for ``n`` (a literal) vectors of what ``p`` points to."""
-    if not isinstance(n, types.IntegerLiteral):
-        return None
-    vector, _ = _element(p)
-    count = n.literal_value
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        memory = cgutils.alloca_once(builder, _llvm_type(vector), size=ir.Constant(ir.IntType(64), count))
-        memory.align = VECTOR_BYTES
-        return builder.bitcast(memory, _llvm_type(p.dtype).as_pointer())
-
-    return p(p, n), codegen
-
-
-@intrinsic
-def load(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
-    """The vector at ``p + i``."""
-    vector, align = _element(p)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return builder.load(_vector_pointer(builder, args[0], args[1], _llvm_type(vector)), align=align)
-
-    return vector(p, types.int64), codegen
-
-
-@intrinsic
-def load_group(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
-    """``GROUP`` vectors from ``p + i`` as a single one.
-
-    LLVM splits whatever is done to it into registers again, instruction by instruction, so that several chains of
-    dependent instructions run side by side: within the reach of a scheduler, which a chain after the other is not.
-    """
-    vector, align = _element(p)
-    group = Vector(p.dtype, GROUP * vector.n)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return builder.load(_vector_pointer(builder, args[0], args[1], _llvm_type(group)), align=align)
-
-    return group(p, types.int64), codegen
-
-
-@intrinsic
-def store(typingctx: Any, p: types.CPointer, i: types.Integer, v: Vector) -> Any:
-    """Write ``v`` to ``p + i``."""
-    _, align = _element(p)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        builder.store(args[2], _vector_pointer(builder, args[0], args[1], args[2].type), align=align)
-        return context.get_dummy_value()
-
-    return types.none(p, types.int64, v), codegen
-
-
-@intrinsic
-def stream(typingctx: Any, p: types.CPointer, i: types.Integer, v: Vector) -> Any:
-    """Write ``v`` to ``p + i``, a multiple of 64 bytes, past the caches. `fence` before others read it."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        pointer = _vector_pointer(builder, args[0], args[1], args[2].type)
-        written = builder.store(args[2], pointer, align=VECTOR_BYTES)
-        written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-        return context.get_dummy_value()
-
-    return types.none(p, types.int64, v), codegen
-
-
-@intrinsic
-def fence(typingctx: Any) -> Any:
-    """Order the streaming stores so far before whatever follows."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.none(), codegen
-
-
-def _first_lanes(builder: ir.IRBuilder, n: ir.Value, width: int) -> ir.Value:
-    """Mask of the lanes below ``n``."""
-    i64 = ir.IntType(64)
-    numbers = Lanes(builder, ir.Constant(ir.VectorType(ir.IntType(32), width), list(range(width))))
-    few = builder.select(builder.icmp_signed("<", n, ir.Constant(i64, width)), n, ir.Constant(i64, width))
-    return (numbers < Lanes(builder, builder.trunc(few, ir.IntType(32)))).value
-
-
-@intrinsic
-def spread(typingctx: Any, p: types.CPointer, value: types.Type) -> Any:
-    """``value``, rounded to what ``p`` points to, in every lane of a vector."""
-    vector, _ = _element(p)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        return Lanes(builder, context.cast(builder, args[1], sig.args[1], p.dtype)).splat(vector.n).value
-
-    return vector(p, types.unliteral(value)), codegen
-
-
-def _masked_load(
-    builder: ir.IRBuilder, vector: Vector, p: ir.Value, i: ir.Value, n: ir.Value, fill: ir.Value
-) -> ir.Value:
-    llvm, i32 = _llvm_type(vector), ir.IntType(32)
-    pointer = _vector_pointer(builder, p, i, llvm)
-    mask = _first_lanes(builder, n, vector.n)
-    filled = Lanes(builder, fill).splat(vector.n).value
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(llvm, [pointer.type, i32, mask.type, llvm]),
-        f"llvm.masked.load.{_suffix(llvm)}.p0",
-    )
-    return builder.call(function, [pointer, ir.Constant(i32, vector.element.bitwidth // 8), mask, filled])
-
-
-@intrinsic
-def load_first(typingctx: Any, p: types.CPointer, i: types.Integer, n: types.Integer, fill: types.Type) -> Any:
-    """The vector at ``p + i``, of which only the first ``n`` lanes are read; the others are ``fill``."""
-    vector, _ = _element(p)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        at, first, count, missing = args
-        return _masked_load(builder, vector, at, first, count, context.cast(builder, missing, sig.args[3], p.dtype))
-
-    return vector(p, types.int64, types.int64, types.unliteral(fill)), codegen
-
-
-@intrinsic
-def load_rows(
-    typingctx: Any, like: types.CPointer, p: types.CPointer, i: types.Integer, n: types.Integer, fill: types.Type
-) -> Any:
-    """As `load_first`, with as many lanes as a vector of what ``like`` points to: a number for each of its lanes."""
-    vector = Vector(p.dtype, width_of(like.dtype.bitwidth))
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        _, at, first, count, missing = args
-        return _masked_load(builder, vector, at, first, count, context.cast(builder, missing, sig.args[4], p.dtype))
-
-    return vector(like, p, types.int64, types.int64, types.unliteral(fill)), codegen
-
-
-def _masked_store(builder: ir.IRBuilder, value: ir.Value, p: ir.Value, i: ir.Value, n: ir.Value) -> None:
-    pointer, i32 = _vector_pointer(builder, p, i, value.type), ir.IntType(32)
-    mask = _first_lanes(builder, n, value.type.count)
-    align = Lanes(builder, value).bits // 8
-    function = cgutils.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(ir.VoidType(), [value.type, pointer.type, i32, mask.type]),
-        f"llvm.masked.store.{_suffix(value.type)}.p0",
-    )
-    builder.call(function, [value, pointer, ir.Constant(i32, align), mask])
-
-
-@intrinsic
-def store_first(typingctx: Any, p: types.CPointer, i: types.Integer, n: types.Integer, v: Vector) -> Any:
-    """Write the first ``n`` lanes of ``v``, rounded to the type of ``p``, to ``p + i``."""
-    rounds = isinstance(p.dtype, types.Float)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        to, i, n, value = args
-        v = Lanes(builder, value)
-        _masked_store(builder, (v.to(p.dtype.bitwidth) if rounds else v).value, to, i, n)
-        return context.get_dummy_value()
-
-    return types.none(p, types.int64, types.int64, v), codegen
-
-
-@intrinsic
-def prefetch(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
-    """Ask for the cache line of ``p + i``; any address will do."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        pointer = builder.bitcast(builder.gep(args[0], [args[1]]), ir.IntType(8).as_pointer())
-        i32 = ir.IntType(32)
-        function = cgutils.get_or_insert_function(
-            builder.module, ir.FunctionType(ir.VoidType(), [pointer.type, i32, i32, i32]), "llvm.prefetch.p0"
-        )
-        # read, into the second-level cache, data
-        builder.call(function, [pointer, ir.Constant(i32, 0), ir.Constant(i32, 2), ir.Constant(i32, 1)])
-        return context.get_dummy_value()
-
-    return types.none(p, types.int64), codegen
-
-
-# -- transposition ----------------------------------------------------------------------------------------
-
-
-def _transposed(vectors: list[Lanes]) -> list[Lanes]:
-    """Lane ``j`` of vector ``i`` to lane ``i`` of vector ``j``, by exchanging blocks of 1, 2, 4, ... lanes."""
-    n = len(vectors)
-    block_size = 1
-    while block_size < n:
-        lower = [j if not j & block_size else n + j - block_size for j in range(n)]
-        upper = [j + block_size if not j & block_size else n + j for j in range(n)]
-        for i in range(n):
-            if not i & block_size:
-                a, b = vectors[i], vectors[i + block_size]
-                vectors[i], vectors[i + block_size] = a.shuffle(lower, b), a.shuffle(upper, b)
-        block_size *= 2
-    return vectors
-
-
-@intrinsic
-def rows_to_columns(
-    typingctx: Any,
-    x: types.CPointer,
-    stride: types.Integer,
-    rows: types.Integer,
-    n: types.Integer,
-    tile: types.CPointer,
-) -> Any:
-    """Transpose up to a vector's width of rows, each up to a width of elements, into ``tile``.
-
-    Row ``i`` starts at ``x + i stride`` and ``n`` of its elements are read; element ``j`` of row ``i`` goes to
-    lane ``i`` of vector ``j`` of ``tile``. Missing rows repeat the last one.
-    """
-    vector, _ = _element(x)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        i64 = ir.IntType(64)
-        x, stride, rows, n, tile = args
-        zero = ir.Constant(_llvm_type(x_type), 0.0)
-        last = builder.mul(builder.sub(rows, ir.Constant(i64, 1)), stride)
-        loaded = []
-        at: ir.Value = ir.Constant(i64, 0)
-        for _ in range(vector.n):
-            loaded.append(Lanes(builder, _masked_load(builder, vector, x, at, n, zero)))
-            following = builder.add(at, stride)
-            at = builder.select(builder.icmp_signed("<", following, last), following, last)
-        for j, v in enumerate(_transposed(loaded)):
-            pointer = _vector_pointer(builder, tile, ir.Constant(i64, j * vector.n), _llvm_type(vector))
-            builder.store(v.value, pointer, align=VECTOR_BYTES)
-        return context.get_dummy_value()
-
-    x_type = x.dtype
-    return types.none(x, types.int64, types.int64, types.int64, tile), codegen
-
-
-@intrinsic
-def columns_to_rows(
-    typingctx: Any,
-    tile: types.CPointer,
-    x: types.CPointer,
-    stride: types.Integer,
-    rows: types.Integer,
-    n: types.Integer,
-) -> Any:
-    """The inverse of `rows_to_columns`; only the ``rows`` rows are written, ``n`` elements of each."""
-    vector, _ = _element(x)
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        i64 = ir.IntType(64)
-        tile, x, stride, rows, n = args
-        llvm = _llvm_type(vector)
-        loaded = []
-        for j in range(vector.n):
-            pointer = _vector_pointer(builder, tile, ir.Constant(i64, j * vector.n), llvm)
-            loaded.append(Lanes(builder, builder.load(pointer, align=VECTOR_BYTES)))
-        for i, v in enumerate(_transposed(loaded)):
-            row = ir.Constant(i64, i)
-            present = builder.select(builder.icmp_signed("<", row, rows), n, ir.Constant(i64, 0))
-            _masked_store(builder, v.value, x, builder.mul(row, stride), present)
-        return context.get_dummy_value()
-
-    return types.none(tile, x, types.int64, types.int64, types.int64), codegen
-
-
-def _lanes_of(vectors: list[Lanes], sources: list[tuple[int, int]]) -> Lanes:
-    """A vector of chosen lanes ``(vector, lane)``, gathered one vector after the other."""
-    n = len(sources)
-    result = vectors[0].shuffle([lane if v == 0 else 0 for v, lane in sources])
-    for number, vector in enumerate(vectors[1:], 1):
-        result = result.shuffle([n + lane if v == number else j for j, (v, lane) in enumerate(sources)], vector)
-    return result
-
-
-@intrinsic
-def deal(typingctx: Any, x: types.CPointer, k: types.IntegerLiteral, tile: types.CPointer) -> Any:
-    """`rows_to_columns` for a full set of contiguous rows of ``k`` (a small literal) elements, with fewer shuffles."""
-    if not isinstance(k, types.IntegerLiteral):
-        return None
-    vector, _ = _element(x)
-    classes = k.literal_value
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        flat = []
-        for v in range(classes):
-            pointer = _vector_pointer(builder, args[0], ir.Constant(ir.IntType(64), v * vector.n), _llvm_type(vector))
-            flat.append(Lanes(builder, builder.load(pointer, align=vector.element.bitwidth // 8)))
-        for c in range(classes):
-            pointer = _vector_pointer(builder, args[2], ir.Constant(ir.IntType(64), c * vector.n), _llvm_type(vector))
-            value = _lanes_of(flat, [divmod(c + classes * j, vector.n) for j in range(vector.n)])
-            builder.store(value.value, pointer, align=VECTOR_BYTES)
-        return context.get_dummy_value()
-
-    return types.none(x, k, tile), codegen
-
-
-@intrinsic
-def collect(typingctx: Any, tile: types.CPointer, k: types.IntegerLiteral, x: types.CPointer) -> Any:
-    """The inverse of `deal`."""
-    if not isinstance(k, types.IntegerLiteral):
-        return None
-    vector, _ = _element(x)
-    classes = k.literal_value
-
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        columns = []
-        for c in range(classes):
-            pointer = _vector_pointer(builder, args[0], ir.Constant(ir.IntType(64), c * vector.n), _llvm_type(vector))
-            columns.append(Lanes(builder, builder.load(pointer, align=VECTOR_BYTES)))
-        for v in range(classes):
-            flat = [divmod(v * vector.n + j, classes) for j in range(vector.n)]  # row, class
-            pointer = _vector_pointer(builder, args[2], ir.Constant(ir.IntType(64), v * vector.n), _llvm_type(vector))
-            value = _lanes_of(columns, [(c, row) for row, c in flat])
-            builder.store(value.value, pointer, align=vector.element.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.none(tile, k, x), codegen

@@ -17,21 +17,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, prange, types
-from numba.extending import intrinsic
 
-from softbench_backends.numba import columns, rows
+from softbench_backends.numba import columns, rows, soft_rows
 from softbench_backends.numba.columns import MOST_CLASSES, lane_shares, tile_index, tile_log_softmax, tile_softmax
-from softbench_backends.numba.lanes import (
-    VECTOR_BYTES,
-    Lanes,
-    _element,
-    _llvm_type,
-    _masked_load,
-    _masked_store,
-    _transposed,
-    _vector_pointer,
+from softbench_backends.numba.memory import (
     address,
     fence,
     load,
@@ -43,93 +33,9 @@ from softbench_backends.numba.lanes import (
     stream,
     width,
 )
+from softbench_backends.numba.transposition import transpose
 
 __all__ = ["argument_types", "form"]
-
-# -- transposition from memory to memory ----------------------------------------------------------------------
-
-
-def _transposition(how: str) -> Any:
-    """An intrinsic ``(x, x_stride, m, n, y, y_stride)``: ``y[j y_stride + i] = x[i x_stride + j]``, ``i < m, j < n``.
-
-    ``m`` and ``n`` are at most a vector's width. ``how`` says what may be taken for granted: "part" nothing; "full"
-    that both are that width; "stream" that besides ``y`` and its stride are multiples of 64 bytes, and the result is
-    written past the caches.
-    """
-
-    def transpose(
-        typingctx: Any,
-        x: types.CPointer,
-        x_stride: types.Integer,
-        m: types.Integer,
-        n: types.Integer,
-        y: types.CPointer,
-        y_stride: types.Integer,
-    ) -> Any:
-        vector, align = _element(x)
-        i64 = ir.IntType(64)
-
-        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-            x, x_stride, m, n, y, y_stride = args
-            llvm = _llvm_type(vector)
-            loaded = []
-            for i in range(vector.n):
-                number = ir.Constant(i64, i)
-                if how == "part":
-                    last = builder.sub(m, ir.Constant(i64, 1))  # what is missing repeats the last one
-                    number = builder.select(builder.icmp_signed("<", number, last), number, last)
-                at = builder.mul(number, x_stride)
-                if how == "part":
-                    zero = ir.Constant(_llvm_type(vector.element), 0.0)
-                    loaded.append(Lanes(builder, _masked_load(builder, vector, x, at, n, zero)))
-                else:
-                    loaded.append(Lanes(builder, builder.load(_vector_pointer(builder, x, at, llvm), align=align)))
-            for j, v in enumerate(_transposed(loaded)):
-                number = ir.Constant(i64, j)
-                at = builder.mul(number, y_stride)
-                if how == "part":
-                    present = builder.select(builder.icmp_signed("<", number, n), m, ir.Constant(i64, 0))
-                    _masked_store(builder, v.value, y, at, present)
-                    continue
-                pointer = _vector_pointer(builder, y, at, llvm)
-                written = builder.store(v.value, pointer, align=VECTOR_BYTES if how == "stream" else align)
-                if how == "stream":
-                    written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-            return context.get_dummy_value()
-
-        return types.none(x, types.int64, types.int64, types.int64, y, types.int64), codegen
-
-    transpose.__name__ = transpose.__qualname__ = f"transpose_{how}"
-    return intrinsic(transpose)
-
-
-transpose_part = _transposition("part")
-transpose_full = _transposition("full")
-transpose_stream = _transposition("stream")
-
-
-@njit(error_model="numpy")
-def transpose(x, x_stride, m, n, y, y_stride, streaming):
-    """``y[j y_stride + i] = x[i x_stride + j]`` for ``i < m``, ``j < n``, square by square.
-
-    A last square that does not fit overlaps the one before: what is written twice is the same.
-    """
-    w = width(x)
-    if m < w or n < w:
-        for i in range(0, m, w):
-            for j in range(0, n, w):
-                part = offset(x, i * x_stride + j)
-                transpose_part(part, x_stride, min(w, m - i), min(w, n - j), offset(y, j * y_stride + i), y_stride)
-        return
-    for i in range(0, m, w):
-        a = min(i, m - w)
-        for j in range(0, n, w):
-            b = min(j, n - w)
-            square, to = offset(x, a * x_stride + b), offset(y, b * y_stride + a)
-            if streaming:
-                transpose_stream(square, x_stride, w, w, to, y_stride)
-            else:
-                transpose_full(square, x_stride, w, w, to, y_stride)
 
 
 @njit(error_model="numpy")
@@ -289,7 +195,7 @@ _OPS: Final = {
     "logsumexp": _kernels(_reduction_by_transposing, rows.logsumexp_rows, columns.logsumexp_columns),
     "argmax": _kernels(_reduction_by_transposing, rows.argmax_rows, columns.argmax_columns),
     "index": _kernels(_target_by_transposing, rows.index_rows, columns.index_columns, index_strided),
-    "soft": _kernels(_target_by_transposing, rows.soft_rows, columns.soft_columns),
+    "soft": _kernels(_target_by_transposing, soft_rows.soft_rows, columns.soft_columns),
 }
 
 

@@ -18,8 +18,8 @@ from softbench_backends.numba.blocks import (
     logsumexp,
     others,
 )
-from softbench_backends.numba.lanes import address, fence, offset, put
 from softbench_backends.numba.limits import TILE
+from softbench_backends.numba.memory import address, fence, offset, put
 from softbench_backends.numba.rows import (
     fill,
     row_factor,

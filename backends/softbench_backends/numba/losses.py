@@ -1,0 +1,60 @@
+"""Kernels on losses and given probabilities: their sum, and the loss of probabilities, which takes no exponential."""
+
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from softbench_backends.numba.blocks import accumulate, accumulator, fold, join, settle, two_product
+from softbench_backends.numba.memory import address, load, load_first, spread, width
+from softbench_backends.numba.rows import row_weight
+
+
+@njit(error_model="numpy")
+def total_rows(x, out, first, last, streaming):
+    """Sum of the losses ``x[first:last]`` into ``out[0]``: compensated, rounded once, in an order of its own."""
+    p = address(x)
+    w = width(p)
+    hi0, lo0 = accumulator(spread(p, 0.0))
+    hi1, lo1 = hi0, lo0
+    i = first
+    while i + 2 * w <= last:
+        hi0, lo0 = accumulate(hi0, lo0, load(p, i))
+        hi1, lo1 = accumulate(hi1, lo1, load(p, i + w))
+        i += 2 * w
+    while i < last:
+        hi0, lo0 = accumulate(hi0, lo0, load_first(p, i, last - i, 0.0))
+        i += w
+    (hi, lo), (more, less) = fold(hi0, lo0), fold(hi1, lo1)
+    out[0] = settle(*join(hi, lo, more, less))
+
+
+@njit(error_model="numpy")
+def log_loss_index(
+    p, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+):
+    """`RowBackend.log_loss` for labels."""
+    k = p.shape[1]
+    for i in range(first, last):
+        y = labels[i]
+        if y < 0 or y >= k:
+            loss[i] = 0.0 if y == -1 else math.nan
+        else:
+            loss[i] = row_weight(i, y, sample_weight, class_weight) * (0.0 - math.log(np.float64(p[i, y])))
+
+
+@njit(error_model="numpy")
+def log_loss_soft(
+    p, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+):
+    """`RowBackend.log_loss` for soft targets."""
+    for i in range(first, last):
+        hi, lo = 0.0, 0.0
+        for j in range(p.shape[1]):
+            if q[i, j] != 0.0 or p[i, j] != p[i, j]:
+                cost, error = two_product(np.float64(q[i, j]), 0.0 - math.log(np.float64(p[i, j])))
+                hi, lo = join(hi, lo, cost, error)
+        loss[i] = settle(hi, lo)

@@ -1,0 +1,236 @@
+"""Transposition of blocks in registers: rows of classes to vectors of rows, and back.
+
+`rows_to_columns` and `columns_to_rows` go between contiguous short rows and the tiles of `columns`; `deal` and
+`collect` do so for two to four classes with fewer instructions; `transpose` goes from memory to memory (`strided`).
+"""
+
+# mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from softbench_backends.numba.lanes import VECTOR_BYTES, Lanes, llvm_type
+from softbench_backends.numba.memory import masked_load, masked_store, offset, vector_at, vector_pointer, width
+
+__all__ = ["collect", "columns_to_rows", "deal", "rows_to_columns", "transpose"]
+
+
+def _transposed(vectors: list[Lanes]) -> list[Lanes]:
+    """Lane ``j`` of vector ``i`` to lane ``i`` of vector ``j``, by exchanging blocks of 1, 2, 4, ... lanes."""
+    n = len(vectors)
+    block_size = 1
+    while block_size < n:
+        lower = [j if not j & block_size else n + j - block_size for j in range(n)]
+        upper = [j + block_size if not j & block_size else n + j for j in range(n)]
+        for i in range(n):
+            if not i & block_size:
+                a, b = vectors[i], vectors[i + block_size]
+                vectors[i], vectors[i + block_size] = a.shuffle(lower, b), a.shuffle(upper, b)
+        block_size *= 2
+    return vectors
+
+
+@intrinsic
+def rows_to_columns(
+    typingctx: Any,
+    x: types.CPointer,
+    stride: types.Integer,
+    rows: types.Integer,
+    n: types.Integer,
+    tile: types.CPointer,
+) -> Any:
+    """Transpose up to a vector's width of rows, each up to a width of elements, into ``tile``.
+
+    Row ``i`` starts at ``x + i stride`` and ``n`` of its elements are read; element ``j`` of row ``i`` goes to
+    lane ``i`` of vector ``j`` of ``tile``. Missing rows repeat the last one.
+    """
+    vector, _ = vector_at(x)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        i64 = ir.IntType(64)
+        x, stride, rows, n, tile = args
+        zero = ir.Constant(llvm_type(x_type), 0.0)
+        last = builder.mul(builder.sub(rows, ir.Constant(i64, 1)), stride)
+        loaded = []
+        at: ir.Value = ir.Constant(i64, 0)
+        for _ in range(vector.n):
+            loaded.append(Lanes(builder, masked_load(builder, vector, x, at, n, zero)))
+            following = builder.add(at, stride)
+            at = builder.select(builder.icmp_signed("<", following, last), following, last)
+        for j, v in enumerate(_transposed(loaded)):
+            pointer = vector_pointer(builder, tile, ir.Constant(i64, j * vector.n), llvm_type(vector))
+            builder.store(v.value, pointer, align=VECTOR_BYTES)
+        return context.get_dummy_value()
+
+    x_type = x.dtype
+    return types.none(x, types.int64, types.int64, types.int64, tile), codegen
+
+
+@intrinsic
+def columns_to_rows(
+    typingctx: Any,
+    tile: types.CPointer,
+    x: types.CPointer,
+    stride: types.Integer,
+    rows: types.Integer,
+    n: types.Integer,
+) -> Any:
+    """The inverse of `rows_to_columns`; only the ``rows`` rows are written, ``n`` elements of each."""
+    vector, _ = vector_at(x)
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        i64 = ir.IntType(64)
+        tile, x, stride, rows, n = args
+        llvm = llvm_type(vector)
+        loaded = []
+        for j in range(vector.n):
+            pointer = vector_pointer(builder, tile, ir.Constant(i64, j * vector.n), llvm)
+            loaded.append(Lanes(builder, builder.load(pointer, align=VECTOR_BYTES)))
+        for i, v in enumerate(_transposed(loaded)):
+            row = ir.Constant(i64, i)
+            present = builder.select(builder.icmp_signed("<", row, rows), n, ir.Constant(i64, 0))
+            masked_store(builder, v.value, x, builder.mul(row, stride), present)
+        return context.get_dummy_value()
+
+    return types.none(tile, x, types.int64, types.int64, types.int64), codegen
+
+
+def _lanes_of(vectors: list[Lanes], sources: list[tuple[int, int]]) -> Lanes:
+    """A vector of chosen lanes ``(vector, lane)``, gathered one vector after the other."""
+    n = len(sources)
+    result = vectors[0].shuffle([lane if v == 0 else 0 for v, lane in sources])
+    for number, vector in enumerate(vectors[1:], 1):
+        result = result.shuffle([n + lane if v == number else j for j, (v, lane) in enumerate(sources)], vector)
+    return result
+
+
+@intrinsic
+def deal(typingctx: Any, x: types.CPointer, k: types.IntegerLiteral, tile: types.CPointer) -> Any:
+    """`rows_to_columns` for a full set of contiguous rows of ``k`` (a small literal) elements, with fewer shuffles."""
+    if not isinstance(k, types.IntegerLiteral):
+        return None
+    vector, _ = vector_at(x)
+    classes = k.literal_value
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        flat = []
+        for v in range(classes):
+            pointer = vector_pointer(builder, args[0], ir.Constant(ir.IntType(64), v * vector.n), llvm_type(vector))
+            flat.append(Lanes(builder, builder.load(pointer, align=vector.element.bitwidth // 8)))
+        for c in range(classes):
+            pointer = vector_pointer(builder, args[2], ir.Constant(ir.IntType(64), c * vector.n), llvm_type(vector))
+            value = _lanes_of(flat, [divmod(c + classes * j, vector.n) for j in range(vector.n)])
+            builder.store(value.value, pointer, align=VECTOR_BYTES)
+        return context.get_dummy_value()
+
+    return types.none(x, k, tile), codegen
+
+
+@intrinsic
+def collect(typingctx: Any, tile: types.CPointer, k: types.IntegerLiteral, x: types.CPointer) -> Any:
+    """The inverse of `deal`."""
+    if not isinstance(k, types.IntegerLiteral):
+        return None
+    vector, _ = vector_at(x)
+    classes = k.literal_value
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        columns = []
+        for c in range(classes):
+            pointer = vector_pointer(builder, args[0], ir.Constant(ir.IntType(64), c * vector.n), llvm_type(vector))
+            columns.append(Lanes(builder, builder.load(pointer, align=VECTOR_BYTES)))
+        for v in range(classes):
+            flat = [divmod(v * vector.n + j, classes) for j in range(vector.n)]  # row, class
+            pointer = vector_pointer(builder, args[2], ir.Constant(ir.IntType(64), v * vector.n), llvm_type(vector))
+            value = _lanes_of(columns, [(c, row) for row, c in flat])
+            builder.store(value.value, pointer, align=vector.element.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.none(tile, k, x), codegen
+
+
+def _transposition(how: str) -> Any:
+    """An intrinsic ``(x, x_stride, m, n, y, y_stride)``: ``y[j y_stride + i] = x[i x_stride + j]``, ``i < m, j < n``.
+
+    ``m`` and ``n`` are at most a vector's width. ``how`` says what may be taken for granted: "part" nothing; "full"
+    that both are that width; "stream" that besides ``y`` and its stride are multiples of 64 bytes, and the result is
+    written past the caches.
+    """
+
+    def transpose(
+        typingctx: Any,
+        x: types.CPointer,
+        x_stride: types.Integer,
+        m: types.Integer,
+        n: types.Integer,
+        y: types.CPointer,
+        y_stride: types.Integer,
+    ) -> Any:
+        vector, align = vector_at(x)
+        i64 = ir.IntType(64)
+
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+            x, x_stride, m, n, y, y_stride = args
+            llvm = llvm_type(vector)
+            loaded = []
+            for i in range(vector.n):
+                number = ir.Constant(i64, i)
+                if how == "part":
+                    last = builder.sub(m, ir.Constant(i64, 1))  # what is missing repeats the last one
+                    number = builder.select(builder.icmp_signed("<", number, last), number, last)
+                at = builder.mul(number, x_stride)
+                if how == "part":
+                    zero = ir.Constant(llvm_type(vector.element), 0.0)
+                    loaded.append(Lanes(builder, masked_load(builder, vector, x, at, n, zero)))
+                else:
+                    loaded.append(Lanes(builder, builder.load(vector_pointer(builder, x, at, llvm), align=align)))
+            for j, v in enumerate(_transposed(loaded)):
+                number = ir.Constant(i64, j)
+                at = builder.mul(number, y_stride)
+                if how == "part":
+                    present = builder.select(builder.icmp_signed("<", number, n), m, ir.Constant(i64, 0))
+                    masked_store(builder, v.value, y, at, present)
+                    continue
+                pointer = vector_pointer(builder, y, at, llvm)
+                written = builder.store(v.value, pointer, align=VECTOR_BYTES if how == "stream" else align)
+                if how == "stream":
+                    written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+            return context.get_dummy_value()
+
+        return types.none(x, types.int64, types.int64, types.int64, y, types.int64), codegen
+
+    transpose.__name__ = transpose.__qualname__ = f"transpose_{how}"
+    return intrinsic(transpose)
+
+
+transpose_part = _transposition("part")
+transpose_full = _transposition("full")
+transpose_stream = _transposition("stream")
+
+
+@njit(error_model="numpy")
+def transpose(x, x_stride, m, n, y, y_stride, streaming):
+    """``y[j y_stride + i] = x[i x_stride + j]`` for ``i < m``, ``j < n``, square by square.
+
+    A last square that does not fit overlaps the one before: what is written twice is the same.
+    """
+    w = width(x)
+    if m < w or n < w:
+        for i in range(0, m, w):
+            for j in range(0, n, w):
+                part = offset(x, i * x_stride + j)
+                transpose_part(part, x_stride, min(w, m - i), min(w, n - j), offset(y, j * y_stride + i), y_stride)
+        return
+    for i in range(0, m, w):
+        a = min(i, m - w)
+        for j in range(0, n, w):
+            b = min(j, n - w)
+            square, to = offset(x, a * x_stride + b), offset(y, b * y_stride + a)
+            if streaming:
+                transpose_stream(square, x_stride, w, w, to, y_stride)
+            else:
+                transpose_full(square, x_stride, w, w, to, y_stride)
