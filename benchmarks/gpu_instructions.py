@@ -10,8 +10,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from cuda.bindings import nvrtc
-
 from softbench_backends.cupy.source import source
 
 LANES = 128 * 132 * 1.755e9  # lane-instructions per second of an H100 or H200 SXM: 132 processors at 1.755 GHz
@@ -32,11 +30,13 @@ KERNELS = {  # operation, and array passes: a loss alone writes none
 STORAGE = {"float": 4, "bf16_t": 2}
 
 
-def ask(function: Any, *arguments: Any) -> Any:
-    """A call of NVRTC; RuntimeError for any status but success."""
-    status, *result = function(*arguments)
+def ask(what: str, *arguments: Any) -> Any:
+    """A call of NVRTC by name; RuntimeError for any status but success, ImportError without numba-cuda's wheels."""
+    from cuda.bindings import nvrtc  # asv imports every module of this folder, where there is no CUDA either
+
+    status, *result = getattr(nvrtc, f"nvrtc{what}")(*arguments)
     if status != nvrtc.nvrtcResult.NVRTC_SUCCESS:
-        raise RuntimeError(f"{function.__name__}: {status.name}")
+        raise RuntimeError(f"{what}: {status.name}")
     return result[0] if result else None
 
 
@@ -49,15 +49,15 @@ def replaced(text: str, old: str, new: str) -> str:
 
 def instructions(text: str, names: list[str]) -> dict[str, int]:
     """PTX instructions of each kernel instance of ``text``."""
-    unit = ask(nvrtc.nvrtcCreateProgram, text.encode(), b"kernels.cu", 0, [], [])
+    unit = ask("CreateProgram", text.encode(), b"kernels.cu", 0, [], [])
     for name in names:
-        ask(nvrtc.nvrtcAddNameExpression, unit, name.encode())
-    ask(nvrtc.nvrtcCompileProgram, unit, 2, [b"-std=c++17", b"-arch=compute_90"])
-    ptx = b" " * ask(nvrtc.nvrtcGetPTXSize, unit)
-    ask(nvrtc.nvrtcGetPTX, unit, ptx)
+        ask("AddNameExpression", unit, name.encode())
+    ask("CompileProgram", unit, 2, [b"-std=c++17", b"-arch=compute_90"])
+    ptx = b" " * ask("GetPTXSize", unit)
+    ask("GetPTX", unit, ptx)
     found = {}
     for name in names:
-        symbol = ask(nvrtc.nvrtcGetLoweredName, unit, name.encode()).decode()
+        symbol = ask("GetLoweredName", unit, name.encode()).decode()
         body = ptx.decode().split(f".entry {symbol}(")[1].split("\n}")[0]
         found[name] = len(re.findall(r"^\t(?:@!?%p\d+ )?[a-z][\w.:]*\s.*;$", body, re.MULTILINE))
     return found

@@ -1,7 +1,9 @@
 """The asv suite: asv finds it, its parameters never depend on what is installed, and it times what it says."""
 
 import json
+import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,22 @@ def test_configuration(conf):
     requirements = conf["matrix"]["req"]
     assert requirements["pip+asv_runner"] == ["0.2.5"]
     assert {"numpy", "numba", "scipy", "rich", "scikit-learn"} <= set(requirements)
+
+
+def test_the_folder_is_imported_with_what_asv_installs():
+    """asv imports every module beside its benchmarks, in an environment of its own: what is not there must come late."""
+    code = """
+        import importlib, pkgutil, sys
+        absent = ("cuda", "cupy", "jax", "numba_cuda", "onnx", "onnxruntime", "torch")
+        sys.modules.update(dict.fromkeys(absent))  # importing one of them is an ImportError
+        import benchmarks
+        for module in pkgutil.iter_modules(benchmarks.__path__):
+            importlib.import_module(f"benchmarks.{module.name}")
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_benchmark_has_a_unit_and_fixed_parameters(suite):
