@@ -50,7 +50,7 @@ def test_configuration(conf):
 
 
 def test_the_folder_is_imported_with_what_asv_installs():
-    """asv imports every module beside its benchmarks, in an environment of its own: what is not there must come late."""
+    """asv imports every module beside its benchmarks, in an environment of its own: the rest must come late."""
     code = """
         import importlib, pkgutil, sys
         absent = ("cuda", "cupy", "jax", "numba_cuda", "onnx", "onnxruntime", "torch")
