@@ -120,7 +120,7 @@ def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
 
     What ``e`` held before are the exponentials of the row behind. Its results are written meanwhile, ``behind[j:rest] =
     e f_behind``, a group for a group, so that memory is busy while the cores are. ``j`` keeps ahead of what is
-    overwritten; the last result is the new ``j``.
+    overwritten; the last result is the new ``j``. ``j`` to ``rest`` are whole groups, no more of them than the row has.
     """
     w = width(x)
     hi, lo = accumulator(spread(x, 0.0))
@@ -132,21 +132,15 @@ def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
         if ahead:
             for p in range(GROUP):
                 prefetch(x, i + ahead + p * w)
-        if j + GROUP * w <= rest:
+        if j < rest:
             stream(behind, j, times(load_group(e, j), f_behind))
             j += GROUP * w
-        elif j < rest:
-            near_write(e, e, behind, rest, True, f_behind, f_behind, True, j)
-            j = rest
         if keep:
             store(e, i, e0)
         e0, n0 = below(e0, v, m)
         argmaxes += n0
         hi, lo = accumulate(hi, lo, e0)
         i += GROUP * w
-    if i < n and j < rest:
-        near_write(e, e, behind, rest, True, f_behind, f_behind, True, j)
-        j = rest
     while i < n:
         v = load_first(x, i, n - i, m)
         e0 = near_exp(v, m)
@@ -162,13 +156,13 @@ def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
 
 
 @njit(error_model="numpy")
-def near_row_sum(x, e, n, m, keep, ahead, behind, f_behind, j):
+def near_row_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
     """`near_tile_sum` over all tiles of a row."""
     hi, lo, argmaxes = 0.0, 0.0, 0
     for start in range(0, n, TILE):
         high, low, more, j = near_tile_sum(
             offset(x, start), offset(e, start), min(TILE, n - start), m, keep, ahead,
-            offset(behind, start), f_behind, j - start, n - start,
+            offset(behind, start), f_behind, j - start, rest - start,
         )  # fmt: skip
         j += start
         hi, lo = join(hi, lo, high, low)
@@ -177,17 +171,13 @@ def near_row_sum(x, e, n, m, keep, ahead, behind, f_behind, j):
 
 
 @njit(error_model="numpy")
-def near_write(x, e, out, n, kept, m, f, streaming, j):
-    """``out[j:n] = e f``; ``e`` is read if it was ``kept``."""
+def near_write(x, e, out, n, kept, m, f):
+    """``out[:n] = e f``; ``e`` is read if it was ``kept``."""
     w = width(out)
-    if streaming:
-        while j + GROUP * w <= n:
-            stream(out, j, times(load_group(e, j) if kept else near_exp(load_group(x, j), m), f))
-            j += GROUP * w
-    else:
-        while j + GROUP * w <= n:
-            store(out, j, times(load_group(e, j) if kept else near_exp(load_group(x, j), m), f))
-            j += GROUP * w
+    j = 0
+    while j + GROUP * w <= n:
+        store(out, j, times(load_group(e, j) if kept else near_exp(load_group(x, j), m), f))
+        j += GROUP * w
     while j < n:
         v = load_first(e, j, n - j, m) if kept else near_exp(load_first(x, j, n - j, m), m)
         store_first(out, j, n - j, times(v, f))
@@ -195,10 +185,23 @@ def near_write(x, e, out, n, kept, m, f, streaming, j):
 
 
 @njit(error_model="numpy")
-def finish(e, out, n, f, j, y, entry):
-    """What is left to write of a row behind: ``out[j:n] = e f``, then ``entry`` at its label ``y``, if it has one."""
-    if j < n:
-        near_write(e, e, out, n, True, f, f, True, j)
+def leave_behind(e, out, n, f):
+    """Write the ends of ``out[:n] = e f``; what lies between, ``j`` to ``rest``, are whole groups on cache lines."""
+    w = width(out)
+    j = min(misaligned(out), n)
+    rest = n - (n - j) % (GROUP * w)
+    store_first(out, 0, j, times(load_first(e, 0, j, 0.0), f))
+    for i in range(rest, n, w):
+        store_first(out, i, n - i, times(load_first(e, i, n - i, 0.0), f))
+    return j, rest
+
+
+@njit(error_model="numpy")
+def finish(e, out, f, j, rest, y, entry):
+    """What is left to write of a row behind: ``out[j:rest] = e f``; then ``entry`` at label ``y``, if there is one."""
+    while j < rest:
+        stream(out, j, times(load_group(e, j), f))
+        j += GROUP * width(out)
     if y >= 0:
         put(out, y, entry)
 
@@ -374,18 +377,11 @@ def _ahead(k, itemsize):
 
 
 @njit(error_model="numpy")
-def softmax_rows(x, out, first, last, streaming):
-    """`RowBackend.softmax` of the rows ``first <= i < last``."""
-    none = np.empty(0)
-    index_rows(x, x, np.empty(0, np.int64), none, none, none, out, 0.0, 1.0, True, first, last, streaming)
-
-
-@njit(error_model="numpy")
 def row_others(x, n, ahead):
     """The maximum of a row, what `others` gives, and the sum that it was given."""
     m, low = row_extrema(x, n)
     if is_near(m, low):
-        hi, lo, argmaxes, _ = near_row_sum(x, x, n, m, False, ahead, x, m, n)
+        hi, lo, argmaxes, _ = near_row_sum(x, x, n, m, False, ahead, x, m, 0, 0)
     else:
         hi, lo, argmaxes, _ = row_sum(x, x, n, m, False, ahead)
     s, rest = others(m, hi, lo, float(argmaxes))
@@ -458,66 +454,78 @@ def slope(x, n, m, hi, lo, argmaxes, smallest, at_label, weight, divisor):
     return f, h, g, label_entry(m, s, rest, at_label, f, h, g, share)
 
 
-@njit(error_model="numpy")
-def index_rows(
-    x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
-):
-    """`RowBackend.loss_and_gradient` for labels without smoothing; ``out`` is written if ``gradient`` is set.
+def _row_kernel(labelled):
+    """The kernel of `softmax_rows` and, ``labelled``, of `index_rows`: one text; each compiles what it needs of it."""
 
-    Without labels (an empty array) `RowBackend.softmax`.
-    """
-    k = x.shape[1]
-    keep = gradient and k * x.itemsize <= KEEP_BYTES
-    apart = streaming or same_address(address(x), address(out))
-    buffer = np.empty(k if apart and keep else 0, x.dtype)
-    ahead = _ahead(k, x.itemsize)
-    # The row behind: its results, whose exponentials are in the buffer, their factor, how far they are written, and the
-    # label's entry.
-    behind, f_behind, j, y_behind, entry_behind = address(out), get(address(x), 0), k, -1, 0.0
-    for i in range(first, last):
-        xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        y, weight, at_label = -1, 1.0, get(xi, 0)
-        if labels.size:
-            y = labels[i]
-            if y < 0 or y >= k:
-                skip(y, loss, i, oi, k, gradient)
+    def kernel(
+        x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+    ):
+        k = x.shape[1]
+        keep = gradient and k * x.itemsize <= KEEP_BYTES
+        apart = streaming or same_address(address(x), address(out))
+        buffer = np.empty(k if apart and keep else 0, x.dtype)
+        ahead = _ahead(k, x.itemsize)
+        # The row behind: its results, whose exponentials are in the buffer, their factor, which are left to write,
+        # and the label's entry.
+        behind, f_behind, j, rest, y_behind, entry_behind = address(out), get(address(x), 0), 0, 0, -1, 0.0
+        for i in range(first, last):
+            xi, oi = offset(address(x), i * k), offset(address(out), i * k)
+            y, weight, at_label = -1, 1.0, get(xi, 0)
+            if labelled:
+                y = labels[i]
+                if y < 0 or y >= k:
+                    skip(y, loss, i, oi, k, gradient)
+                    continue
+                weight = row_weight(i, y, sample_weight, class_weight)
+                at_label = get(xi, y)
+            e = address(buffer) if apart else oi
+            m, low = row_extrema(xi, k)
+            near = is_near(m, low)
+            if near:
+                hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, keep, ahead, behind, f_behind, j, rest)
+                tiniest = math.inf
+            finish(e, behind, f_behind, j, rest, y_behind, entry_behind)
+            j, rest, y_behind = 0, 0, -1
+            if not near:
+                hi, lo, argmaxes, tiniest = row_sum(xi, e, k, m, keep, ahead)
+            if labelled:
+                s, less = others(m, hi, lo, float(argmaxes))
+                loss[i] = index_loss(m, s, log_sum(m, s, less), at_label, weight)
+            if not gradient:
                 continue
-            weight = row_weight(i, y, sample_weight, class_weight)
-            at_label = get(xi, y)
-        e = address(buffer) if apart else oi
-        m, low = row_extrema(xi, k)
-        near = is_near(m, low)
-        if near:
-            hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, keep, ahead, behind, f_behind, j)
-            tiniest = math.inf
-            finish(e, behind, k, f_behind, j, y_behind, entry_behind)
-        else:
-            finish(e, behind, k, f_behind, j, y_behind, entry_behind)
-            hi, lo, argmaxes, tiniest = row_sum(xi, e, k, m, keep, ahead)
-        j, y_behind = k, -1
-        if labels.size:
-            s, rest = others(m, hi, lo, float(argmaxes))
-            loss[i] = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
-        if not gradient:
-            continue
-        entry = 0.0
-        if labels.size:
-            f, h, g, entry = slope(xi, k, m, hi, lo, argmaxes, tiniest, at_label, weight, divisor)
-        else:
-            _, _, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, tiniest, 1.0, 0.0)
-        whole, normal = near_factor(m, f, g)
-        if near and normal:
-            if streaming and keep:
-                j = min(misaligned(oi), k)
-                store_first(oi, 0, j, times(load_first(e, 0, j, 0.0), whole))
-                behind, f_behind, y_behind, entry_behind = oi, whole, y, entry
-                continue
-            near_write(xi, e, oi, k, keep, m, whole, False, 0)
-        else:
-            write_probabilities(xi, e, oi, k, keep and not near, m, f, h, g, streaming)
-        if labels.size:
-            put(oi, y, entry)
-    finish(address(buffer), behind, k, f_behind, j, y_behind, entry_behind)
-    if streaming:
-        fence()
-    return buffer.size  # so that it lives until here: a pointer does not keep memory
+            entry = 0.0
+            if labelled:
+                f, h, g, entry = slope(xi, k, m, hi, lo, argmaxes, tiniest, at_label, weight, divisor)
+            else:
+                _, _, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, tiniest, 1.0, 0.0)
+            whole, normal = near_factor(m, f, g)
+            if near and normal:
+                if streaming and keep:
+                    j, rest = leave_behind(e, oi, k, whole)
+                    behind, f_behind, y_behind, entry_behind = oi, whole, y, entry
+                    continue
+                near_write(xi, e, oi, k, keep, m, whole)
+            else:
+                write_probabilities(xi, e, oi, k, keep and not near, m, f, h, g, streaming)
+            if labelled:
+                put(oi, y, entry)
+        finish(address(buffer), behind, f_behind, j, rest, y_behind, entry_behind)
+        if streaming:
+            fence()
+        return buffer.size  # so that it lives until here: a pointer does not keep memory
+
+    kernel.__name__ = "index_rows" if labelled else "softmax_rows"
+    return njit(kernel, error_model="numpy")
+
+
+index_rows = _row_kernel(True)
+"""`RowBackend.loss_and_gradient` for labels without smoothing; ``out`` is written if ``gradient`` is set."""
+
+_softmax_rows = _row_kernel(False)
+
+
+@njit(error_model="numpy")
+def softmax_rows(x, out, first, last, streaming):
+    """`RowBackend.softmax` of the rows ``first <= i < last``."""
+    none = np.empty(0)
+    _softmax_rows(x, x, np.empty(0, np.int64), none, none, none, out, 0.0, 1.0, True, first, last, streaming)
