@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from softbench_backends.numba.blocks import (
     accumulate,
     accumulator,
@@ -45,6 +43,7 @@ from softbench_backends.numba.blocks import (
     soft_term,
     vanishes,
 )
+from softbench_backends.numba.jit import part
 from softbench_backends.numba.limits import SHORT
 from softbench_backends.numba.memory import (
     address,
@@ -65,7 +64,7 @@ from softbench_backends.numba.transposition import collect, columns_to_rows, dea
 MOST_CLASSES = max(SHORT.values())  # what the scratch tiles hold
 
 
-@njit(error_model="numpy")
+@part
 def enter(x, rows, k, tile):
     """``rows`` rows of ``k`` elements from ``x`` into the columns of ``tile``."""
     w = width(x)
@@ -81,7 +80,7 @@ def enter(x, rows, k, tile):
         rows_to_columns(offset(x, c), k, rows, min(w, k - c), offset(tile, c * w))
 
 
-@njit(error_model="numpy")
+@part
 def leave(tile, out, rows, k):
     """The inverse of `enter`."""
     w = width(out)
@@ -97,7 +96,7 @@ def leave(tile, out, rows, k):
         columns_to_rows(offset(tile, c * w), offset(out, c), k, rows, min(w, k - c))
 
 
-@njit(error_model="numpy")
+@part
 def column_max(tile, k):
     """Maximum of every row, passing over NaN."""
     w = width(tile)
@@ -107,7 +106,7 @@ def column_max(tile, k):
     return m
 
 
-@njit(error_model="numpy")
+@part
 def column_sum(tile, e, k, m):
     """The scaled exponentials to ``e``; per row what `rows.tile_sum` gives."""
     w = width(tile)
@@ -122,7 +121,7 @@ def column_sum(tile, e, k, m):
     return hi, lo, argmaxes, smallest
 
 
-@njit(error_model="numpy")
+@part
 def column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less):
     """`rows.row_factor`, row by row in the lanes."""
     s, rest = others(m, hi, lo, argmaxes)
@@ -136,7 +135,7 @@ def column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less):
     return s, rest, f, h, g
 
 
-@njit(error_model="numpy")
+@part
 def column_probability(tile, e, c, m, f, h, g):
     """Probabilities of class ``c``, times what is in ``f``."""
     at = c * width(tile)
@@ -146,7 +145,7 @@ def column_probability(tile, e, c, m, f, h, g):
     return p
 
 
-@njit(error_model="numpy")
+@part
 def column_precise_sum(tile, k, m):
     """`column_sum` to far less than an ulp."""
     w = width(tile)
@@ -161,7 +160,7 @@ def column_precise_sum(tile, k, m):
 # -- what is done to rows whose classes are in the vectors of a tile; results go to ``e`` in the same form --
 
 
-@njit(error_model="numpy")
+@part
 def tile_softmax(tile, e, k):
     """Probabilities."""
     w = width(tile)
@@ -172,7 +171,7 @@ def tile_softmax(tile, e, k):
         store(e, c * w, column_probability(tile, e, c, m, f, h, g))
 
 
-@njit(error_model="numpy")
+@part
 def tile_log_softmax(tile, e, k):
     """Logarithms of probabilities."""
     w = width(tile)
@@ -184,7 +183,7 @@ def tile_log_softmax(tile, e, k):
         store(e, c * w, log_probability(load(tile, c * w), m, log))
 
 
-@njit(error_model="numpy")
+@part
 def tile_index(tile, e, k, labels, weight, share, less, loss, first, rows, gradient):
     """Losses of ``rows`` rows from ``first`` on, by their labels, and gradients if asked for.
 
@@ -208,7 +207,7 @@ def tile_index(tile, e, k, labels, weight, share, less, loss, first, rows, gradi
             store(e, c * w, only_labelled(pick(p, entry, y, c), y, k))
 
 
-@njit(error_model="numpy")
+@part
 def lane_shares(tile, weights, labels, sample_weight, class_weight, k, first, rows, divisor):
     """The weights of ``rows`` rows from ``first`` on, in lanes, and these over ``divisor``, with a correction.
 
@@ -227,7 +226,7 @@ def lane_shares(tile, weights, labels, sample_weight, class_weight, k, first, ro
 # -- the kernels ------------------------------------------------------------------------------------------------
 
 
-@njit(error_model="numpy")
+@part
 def softmax_columns(x, out, first, last, streaming):
     """`RowBackend.softmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
@@ -241,7 +240,7 @@ def softmax_columns(x, out, first, last, streaming):
         leave(e, offset(address(out), i * k), rows, k)
 
 
-@njit(error_model="numpy")
+@part
 def log_softmax_columns(x, out, first, last, streaming):
     """`RowBackend.log_softmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
@@ -255,7 +254,7 @@ def log_softmax_columns(x, out, first, last, streaming):
         leave(e, offset(address(out), i * k), rows, k)
 
 
-@njit(error_model="numpy")
+@part
 def logsumexp_columns(x, out, first, last, streaming):
     """`RowBackend.logsumexp` of the rows ``first <= i < last``."""
     k = x.shape[1]
@@ -270,7 +269,7 @@ def logsumexp_columns(x, out, first, last, streaming):
         store_first(address(out), i, rows, logsumexp(m, s, lo, hi))
 
 
-@njit(error_model="numpy")
+@part
 def argmax_columns(x, out, first, last, streaming):
     """`RowBackend.argmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
@@ -286,7 +285,7 @@ def argmax_columns(x, out, first, last, streaming):
         store_first(address(out), i, rows, at)
 
 
-@njit(error_model="numpy")
+@part
 def index_columns(
     x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
@@ -309,7 +308,7 @@ def index_columns(
             leave(e, offset(address(out), i * k), rows, k)
 
 
-@njit(error_model="numpy")
+@part
 def soft_columns(
     x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):

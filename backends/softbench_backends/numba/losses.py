@@ -6,14 +6,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from softbench_backends.numba.blocks import accumulate, accumulator, fold, join, settle, two_product
+from softbench_backends.numba.jit import part
 from softbench_backends.numba.memory import address, load, load_first, spread, width
 from softbench_backends.numba.rows import row_weight
 
 
-@njit(error_model="numpy")
+@part
 def total_rows(x, out, first, last, streaming):
     """Sum of the losses ``x[first:last]`` into ``out[0]``: compensated, rounded once, in an order of its own."""
     p = address(x)
@@ -32,7 +32,7 @@ def total_rows(x, out, first, last, streaming):
     out[0] = settle(*join(hi, lo, more, less))
 
 
-@njit(error_model="numpy")
+@part
 def log_loss_index(
     p, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
@@ -46,7 +46,7 @@ def log_loss_index(
             loss[i] = row_weight(i, y, sample_weight, class_weight) * (0.0 - math.log(np.float64(p[i, y])))
 
 
-@njit(error_model="numpy")
+@part
 def log_loss_soft(
     p, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):

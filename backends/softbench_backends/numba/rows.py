@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
 from softbench_backends.numba.blocks import (
     accumulate,
@@ -49,6 +48,7 @@ from softbench_backends.numba.blocks import (
     times,
     vanishes,
 )
+from softbench_backends.numba.jit import part
 from softbench_backends.numba.lanes import GROUP
 from softbench_backends.numba.limits import TILE
 from softbench_backends.numba.memory import (
@@ -77,7 +77,7 @@ AHEAD_BYTES = 1 << 12
 """From this size on, the next row is prefetched."""
 
 
-@njit(error_model="numpy")
+@part
 def row_max(x, n):
     """Maximum of ``x[:n]``, passing over NaN."""
     w = width(x)
@@ -95,7 +95,7 @@ def row_max(x, n):
     return largest(larger(larger(a, b), larger(c, d)))
 
 
-@njit(error_model="numpy")
+@part
 def row_extrema(x, n):
     """Maximum and minimum of ``x[:n]``, passing over NaN."""
     w = width(x)
@@ -114,7 +114,7 @@ def row_extrema(x, n):
     return largest(larger(larger(a, b), larger(c, d))), smallest(smaller(smaller(low0, low1), smaller(low2, low3)))
 
 
-@njit(error_model="numpy")
+@part
 def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
     """`tile_sum` of a row that `is_near`: the exponentials in ``e`` are not scaled, the results are the same.
 
@@ -155,7 +155,7 @@ def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
     return high, low, argmaxes - (i - n), j
 
 
-@njit(error_model="numpy")
+@part
 def near_row_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
     """`near_tile_sum` over all tiles of a row."""
     hi, lo, argmaxes = 0.0, 0.0, 0
@@ -170,7 +170,7 @@ def near_row_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
     return hi, lo, argmaxes, j
 
 
-@njit(error_model="numpy")
+@part
 def near_write(x, e, out, n, kept, m, f):
     """``out[:n] = e f``; ``e`` is read if it was ``kept``."""
     w = width(out)
@@ -184,7 +184,7 @@ def near_write(x, e, out, n, kept, m, f):
         j += w
 
 
-@njit(error_model="numpy")
+@part
 def leave_behind(e, out, n, f):
     """Write the ends of ``out[:n] = e f``; what lies between, ``j`` to ``rest``, are whole groups on cache lines."""
     w = width(out)
@@ -196,7 +196,7 @@ def leave_behind(e, out, n, f):
     return j, rest
 
 
-@njit(error_model="numpy")
+@part
 def finish(e, out, f, j, rest, y, entry):
     """What is left to write of a row behind: ``out[j:rest] = e f``; then ``entry`` at label ``y``, if there is one."""
     while j < rest:
@@ -206,7 +206,7 @@ def finish(e, out, f, j, rest, y, entry):
         put(out, y, entry)
 
 
-@njit(error_model="numpy")
+@part
 def row_max_or_nan(x, n):
     """Maximum of ``x[:n]``, NaN if one is there."""
     w = width(x)
@@ -219,7 +219,7 @@ def row_max_or_nan(x, n):
     return math.nan if first_match(seen, math.nan) < w else float(largest(best))
 
 
-@njit(error_model="numpy")
+@part
 def tile_sum(x, e, n, m, keep, ahead):
     """Sum of the exponentials below the maximum ``m``, its correction, number of argmaxes, smallest exponential but 0.
 
@@ -255,7 +255,7 @@ def tile_sum(x, e, n, m, keep, ahead):
     return high, low, argmaxes, least_of(smallest)
 
 
-@njit(error_model="numpy")
+@part
 def row_sum(x, e, n, m, keep, ahead):
     """`tile_sum` over all tiles of a row."""
     hi, lo, argmaxes, smallest = 0.0, 0.0, 0, math.inf
@@ -267,13 +267,13 @@ def row_sum(x, e, n, m, keep, ahead):
     return hi, lo, argmaxes, smallest
 
 
-@njit(error_model="numpy")
+@part
 def smaller_positive(a, b):
     """The smaller of two numbers, of which the second may be a 0 that does not count."""
     return np.float64(b) if 0 < b < a else a
 
 
-@njit(error_model="numpy")
+@part
 def row_factor(x, n, m, hi, lo, argmaxes, smallest, share, less):
     """``s'``, its correction and what `factor` makes of it; of a better sum if a probability is subnormal."""
     s, rest = others(m, hi, lo, float(argmaxes))
@@ -285,7 +285,7 @@ def row_factor(x, n, m, hi, lo, argmaxes, smallest, share, less):
     return s, rest, f, h, g
 
 
-@njit(error_model="numpy")
+@part
 def some_probabilities(x, e, i, n, kept, m, f, h, g):
     """The probabilities of up to a vector of classes from ``i`` on, of ``n``; from ``e`` if they were ``kept``."""
     exp = load_first(e, i, n - i, 0.0) if kept else shifted_exp(load_first(x, i, n - i, -math.inf), m)
@@ -295,7 +295,7 @@ def some_probabilities(x, e, i, n, kept, m, f, h, g):
     return p
 
 
-@njit(error_model="numpy")
+@part
 def group_probabilities(x, e, i, kept, m, f, h, g):
     """As `some_probabilities`, of a whole group of vectors."""
     exp = load_group(e, i) if kept else shifted_exp(load_group(x, i), m)
@@ -305,7 +305,7 @@ def group_probabilities(x, e, i, kept, m, f, h, g):
     return p
 
 
-@njit(error_model="numpy")
+@part
 def write_probabilities(x, e, out, n, kept, m, f, h, g, streaming):
     """``out`` = the probabilities times what is in ``f``; ``streaming`` past the caches.
 
@@ -327,7 +327,7 @@ def write_probabilities(x, e, out, n, kept, m, f, h, g, streaming):
         i += w
 
 
-@njit(error_model="numpy")
+@part
 def precise_sum(x, n, m):
     """Sum of the exponentials below the maximum, and its correction, to far less than an ulp."""
     w = width(x)
@@ -341,7 +341,7 @@ def precise_sum(x, n, m):
     return fold(hi, lo)
 
 
-@njit(error_model="numpy")
+@part
 def write_log_probabilities(x, out, n, m, log, streaming):
     """``out = (x - m) - L``."""
     w = width(out)
@@ -359,7 +359,7 @@ def write_log_probabilities(x, out, n, m, log, streaming):
         store_first(out, i, n - i, log_probability(load_first(x, i, n - i, 0.0), m, log))
 
 
-@njit(error_model="numpy")
+@part
 def fill(out, n, value):
     """``out[:n] = value``."""
     w = width(out)
@@ -370,13 +370,13 @@ def fill(out, n, value):
         i += w
 
 
-@njit(error_model="numpy")
+@part
 def _ahead(k, itemsize):
     """How far ahead of the exponentials to prefetch: the next row, unless rows are too short to matter."""
     return k if k * itemsize >= AHEAD_BYTES else 0
 
 
-@njit(error_model="numpy")
+@part
 def row_others(x, n, ahead):
     """The maximum of a row, what `others` gives, and the sum that it was given."""
     m, low = row_extrema(x, n)
@@ -388,7 +388,7 @@ def row_others(x, n, ahead):
     return m, s, rest, hi
 
 
-@njit(error_model="numpy")
+@part
 def log_softmax_rows(x, out, first, last, streaming):
     """`RowBackend.log_softmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
@@ -401,7 +401,7 @@ def log_softmax_rows(x, out, first, last, streaming):
         fence()
 
 
-@njit(error_model="numpy")
+@part
 def logsumexp_rows(x, out, first, last, streaming):
     """`RowBackend.logsumexp` of the rows ``first <= i < last``."""
     k = x.shape[1]
@@ -411,7 +411,7 @@ def logsumexp_rows(x, out, first, last, streaming):
         put(address(out), i, logsumexp(m, s, rest, total))
 
 
-@njit(error_model="numpy")
+@part
 def argmax_rows(x, out, first, last, streaming):
     """`RowBackend.argmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
@@ -427,7 +427,7 @@ def argmax_rows(x, out, first, last, streaming):
         put(address(out), i, j + found)
 
 
-@njit(error_model="numpy")
+@part
 def row_weight(i, y, sample_weight, class_weight):
     """``s_i w_y``; a weight that is absent (an empty array) is 1."""
     weight = 1.0
@@ -438,7 +438,7 @@ def row_weight(i, y, sample_weight, class_weight):
     return weight
 
 
-@njit(error_model="numpy")
+@part
 def skip(y, loss, i, out, k, gradient):
     """Loss, and gradient if it is asked for, of a row whose label is no class: 0 where ignored (-1), else NaN."""
     loss[i] = 0.0 if y == -1 else math.nan
@@ -446,7 +446,7 @@ def skip(y, loss, i, out, k, gradient):
         fill(out, k, loss[i])
 
 
-@njit(error_model="numpy")
+@part
 def slope(x, n, m, hi, lo, argmaxes, smallest, at_label, weight, divisor):
     """Of a row and its label: what `factor` gives, and the gradient's entry at the label."""
     share, less = quotient(weight, 0.0, divisor, 0.0)
@@ -515,7 +515,7 @@ def _row_kernel(labelled):
         return buffer.size  # so that it lives until here: a pointer does not keep memory
 
     kernel.__name__ = "index_rows" if labelled else "softmax_rows"
-    return njit(kernel, error_model="numpy")
+    return part(kernel)
 
 
 index_rows = _row_kernel(True)
@@ -524,7 +524,7 @@ index_rows = _row_kernel(True)
 _softmax_rows = _row_kernel(False)
 
 
-@njit(error_model="numpy")
+@part
 def softmax_rows(x, out, first, last, streaming):
     """`RowBackend.softmax` of the rows ``first <= i < last``."""
     none = np.empty(0)

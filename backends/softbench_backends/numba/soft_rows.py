@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-
 from softbench_backends.numba.blocks import (
     accumulate,
     accumulator,
@@ -25,11 +23,12 @@ from softbench_backends.numba.blocks import (
     two_product,
     two_sum,
 )
+from softbench_backends.numba.jit import part
 from softbench_backends.numba.memory import address, get, load_first, offset, put, spread, store_first, width
 from softbench_backends.numba.rows import row_max, skip
 
 
-@njit(error_model="numpy")
+@part
 def soft_row_sums(x, q, n, m):
     """Of one row: `row_sum`, the sum of ``q`` and the sum of ``q (m - x)``; of the latter two the totals."""
     w = width(x)
@@ -52,7 +51,7 @@ def soft_row_sums(x, q, n, m):
     return hi, lo, argmaxes, settle(mass_hi, mass_lo), settle(cost_hi, cost_lo)
 
 
-@njit(error_model="numpy")
+@part
 def write_soft_gradient(x, q, out, n, m, f, g, high, low):
     """``out = p - q (high + low)``."""
     w = width(out)
@@ -63,7 +62,7 @@ def write_soft_gradient(x, q, out, n, m, f, g, high, low):
         i += w
 
 
-@njit(error_model="numpy")
+@part
 def smoothing_unit(k):
     """Power of two that scales a row of smoothed targets down, so that sums over it do not overflow."""
     unit = 1.0
@@ -73,7 +72,7 @@ def smoothing_unit(k):
     return unit
 
 
-@njit(error_model="numpy")
+@part
 def smoothed(i, y, k, smoothing, sample_weight, class_weight):
     """What multiplies ``q``, `smoothing_unit` times the class weights, in row ``i``, and what its label has besides.
 
@@ -89,7 +88,7 @@ def smoothed(i, y, k, smoothing, sample_weight, class_weight):
     return of_all, of_all_low, of_label, of_label_low + weight * kept_low
 
 
-@njit(error_model="numpy")
+@part
 def soft_rows(
     x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, prange, types
+from numba import prange, types
 
 from softbench_backends.numba import columns, rows, soft_rows
 from softbench_backends.numba.columns import MOST_CLASSES, lane_shares, tile_index, tile_log_softmax, tile_softmax
+from softbench_backends.numba.jit import part
 from softbench_backends.numba.memory import (
     address,
     fence,
@@ -38,7 +39,7 @@ from softbench_backends.numba.transposition import transpose
 __all__ = ["argument_types", "form"]
 
 
-@njit(error_model="numpy")
+@part
 def place(block, size, k, inner):
     """The first element and the first row of a block of up to ``size`` neighbouring rows, and how many they are."""
     per = (inner + size - 1) // size
@@ -106,7 +107,7 @@ def _target_by_transposing(kernel: Any) -> Callable[..., Any]:
 # -- short rows -----------------------------------------------------------------------------------------------
 
 
-@njit(error_model="numpy")
+@part
 def enter(x, inner, n, k, tile):
     """Classes of ``n`` neighbouring rows, a vector apiece, from ``x`` into ``tile``."""
     w = width(x)
@@ -118,7 +119,7 @@ def enter(x, inner, n, k, tile):
             store(tile, c * w, load_first(x, c * inner, n, 0.0))
 
 
-@njit(error_model="numpy")
+@part
 def leave(e, out, inner, n, k, streaming):
     """The inverse of `enter`; ``streaming`` past the caches if all lanes count."""
     w = width(out)
@@ -181,8 +182,8 @@ def _kernels(
     wrap: Callable[..., Any], long_rows: Any, short_rows: Any, lanewise: Callable[..., Any] | None = None
 ) -> tuple[Any, Any, bool]:
     """Kernels for long and for short rows, and whether they have a target."""
-    long_kernel = njit(wrap(long_rows), error_model="numpy")
-    short_kernel = njit(lanewise or wrap(short_rows), error_model="numpy")
+    long_kernel = part(wrap(long_rows))
+    short_kernel = part(lanewise or wrap(short_rows))
     return long_kernel, short_kernel, wrap is _target_by_transposing
 
 

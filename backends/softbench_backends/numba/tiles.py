@@ -18,6 +18,7 @@ from softbench_backends.numba.blocks import (
     logsumexp,
     others,
 )
+from softbench_backends.numba.jit import part
 from softbench_backends.numba.limits import TILE
 from softbench_backends.numba.memory import address, fence, offset, put
 from softbench_backends.numba.rows import (
@@ -37,7 +38,7 @@ from softbench_backends.numba.rows import (
 _MAX, _SUM, _PROBABILITIES, _LOGS = 0, 1, 2, 3
 
 
-@njit(error_model="numpy")
+@part
 def tile_job(job, x, out, i, t, tiles, m, f, h, g, streaming):
     """Do ``job`` to tile ``t`` of row ``i``.
 
@@ -66,7 +67,7 @@ def all_tiles(job, x, out, tiles, m, f, h, g, streaming):
         tile_job(job, x, out, j // tiles.shape[1], j % tiles.shape[1], tiles, m, f, h, g, streaming)
 
 
-@njit(error_model="numpy")
+@part
 def statistics(x, streaming):
     """The tiles; of every row the maximum, and what `row_sum` gives, as ``(N, 4)``."""
     n, k = x.shape
@@ -88,7 +89,7 @@ def statistics(x, streaming):
     return tiles, m, sums
 
 
-@njit(error_model="numpy")
+@part
 def softmax_tiles(x, out, streaming, chunks):
     """`rows.softmax_rows` of all rows."""
     n, k = x.shape
@@ -101,7 +102,7 @@ def softmax_tiles(x, out, streaming, chunks):
     all_tiles(np.int64(_PROBABILITIES), x, out, tiles, m, f, h, g, streaming)
 
 
-@njit(error_model="numpy")
+@part
 def log_softmax_tiles(x, out, streaming, chunks):
     """`rows.log_softmax_rows` of all rows."""
     tiles, m, sums = statistics(x, streaming)
@@ -112,7 +113,7 @@ def log_softmax_tiles(x, out, streaming, chunks):
     all_tiles(np.int64(_LOGS), x, out, tiles, m, log, log, log, streaming)
 
 
-@njit(error_model="numpy")
+@part
 def logsumexp_tiles(x, out, streaming, chunks):
     """`rows.logsumexp_rows` of all rows."""
     _, m, sums = statistics(x, streaming)
@@ -121,7 +122,7 @@ def logsumexp_tiles(x, out, streaming, chunks):
         put(address(out), i, logsumexp(m[i], s, rest, sums[i, 0]))
 
 
-@njit(error_model="numpy")
+@part
 def index_tiles(x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, streaming, chunks):
     """`rows.index_rows` of all rows."""
     n, k = x.shape

@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
+from softbench_backends.numba.jit import part
 from softbench_backends.numba.lanes import VECTOR_BYTES, Lanes, llvm_type
 from softbench_backends.numba.memory import masked_load, masked_store, offset, vector_at, vector_pointer, width
 
@@ -212,7 +213,7 @@ transpose_full = _transposition("full")
 transpose_stream = _transposition("stream")
 
 
-@njit(error_model="numpy")
+@part
 def transpose(x, x_stride, m, n, y, y_stride, streaming):
     """``y[j y_stride + i] = x[i x_stride + j]`` for ``i < m``, ``j < n``, square by square.
 
