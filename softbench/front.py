@@ -33,6 +33,7 @@ _LAST: Final = -1
 _SECOND: Final = 1  # the last of a matrix
 _FLOAT32: Final = np.dtype("float32")
 _FLOAT64: Final = np.dtype("float64")
+_INT64: Final = np.dtype("int64")
 _SKIPPED: Final = ("accept", "layout", "shares_memory", "as_rows", "from_rows", "wrap")
 
 
@@ -59,26 +60,38 @@ def _is_plain_out(out: Any, x: Array) -> bool:
     )
 
 
+def _is_only_labels(
+    target: Any, outer: tuple[int, ...], class_weight: Any, sample_weight: Any, ignore_index: Any, smoothing: Any
+) -> bool:
+    """Whether a target is plain too: contiguous int64 labels for rows of shape ``outer``, and nothing beside them."""
+    return (
+        class_weight is None
+        and sample_weight is None
+        and ignore_index is None
+        and type(smoothing) is float
+        and smoothing == 0.0
+        and type(target) is np.ndarray
+        and target.dtype is _INT64
+        and target.shape == outer
+    )
+
+
 class _Rows:
     """Logits (or probabilities) on their way to rows, and how to raise results from rows again."""
 
     __slots__ = ("axis", "compute", "k", "n", "name", "outer", "plain", "result", "strided", "x")
 
-    def __init__(
-        self, name: str, x: Array, axis: int, result: str, compute: str, strided: bool, plain: bool = False
-    ) -> None:
-        shape: tuple[int, ...] = x.shape
-        self.name = name  # of the argument
-        self.x = x  # as accepted, n-d
-        self.axis = axis  # 0 <= axis < x.ndim
-        self.result = result  # dtype of array results
-        self.compute = compute  # dtype of the rows
-        self.strided = strided  # go to the kernel as (outer, K, inner), not as (N, K)
-        self.plain = plain  # `_plain_shape`: go to the kernel as they are
-        self.k = shape[axis]
-        self.outer = shape[:1] if plain else shape[:axis] + shape[axis + 1 :]
-        """Shape without the axis: what index targets, weights and per-row results have."""
-        self.n = shape[0] if plain else math.prod(self.outer)
+    name: str  # of the argument
+    x: Array  # as accepted, n-d
+    axis: int  # 0 <= axis < x.ndim
+    k: int
+    n: int
+    outer: tuple[int, ...]
+    """Shape without the axis: what index targets, weights and per-row results have."""
+    result: str  # dtype of array results
+    compute: str  # dtype of the rows
+    strided: bool  # go to the kernel as (outer, K, inner), not as (N, K)
+    plain: bool  # `_plain_shape`: go to the kernel as they are
 
 
 class Backend:
@@ -199,6 +212,15 @@ class Backend:
         validate: bool = True,
     ) -> Any:
         """See `softbench.loss`."""
+        if (
+            reduction == "mean"
+            and self._takes_plain
+            and (shape := _plain_shape(logits, axis))
+            and _is_only_labels(target, outer := shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
+        ):  # Spelled out as in `softmax`.
+            rows = self.rows
+            only = IndexTarget(rows.index_labels(target, shape[1], None, validate))
+            return rows.total(rows.loss(logits, only, rows.empty(outer, _FLOAT64)), float(shape[0]))
         _check_reduction(reduction)
         r = self._lower(logits, axis)
         lowered, divisor = self._lower_target(
@@ -271,24 +293,33 @@ class Backend:
     # -- logits ----------------------------------------------------------------------------------------
 
     def _lower(self, logits: Any, axis: int, argument: str = "logits") -> _Rows:
-        if self._takes_plain and _plain_shape(logits, axis):
-            name = "float32" if logits.dtype is _FLOAT32 else "float64"
-            return _Rows(argument, logits, 1, name, name, False, True)
+        r = _Rows()
+        r.name = argument
+        if self._takes_plain and (shape := _plain_shape(logits, axis)):
+            r.x, r.axis, r.strided, r.plain = logits, 1, False, True
+            r.n, r.k = shape
+            r.outer = shape[:1]
+            r.result = r.compute = "float32" if logits.dtype is _FLOAT32 else "float64"
+            return r
         x = self.rows.accept(logits, argument)
         try:
-            result, compute = self._formats[x.dtype]
+            r.result, r.compute = self._formats[x.dtype]
         except KeyError:
-            result, compute = self._formats[x.dtype] = self._format(x.dtype.name, argument)
+            r.result, r.compute = self._formats[x.dtype] = self._format(x.dtype.name, argument)
         if x.ndim == 0:
             raise TypeError(f"{argument} is 0-d: expected an array with at least one axis of classes")
-        index = _check_axis(axis, x.ndim)
-        strided = (
+        shape = x.shape
+        r.x, r.axis, r.plain = x, (index := _check_axis(axis, x.ndim)), False
+        r.k = shape[index]
+        r.outer = shape[:index] + shape[index + 1 :]
+        r.n = math.prod(r.outer)
+        r.strided = (
             index != x.ndim - 1
             and self.rows.accepts_strided
-            and math.prod(x.shape[index + 1 :]) > 1
+            and math.prod(shape[index + 1 :]) > 1
             and self.rows.layout(x).contiguous
         )
-        return _Rows(argument, x, index, result, compute, strided)
+        return r
 
     def _format(self, name: str, argument: str) -> tuple[str, str]:
         """Dtypes of results and of rows for logits of this dtype."""
@@ -321,7 +352,9 @@ class Backend:
 
     def _losses(self, r: _Rows) -> Array:
         """Memory for the losses of all rows; 0 where there is nothing to compute."""
-        return self.rows.empty((r.n,), "float64") if r.n * r.k else self.rows.full((r.n,), 0.0, "float64")
+        if r.n * r.k == 0:
+            return self.rows.full((r.n,), 0.0, "float64")
+        return self.rows.empty(r.outer if r.plain else (r.n,), _FLOAT64 if r.plain else "float64")
 
     def _in_order(self, r: _Rows) -> bool:
         """Whether a result of a kernel lies in memory as the caller wants it."""
@@ -415,6 +448,8 @@ class Backend:
         """A target lowered to the waist, and the divisor of its mean; None for other reductions."""
         rows = self.rows
         mean = reduction == "mean"
+        if r.plain and _is_only_labels(target, r.outer, class_weight, sample_weight, ignore_index, smoothing):
+            return IndexTarget(rows.index_labels(target, r.k, None, validate)), float(r.n) if mean else None
         t = rows.accept(target, "target")
         ignored = _check_ignore_index(ignore_index)
         eps = _check_smoothing(smoothing)

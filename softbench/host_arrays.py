@@ -19,6 +19,7 @@ Array = Any
 
 _INT64, _UINT64 = np.dtype("int64"), np.dtype("uint64")
 _IGNORED, _INVALID = -1, -2  # softbench.interface.IGNORED, INVALID (which imports this module)
+_FEW = 32  # Python's own min and max of a list take less than asking NumPy
 _FSUM_MAX = 4096  # math.fsum is exact and cheap up to here, a tree of vector operations is faster beyond
 
 
@@ -150,11 +151,12 @@ class HostArrays:
         ValueError naming the first row whose label is neither a class nor ``ignore_index``; with
         ``validate=False`` such labels become INVALID.
         """
-        wide = np.ascontiguousarray(labels, dtype=_INT64)  # a uint64 beyond int64 turns negative: no class either
-        unsigned = wide.view(_UINT64)
-        # argmax is the fastest way to a maximum of few numbers.
-        if ignore_index is None and (wide.size == 0 or unsigned.item(unsigned.argmax()) < n_classes):
+        wide = labels
+        if labels.dtype is not _INT64 or not labels.flags.c_contiguous:
+            wide = np.ascontiguousarray(labels, dtype=_INT64)  # a uint64 beyond int64 turns negative: no class either
+        if ignore_index is None and _all_below(wide, n_classes):
             return wide
+        unsigned = wide.view(_UINT64)
         bad = unsigned >= n_classes
         if ignore_index is not None:
             ignored = labels == ignore_index
@@ -258,6 +260,15 @@ def _on_device(obj: Any) -> bool:
 def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
     with np.errstate(over="ignore"):  # a float64 loss may be too large for float16: inf is the rounded result
         return array.astype(dtype)
+
+
+def _all_below(labels: Array, n_classes: int) -> bool:
+    """Whether all int64 ``labels`` are classes."""
+    if labels.size <= _FEW:
+        few = labels.tolist()
+        return not few or (min(few) >= 0 and max(few) < n_classes)
+    unsigned = labels.view(_UINT64)
+    return bool(unsigned.item(unsigned.argmax()) < n_classes)  # the fastest way to a maximum of few numbers
 
 
 def _sum(values: Array) -> float:

@@ -174,11 +174,12 @@ def get_backend(name: str | Backend) -> Backend:
 
 def select_backend(backend: str | Backend | None) -> Backend:
     """What a ``backend`` argument asks for: the current one if None, else as `get_backend`."""
-    if type(backend) is str:  # the commonest is the shortest: a small batch takes less than a call of a function more
-        made = _instances.get(backend)
-        if made is not None:
-            return made
-    return current_backend() if backend is None else get_backend(backend)
+    if backend is None:
+        return current_backend()
+    try:  # the commonest is the shortest: a small batch takes less than a call of a function more
+        return _instances[backend]  # type: ignore[index]
+    except (KeyError, TypeError):
+        return get_backend(backend)
 
 
 def current_backend() -> Backend:

@@ -17,6 +17,8 @@ from softbench_backends.numba.limits import ALIGNED_SIZE, BLOCK_BYTES, HUGE, LAN
 __all__ = ["NumbaBackend"]
 
 _NONE: Final = np.empty(0)
+_REMEMBERED: Final = 1024  # shapes of small calls
+_FEW_LOSSES: Final = 16  # sooner summed by Python than handed to compiled code
 _NO_LABELS: Final = np.empty(0, np.int64)
 
 # The kernels behind every public function, and the forms (shape, parallel) that any of them comes in.
@@ -48,6 +50,7 @@ class NumbaBackend(RowBackend):
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[Any, Callable[..., Any]] = {}
+        self._small: dict[Any, Callable[..., Any]] = {}  # `_small_kernel` by its arguments
 
     def info(self) -> dict[str, object]:
         """Versions, threads and the instruction set compiled for."""
@@ -95,7 +98,9 @@ class NumbaBackend(RowBackend):
         return raw[start : start + array.nbytes].view(array.dtype).reshape(shape)
 
     def total(self, values: Array, divisor: Any = None) -> Any:
-        """As the base class, compiled: a sum takes less than the kernel that made what it sums."""
+        """As the base class, compiled where that pays: a sum takes less than the kernel that made what it sums."""
+        if values.size <= _FEW_LOSSES:
+            return super().total(values, divisor)
         result = np.empty(1)
         self._entry(*_TOTAL)(values, result)
         if divisor is None:
@@ -167,16 +172,21 @@ class NumbaBackend(RowBackend):
         self._call("logsumexp", x, None, out)
         return out
 
+    def _small_kernel(self, op: str, shape: tuple[int, ...], itemsize: int) -> Callable[..., Any] | None:
+        """The kernel for logits so small that finding it takes as long as running it; None for larger ones."""
+        if len(shape) != 2 or shape[0] * shape[1] > SERIAL_SIZE:
+            return None
+        kernel = self._entry(op, itemsize, "short" if shape[1] <= SHORT[itemsize] else "long", False)
+        if len(self._small) < _REMEMBERED:
+            self._small[op, shape, itemsize] = kernel
+        return kernel
+
     def softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
-        shape = x.shape
-        if len(shape) == 2 and shape[0] * shape[1] <= SERIAL_SIZE:
-            # Spelled out: the smallest calls take as long as finding their kernel.
-            itemsize = x.itemsize
-            key = "softmax", itemsize, "short" if shape[1] <= SHORT[itemsize] else "long", False
-            if (kernel := self._entries.get(key)) is not None:
-                kernel(x, out)
-                return out
-        self._call("softmax", x, out, out)
+        key = "softmax", x.shape, x.itemsize
+        if kernel := self._small.get(key) or self._small_kernel(*key):
+            kernel(x, out)
+        else:
+            self._call("softmax", x, out, out)
         return out
 
     def log_softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
@@ -185,15 +195,18 @@ class NumbaBackend(RowBackend):
 
     def _small_index(self, x: Array, target: Target, loss: Array, out: Array, divisor: float, gradient: bool) -> bool:
         """As in `softmax`, few rows with labels and nothing else: whether this was such a call, and is done."""
-        shape = x.shape
-        if len(shape) != 2 or shape[0] * shape[1] > SERIAL_SIZE or type(target) is not IndexTarget or target.smoothing:
+        if (
+            type(target) is not IndexTarget
+            or target.smoothing
+            or target.sample_weight is not None
+            or target.class_weight is not None
+        ):
             return False
-        itemsize = x.itemsize
-        kernel = self._entries.get(("index", itemsize, "short" if shape[1] <= SHORT[itemsize] else "long", False))
-        if kernel is None or target.sample_weight is not None or target.class_weight is not None:
-            return False
-        kernel(x, x, target.labels, _NONE, _NONE, loss, out, 0.0, divisor, gradient)
-        return True
+        key = "index", x.shape, x.itemsize
+        if kernel := self._small.get(key) or self._small_kernel(*key):
+            kernel(x, x, target.labels, _NONE, _NONE, loss, out, 0.0, divisor, gradient)
+            return True
+        return False
 
     def loss_and_gradient(  # noqa: D102
         self, x: Array, target: Target, divisor: Any, loss: Array, out: Array
