@@ -326,6 +326,16 @@ def fold(hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
     return hi, lo
 
 
+def fold_terms(like: Lanes, hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
+    """`fold` of a sum of terms like this one: a float64 sum of float32 terms needs no correction."""
+    if like.bits == 64:
+        return fold(hi, lo)
+    while hi.n > 1:
+        lower, upper = hi.halves()
+        hi = lower + upper
+    return hi, hi.constant(0.0)
+
+
 def join(hi: Lanes, lo: Lanes, more: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
     """Sum of two sums."""
     hi, error = two_sum(hi, more)
@@ -378,19 +388,23 @@ def logsumexp(m: Lanes, s: Lanes, lo: Lanes, terms: Lanes) -> Lanes:
     return select(infinite & ~terms.is_nan(), m.to(64), m.to(64) + log_sum(m, s, lo))
 
 
+def _share_of_sum(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
+    """``(share + less) / S`` and a correction."""
+    unit = math.ldexp(1.0, -_FORMATS[m.bits].c)
+    s = s * unit
+    if m.bits == 32:
+        return share / (s + 1.0), s.constant(0.0)
+    high, low = two_sum(s.constant(1.0), s)
+    return two_sum(*quotient(share, less, high, low + lo * unit))
+
+
 def factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     """``(share + less) / S`` as ``(f + h) g``, such that ``(e' f) g`` neither overflows nor underflows on its way.
 
     ``h`` is a correction; ``g`` is a power of two and undoes the scale of ``e'``.
     """
     fmt = _FORMATS[m.bits]
-    unit = math.ldexp(1.0, -fmt.c)
-    s = s * unit
-    if m.bits == 32:
-        f, h = share / (s + 1.0), s.constant(0.0)
-    else:
-        high, low = two_sum(s.constant(1.0), s)
-        f, h = two_sum(*quotient(share, less, high, low + lo * unit))
+    f, h = _share_of_sum(m, s, lo, share, less)
     # A factor above 1 leaves its exponent k to g.
     k = ((f.as_bits() >> 52) & 0x7FF) - 1023
     k = select(k < 0, k.constant(0), k)
@@ -400,16 +414,19 @@ def factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[La
     return f * down, h * down, ((k + (1023 - fmt.c)) << 52).as_float()
 
 
+def near_factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
+    """What turns `near_exp` into probabilities times ``share + less``, and whether all of them will be normal numbers.
+
+    To the bit what `probability` multiplies by.
+    """
+    fmt = _FORMATS[m.bits]
+    whole, _ = _share_of_sum(m, s, lo, share, less)
+    return whole.to(m.bits), (whole > fmt.factors[0]) & (whole < fmt.factors[1])
+
+
 def probability(e: Lanes, f: Lanes, g: Lanes) -> Lanes:
     """``e' f g``."""
     return e * f.to(e.bits) * g.to(e.bits)
-
-
-def near_factor(m: Lanes, f: Lanes, g: Lanes) -> tuple[Lanes, Lanes]:
-    """What turns `near_exp` into probabilities, and whether all of them will be normal numbers."""
-    fmt = _FORMATS[m.bits]
-    whole = f * (g * math.ldexp(1.0, fmt.c))
-    return whole.to(m.bits), (whole > fmt.factors[0]) & (whole < fmt.factors[1])
 
 
 def times(e: Lanes, f: Lanes) -> Lanes:
@@ -494,6 +511,11 @@ def label_entry(m: Lanes, s: Lanes, lo: Lanes, y: Lanes, f: Lanes, h: Lanes, g: 
     entry = (product + fma(high, h, fma(low, f, error))) * g
     # Without the label's own probability it is exactly the share.
     return 0.0 - select(e.equals(0.0) & (s < math.inf), share, entry)
+
+
+def rounded(like: Lanes, a: Lanes) -> Lanes:
+    """``a`` in the precision of ``like``."""
+    return a.to(like.bits)
 
 
 def pick(chosen: Lanes, x: Lanes, labels: Lanes, c: Lanes) -> Lanes:

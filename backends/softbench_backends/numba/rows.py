@@ -20,6 +20,7 @@ from softbench_backends.numba.blocks import (
     factor,
     first_match,
     fold,
+    fold_terms,
     index_loss,
     is_near,
     join,
@@ -40,6 +41,7 @@ from softbench_backends.numba.blocks import (
     precise_term,
     probability,
     quotient,
+    rounded,
     scaled_sum,
     shifted_exp,
     smaller,
@@ -49,7 +51,7 @@ from softbench_backends.numba.blocks import (
     vanishes,
 )
 from softbench_backends.numba.jit import part
-from softbench_backends.numba.lanes import GROUP
+from softbench_backends.numba.lanes import GROUP, VECTOR_BYTES
 from softbench_backends.numba.limits import TILE
 from softbench_backends.numba.memory import (
     address,
@@ -75,6 +77,9 @@ KEEP_BYTES = 1 << 22
 
 AHEAD_BYTES = 1 << 12
 """From this size on, the next row is prefetched."""
+
+NOTES = VECTOR_BYTES // 8
+"""Rows whose losses and entries at labels are computed together: a vector of float64."""
 
 
 @part
@@ -150,7 +155,7 @@ def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
         argmaxes += n0
         hi, lo = accumulate(hi, lo, e0)
         i += w
-    high, low = fold(hi, lo)
+    high, low = fold_terms(get(x, 0), hi, lo)
     high, low = scaled_sum(m, high, low)
     return high, low, argmaxes - (i - n), j
 
@@ -197,13 +202,11 @@ def leave_behind(e, out, n, f):
 
 
 @part
-def finish(e, out, f, j, rest, y, entry):
-    """What is left to write of a row behind: ``out[j:rest] = e f``; then ``entry`` at label ``y``, if there is one."""
+def finish(e, out, f, j, rest):
+    """What is left to write of a row behind: ``out[j:rest] = e f``."""
     while j < rest:
         stream(out, j, times(load_group(e, j), f))
         j += GROUP * width(out)
-    if y >= 0:
-        put(out, y, entry)
 
 
 @part
@@ -250,7 +253,7 @@ def tile_sum(x, e, n, m, keep, ahead):
         smallest = least(smallest, e0)
         argmaxes += n0
         i += w
-    high, low = fold(hi, lo)
+    high, low = fold_terms(get(x, 0), hi, lo)
     # Missing lanes hold -inf: they are argmaxes of a row of nothing else, which has no result anyway.
     return high, low, argmaxes, least_of(smallest)
 
@@ -454,6 +457,42 @@ def slope(x, n, m, hi, lo, argmaxes, smallest, at_label, weight, divisor):
     return f, h, g, label_entry(m, s, rest, at_label, f, h, g, share)
 
 
+@part
+def note(notes, i, m, s, rest, at_label, weight, share, less, row):
+    """Remember of a row what `settle_labels` needs, as the ``i``-th."""
+    p = address(notes)
+    w = width(p)
+    put(p, i, m)
+    put(p, i + w, s)
+    put(p, i + 2 * w, rest)
+    put(p, i + 3 * w, at_label)
+    put(p, i + 4 * w, weight)
+    put(p, i + 5 * w, share)
+    put(p, i + 6 * w, less)
+    put(p, i + 7 * w, float(row))
+
+
+@part
+def settle_labels(notes, n, x, labels, loss, out, gradient):
+    """Loss, and the gradient's entry at the label, of the ``n`` rows in ``notes``: a logarithm, an exponential and
+    divisions one after the other, of many rows at once."""
+    k = x.shape[1]
+    p = address(notes)
+    w = width(p)
+    m, at_label = rounded(get(address(x), 0), load(p, 0)), rounded(get(address(x), 0), load(p, 3 * w))
+    s, rest, weight, share, less = load(p, w), load(p, 2 * w), load(p, 4 * w), load(p, 5 * w), load(p, 6 * w)
+    results = offset(p, 8 * w)
+    store(results, 0, index_loss(m, s, log_sum(m, s, rest), at_label, weight))
+    for i in range(n):
+        loss[int(get(p, i + 7 * w))] = get(results, i)
+    if gradient:
+        f, h, g = factor(m, s, rest, share, less)
+        store(results, 0, label_entry(m, s, rest, at_label, f, h, g, share))
+        for i in range(n):
+            row = int(get(p, i + 7 * w))
+            put(address(out), row * k + labels[row], get(results, i))
+
+
 def _row_kernel(labelled):
     """The kernel of `softmax_rows` and, ``labelled``, of `index_rows`: one text; each compiles what it needs of it."""
 
@@ -465,9 +504,11 @@ def _row_kernel(labelled):
         apart = streaming or same_address(address(x), address(out))
         buffer = np.empty(k if apart and keep else 0, x.dtype)
         ahead = _ahead(k, x.itemsize)
-        # The row behind: its results, whose exponentials are in the buffer, their factor, which are left to write,
-        # and the label's entry.
-        behind, f_behind, j, rest, y_behind, entry_behind = address(out), get(address(x), 0), 0, 0, -1, 0.0
+        weighted = sample_weight.size + class_weight.size > 0
+        share, more = quotient(1.0, 0.0, divisor, 0.0)
+        notes, noted = np.empty(9 * NOTES if labelled else 0), 0
+        # The row behind: its results, whose exponentials are in the buffer, their factor, and which are left to write.
+        behind, f_behind, j, rest = address(out), get(address(x), 0), 0, 0
         for i in range(first, last):
             xi, oi = offset(address(x), i * k), offset(address(out), i * k)
             y, weight, at_label = -1, 1.0, get(xi, 0)
@@ -476,43 +517,51 @@ def _row_kernel(labelled):
                 if y < 0 or y >= k:
                     skip(y, loss, i, oi, k, gradient)
                     continue
-                weight = row_weight(i, y, sample_weight, class_weight)
                 at_label = get(xi, y)
+                if weighted:
+                    weight = row_weight(i, y, sample_weight, class_weight)
+                    share, more = quotient(weight, 0.0, divisor, 0.0)
             e = address(buffer) if apart else oi
             m, low = row_extrema(xi, k)
             near = is_near(m, low)
             if near:
                 hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, keep, ahead, behind, f_behind, j, rest)
-                tiniest = math.inf
-            finish(e, behind, f_behind, j, rest, y_behind, entry_behind)
-            j, rest, y_behind = 0, 0, -1
+            finish(e, behind, f_behind, j, rest)
+            j, rest = 0, 0
+            if labelled and noted == NOTES:
+                settle_labels(notes, noted, x, labels, loss, out, gradient)
+                noted = 0
+            tiniest = math.inf
             if not near:
                 hi, lo, argmaxes, tiniest = row_sum(xi, e, k, m, keep, ahead)
-            if labelled:
-                s, less = others(m, hi, lo, float(argmaxes))
-                loss[i] = index_loss(m, s, log_sum(m, s, less), at_label, weight)
-            if not gradient:
-                continue
-            entry = 0.0
-            if labelled:
-                f, h, g, entry = slope(xi, k, m, hi, lo, argmaxes, tiniest, at_label, weight, divisor)
-            else:
-                _, _, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, tiniest, 1.0, 0.0)
-            whole, normal = near_factor(m, f, g)
-            if near and normal:
-                if streaming and keep:
-                    j, rest = leave_behind(e, oi, k, whole)
-                    behind, f_behind, y_behind, entry_behind = oi, whole, y, entry
+            s, less = others(m, hi, lo, float(argmaxes))
+            if near:
+                whole, normal = near_factor(m, s, less, share, more)
+                if normal or not gradient:
+                    if labelled:
+                        note(notes, noted, m, s, less, at_label, weight, share, more, i)
+                        noted += 1
+                    if not gradient:
+                        continue
+                    if streaming and keep:
+                        j, rest = leave_behind(e, oi, k, whole)
+                        behind, f_behind = oi, whole
+                    else:
+                        near_write(xi, e, oi, k, keep, m, whole)
                     continue
-                near_write(xi, e, oi, k, keep, m, whole)
-            else:
-                write_probabilities(xi, e, oi, k, keep and not near, m, f, h, g, streaming)
             if labelled:
-                put(oi, y, entry)
-        finish(address(buffer), behind, f_behind, j, rest, y_behind, entry_behind)
+                loss[i] = index_loss(m, s, log_sum(m, s, less), at_label, weight)
+            if gradient:
+                s, less, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, tiniest, share, more)
+                write_probabilities(xi, e, oi, k, keep and not near, m, f, h, g, streaming)
+                if labelled:
+                    put(oi, y, label_entry(m, s, less, at_label, f, h, g, share))
+        finish(address(buffer), behind, f_behind, j, rest)
+        if labelled:
+            settle_labels(notes, noted, x, labels, loss, out, gradient)
         if streaming:
             fence()
-        return buffer.size  # so that it lives until here: a pointer does not keep memory
+        return buffer.size + notes.size  # so that they live until here: a pointer does not keep memory
 
     kernel.__name__ = "index_rows" if labelled else "softmax_rows"
     return part(kernel)
