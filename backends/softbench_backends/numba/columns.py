@@ -15,8 +15,10 @@ from softbench_backends.numba.blocks import (
     accumulator,
     any_subnormal,
     column_term,
+    every,
     factor,
     index_loss,
+    is_near,
     label_entry,
     larger,
     leading,
@@ -26,6 +28,8 @@ from softbench_backends.numba.blocks import (
     log_probability,
     log_sum,
     logsumexp,
+    near_column_term,
+    near_factor,
     only_labelled,
     others,
     pick,
@@ -34,13 +38,16 @@ from softbench_backends.numba.blocks import (
     probability,
     quotient,
     refined,
+    scaled_sum,
     settle,
     shifted_exp,
+    smaller,
     soft_gradient,
     soft_label_entry,
     soft_loss,
     soft_sums,
     soft_term,
+    times,
     vanishes,
 )
 from softbench_backends.numba.jit import part
@@ -107,6 +114,16 @@ def column_max(tile, k):
 
 
 @part
+def column_min(tile, k):
+    """Minimum of every row, passing over NaN."""
+    w = width(tile)
+    low = smaller(spread(tile, math.inf), load(tile, 0))
+    for c in range(1, k):
+        low = smaller(low, load(tile, c * w))
+    return low
+
+
+@part
 def column_sum(tile, e, k, m):
     """The scaled exponentials to ``e``; per row what `rows.tile_sum` gives."""
     w = width(tile)
@@ -119,6 +136,23 @@ def column_sum(tile, e, k, m):
         hi, lo = accumulate(hi, lo, below)
         smallest = least(smallest, exp)
     return hi, lo, argmaxes, smallest
+
+
+@part
+def column_statistics(tile, e, k):
+    """Maxima; whether all rows are near (`rows.near_tile_sum`); what `column_sum` gives, ``e`` not scaled if near."""
+    w = width(tile)
+    m = column_max(tile, k)
+    near = every(is_near(m, column_min(tile, k)))
+    if not near:
+        return m, near, *column_sum(tile, e, k, m)
+    hi, lo = accumulator(m)
+    _, argmaxes = accumulator(m)
+    for c in range(k):
+        exp, below, argmaxes = near_column_term(load(tile, c * w), m, argmaxes)
+        store(e, c * w, exp)
+        hi, lo = accumulate(hi, lo, below)
+    return m, near, *scaled_sum(m, hi, lo), argmaxes, least_start(m)
 
 
 @part
@@ -164,8 +198,15 @@ def column_precise_sum(tile, k, m):
 def tile_softmax(tile, e, k):
     """Probabilities."""
     w = width(tile)
-    m = column_max(tile, k)
-    hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
+    m, near, hi, lo, argmaxes, smallest = column_statistics(tile, e, k)
+    if near:
+        s, rest = others(m, hi, lo, argmaxes)
+        whole, normal = near_factor(m, s, rest, 1.0, 0.0)
+        if every(normal):
+            for c in range(k):
+                store(e, c * w, times(load(e, c * w), whole))
+            return
+        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
     _, _, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, 1.0, 0.0)
     for c in range(k):
         store(e, c * w, column_probability(tile, e, c, m, f, h, g))
@@ -175,8 +216,7 @@ def tile_softmax(tile, e, k):
 def tile_log_softmax(tile, e, k):
     """Logarithms of probabilities."""
     w = width(tile)
-    m = column_max(tile, k)
-    hi, lo, argmaxes, _ = column_sum(tile, e, k, m)
+    m, _, hi, lo, argmaxes, _ = column_statistics(tile, e, k)
     s, lo = others(m, hi, lo, argmaxes)
     log = log_sum(m, s, lo)
     for c in range(k):
@@ -191,20 +231,30 @@ def tile_index(tile, e, k, labels, weight, share, less, loss, first, rows, gradi
     """
     w = width(tile)
     y = load_rows(tile, address(labels), first, rows, -1)
-    m = column_max(tile, k)
     at_label = load(tile, 0)
     for c in range(1, k):
         at_label = pick(at_label, load(tile, c * w), y, c)
-    hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
+    m, near, hi, lo, argmaxes, smallest = column_statistics(tile, e, k)
     s, rest = others(m, hi, lo, argmaxes)
     value = index_loss(m, s, log_sum(m, s, rest), at_label, weight)
     store_first(address(loss), first, rows, only_labelled(value, y, k))
-    if gradient:
-        s, rest, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less)
-        entry = label_entry(m, s, rest, at_label, f, h, g, share)
-        for c in range(k):
-            p = column_probability(tile, e, c, m, f, h, g)
-            store(e, c * w, only_labelled(pick(p, entry, y, c), y, k))
+    if not gradient:
+        return
+    if near:
+        whole, normal = near_factor(m, s, rest, share, less)
+        if every(normal):
+            f, h, g = factor(m, s, rest, share, less)
+            entry = label_entry(m, s, rest, at_label, f, h, g, share)
+            for c in range(k):
+                p = times(load(e, c * w), whole)
+                store(e, c * w, only_labelled(pick(p, entry, y, c), y, k))
+            return
+        hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
+    s, rest, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less)
+    entry = label_entry(m, s, rest, at_label, f, h, g, share)
+    for c in range(k):
+        p = column_probability(tile, e, c, m, f, h, g)
+        store(e, c * w, only_labelled(pick(p, entry, y, c), y, k))
 
 
 @part
@@ -263,8 +313,7 @@ def logsumexp_columns(x, out, first, last, streaming):
     for i in range(first, last, w):
         rows = min(w, last - i)
         enter(offset(address(x), i * k), rows, k, tile)
-        m = column_max(tile, k)
-        hi, lo, argmaxes, _ = column_sum(tile, tile, k, m)
+        m, _, hi, lo, argmaxes, _ = column_statistics(tile, tile, k)
         s, lo = others(m, hi, lo, argmaxes)
         store_first(address(out), i, rows, logsumexp(m, s, lo, hi))
 

@@ -216,6 +216,11 @@ def is_near(m: Lanes, least: Lanes) -> Lanes:
     return (m - least < _FORMATS[m.bits].near) & (absolute(m) < math.inf)
 
 
+def every(mask: Lanes) -> Lanes:
+    """Whether all lanes of a mask are set."""
+    return ~(~mask).any()
+
+
 def largest(v: Lanes) -> Lanes:
     """The maximum over the lanes."""
     return _over_lanes(v, larger)
@@ -261,7 +266,15 @@ def scaled_sum(m: Lanes, hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
 
 def column_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     """As `term` where every lane is a row of its own: the argmaxes so far are counted lane by lane, in float64."""
-    e = shifted_exp(x, m)
+    return _column_term(shifted_exp(x, m), x, m, argmaxes)
+
+
+def near_column_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """`column_term` with `near_exp`."""
+    return _column_term(near_exp(x, m), x, m, argmaxes)
+
+
+def _column_term(e: Lanes, x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     top = x.equals(m)
     return e, select(top, 0.0, e), argmaxes + select(top, argmaxes.constant(1.0), 0.0)
 
