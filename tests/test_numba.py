@@ -228,7 +228,7 @@ def test_nothing_is_written_outside_the_result(backend: NumbaBackend, dtype: Any
             out = guard[shift : shift + n * k].reshape(n, k)
             if streams:
                 kernel = backend._entry("softmax", x.itemsize, "short" if k <= SHORT[x.itemsize] else "long", True)
-                kernel(x, out, True, 2)
+                kernel((x, out), n, 2, True)
             else:
                 backend.softmax(x, out)
             assert (guard[:shift] == 7).all()
@@ -359,6 +359,44 @@ def test_kernels_are_kept_on_disk(tmp_path: Any) -> None:
         assert done.returncode == 0, done.stderr
     data = list(tmp_path.rglob("*.nbc"))
     assert len(data) == 1, "a second process compiled again" if data else "nothing was kept"
+
+
+_ON_ALL_THREADS = """
+import sys
+import numpy as np
+import softbench as sb
+
+be = sb.get_backend("numba")
+x = np.random.default_rng(0).normal(0, 4, (400, 100)).astype("f")
+wide = np.random.default_rng(1).normal(0, 4, (2, 140_000)).astype("f")
+results = [be.softmax(x), be.softmax(x[:3]), be.softmax(x, axis=0), be.softmax(x[:70, :3], axis=0), be.softmax(wide)]
+y = np.zeros(400, int)
+results += [*be.loss_and_gradient(x, y), be.loss(x[:3], y[:3])]
+results += [be.log_loss(be.softmax(x), y), be.log_loss(results[1], y[:3])]
+sys.stdout.write(str(hash(b"".join(np.asarray(r).tobytes() for r in results))))
+"""
+
+
+def test_a_second_process_only_loads(tmp_path: Any) -> None:
+    """On one thread and on all, with kernels called by address, with libm and with memory of their own."""
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
+    first = run_python(_ON_ALL_THREADS, **environment)
+    assert first.returncode == 0, first.stderr
+    never = "import numba.core.compiler as c\nc.CompilerBase.__init__ = lambda *args, **kw: sys.exit('compiles')\n"
+    second = run_python("import sys\n" + never + _ON_ALL_THREADS, **environment)
+    assert second.returncode == 0, second.stderr
+    assert first.stdout == second.stdout
+
+
+def test_a_kernel_is_compiled_once_for_one_thread_and_for_all(tmp_path: Any) -> None:
+    code = (
+        _ON_ALL_THREADS.split("results")[0]
+        + "be.softmax(x), be.softmax(x[:3]), be.log_softmax(x), be.log_softmax(x[:3])\n"
+    )
+    done = run_python(code, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_NUM_THREADS="2")
+    assert done.returncode == 0, done.stderr
+    names = sorted(path.name.split("-")[0] for path in tmp_path.rglob("*.nbc"))
+    assert names == ["calls.share_out", "rows.log_softmax_rows", "rows.softmax_rows"]
 
 
 def test_without_a_place_for_the_cache_kernels_still_compile(tmp_path: Any) -> None:

@@ -89,7 +89,8 @@ def test_what_was_compiled_is_on_disk(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "numba: 8 kernels ready" in done.stdout
     assert "argmax float32 strided long parallel" in done.stderr
-    assert len(list(Path(tmp_path).rglob("*.nbc"))) == 8
+    names = sorted(path.name.split("-")[0].split(".")[-1] for path in Path(tmp_path).rglob("*.nbc"))
+    assert names == ["argmax_columns", "argmax_rows", "share_out", "share_out", "transposed_reduction"]
 
 
 def test_without_a_place_to_keep_kernels_it_says_so(monkeypatch):

@@ -102,7 +102,7 @@ class NumbaBackend(RowBackend):
         if values.size <= _FEW_LOSSES:
             return super().total(values, divisor)
         result = np.empty(1)
-        self._entry(*_TOTAL)(values, result)
+        self._entry(*_TOTAL)(values, result, 0, values.size, False)
         if divisor is None:
             return result[0]
         return np.float64(float(result[0]) / float(divisor) if divisor != 0 else math.nan)
@@ -123,9 +123,9 @@ class NumbaBackend(RowBackend):
             if count > 1 and (huge or n > 1):
                 shape = "huge" if huge else "short" if k <= SHORT[x.itemsize] else "long"
                 streaming = out is not None and _streams(x, out)
-                threads.run(self._entry(op, x.itemsize, shape, True), x, *args, streaming, min(count, n))
+                threads.run(self._entry(op, x.itemsize, shape, True), (x, *args), n, min(count, n), streaming)
                 return
-        self._entry(op, x.itemsize, "short" if k <= SHORT[x.itemsize] else "long", False)(x, *args)
+        self._entry(op, x.itemsize, "short" if k <= SHORT[x.itemsize] else "long", False)(x, *args, 0, n, False)
 
     def _call_strided(self, op: str, x: Array, out: Array | None, *args: Any) -> None:
         """As `_call`, of ``x`` ``(outer, K, inner)``, in blocks of neighbouring rows."""
@@ -142,15 +142,16 @@ class NumbaBackend(RowBackend):
             wanted = -(-inner * outer // (4 * count * width))  # some blocks for every thread
             size *= max(1, min(BLOCK_BYTES // (k * x.itemsize * width), wanted))
         size = min(size, inner)
-        chunks = min(count, outer * -(-inner // size))
+        blocks = outer * -(-inner // size)
+        chunks = min(count, blocks)
         streaming = (
             out is not None and _streams(x, out) and inner % width == 0 and out.ctypes.data % (width * x.itemsize) == 0
         )
         kernel = self._entry(op, x.itemsize, "strided short" if short else "strided long", chunks > 1)
         if chunks > 1:
-            threads.run(kernel, x, *args, size, streaming, chunks)
+            threads.run(kernel, (x, *args, size), blocks, chunks, streaming)
         else:
-            kernel(x, *args, size, streaming, chunks)
+            kernel(x, *args, size, 0, blocks, streaming)
 
     def _entry(self, *key: Any) -> Callable[..., Any]:
         """`softbench_backends.numba.entries.entry`, once for each key."""
@@ -182,9 +183,10 @@ class NumbaBackend(RowBackend):
         return kernel
 
     def softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
-        key = "softmax", x.shape, x.itemsize
+        shape = x.shape
+        key = "softmax", shape, x.itemsize
         if kernel := self._small.get(key) or self._small_kernel(*key):
-            kernel(x, out)
+            kernel(x, out, 0, shape[0], False)
         else:
             self._call("softmax", x, out, out)
         return out
@@ -202,9 +204,10 @@ class NumbaBackend(RowBackend):
             or target.class_weight is not None
         ):
             return False
-        key = "index", x.shape, x.itemsize
+        shape = x.shape
+        key = "index", shape, x.itemsize
         if kernel := self._small.get(key) or self._small_kernel(*key):
-            kernel(x, x, target.labels, _NONE, _NONE, loss, out, 0.0, divisor, gradient)
+            kernel(x, x, target.labels, _NONE, _NONE, loss, out, 0.0, divisor, gradient, 0, shape[0], False)
             return True
         return False
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.core.runtime import rtsys
 
 __all__ = ["has_place", "keep_on_disk"]
 
@@ -38,6 +39,13 @@ class _PackageCache(FunctionCache):
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         # The stamp stands for the code; what is left of Numba's key are the types and the processor.
         return sig, codegen.magic_tuple()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # As the base class, but for `target_context.refresh()`: it imports and registers what compiling needs (and does
+        # so again before it compiles), which takes longer than to load a kernel. Memory management is part of it.
+        rtsys.initialize(target_context)
+        with self._guard_against_spurious_io_errors():
+            return self._load_overload(sig, target_context)
 
     @contextlib.contextmanager
     def _guard_against_spurious_io_errors(self) -> Iterator[None]:

@@ -1,134 +1,160 @@
-"""What Python calls: every kernel in a serial and a parallel form, compiled for a dtype when first asked for.
+"""What Python calls: every kernel on one thread and on all, compiled for a dtype when first asked for.
 
-Threads share out rows, and every row is computed by one of them, so results do not depend on their number.
+A kernel is compiled once: on one thread Python calls it, on all threads `calls.share_out` does. Threads share out rows,
+and every row is computed by one of them, so results do not depend on their number.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from numba import njit, prange, types
+from numba import njit, types
 
 from softbench_backends.numba import columns, losses, rows, soft_rows, strided, tiles
 from softbench_backends.numba.caching import keep_on_disk
+from softbench_backends.numba.calls import share_out
 
 __all__ = ["entry"]
 
 _FLOATS: Final = {4: types.float32, 8: types.float64}
 
 
-def _named(function: Callable[..., Any], kernel: Any, form: str) -> Callable[..., Any]:
-    # Numba names symbols and cache files after the qualified name.
-    function.__name__ = function.__qualname__ = f"{kernel.py_func.__name__}_{form}"
-    return function
+class _Kernels(NamedTuple):
+    """The kernels of one op by the shape of the rows; None where there is none."""
+
+    long: Any
+    short: Any
+    transposed: Any = None
+    """Calls ``long`` or ``short`` on rows that lie apart."""
+    strided: Any = None
+    """For short rows that lie apart, in place of ``transposed``."""
+    huge: Any = None
 
 
-def _map_forms(kernel: Any) -> dict[bool, Callable[..., Any]]:
-    """A kernel from logits to ``out``, as ``serial(x, out)`` and ``parallel(x, out, streaming, chunks)``."""
+_OPS: Final = {
+    "softmax": _Kernels(
+        rows.softmax_rows, columns.softmax_columns, strided.transposed_map, strided.softmax_strided, tiles.softmax_tiles
+    ),
+    "log_softmax": _Kernels(
+        rows.log_softmax_rows,
+        columns.log_softmax_columns,
+        strided.transposed_map,
+        strided.log_softmax_strided,
+        tiles.log_softmax_tiles,
+    ),
+    "logsumexp": _Kernels(
+        rows.logsumexp_rows, columns.logsumexp_columns, strided.transposed_reduction, None, tiles.logsumexp_tiles
+    ),
+    "argmax": _Kernels(rows.argmax_rows, columns.argmax_columns, strided.transposed_reduction),
+    "index": _Kernels(
+        rows.index_rows, columns.index_columns, strided.transposed_target, strided.index_strided, tiles.index_tiles
+    ),
+    "soft": _Kernels(soft_rows.soft_rows, columns.soft_columns, strided.transposed_target),
+    "log_loss_index": _Kernels(losses.log_loss_index, losses.log_loss_index),
+    "log_loss_soft": _Kernels(losses.log_loss_soft, losses.log_loss_soft),
+    "total": _Kernels(losses.total_rows, losses.total_rows),
+}
 
-    def serial(x, out):  # type: ignore[no-untyped-def]
-        kernel(x, out, 0, x.shape[0], False)
 
-    def parallel(x, out, streaming, chunks):  # type: ignore[no-untyped-def]
-        n = x.shape[0]
-        for j in prange(chunks):
-            kernel(x, out, n * j // chunks, n * (j + 1) // chunks, streaming)
+# -- types of arguments -----------------------------------------------------------------------------------------
 
-    return {False: _named(serial, kernel, "serial"), True: _named(parallel, kernel, "parallel")}
-
-
-def _target_forms(kernel: Any) -> dict[bool, Callable[..., Any]]:
-    """A kernel with a target, in the forms of `_map_forms`."""
-
-    def serial(x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient):  # type: ignore[no-untyped-def]
-        kernel(x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, 0, x.shape[0], False)
-
-    def parallel(  # type: ignore[no-untyped-def]
-        x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, streaming, chunks
-    ):
-        n = x.shape[0]
-        for j in prange(chunks):
-            kernel(
-                x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient,
-                n * j // chunks, n * (j + 1) // chunks, streaming,
-            )  # fmt: skip
-
-    return {False: _named(serial, kernel, "serial"), True: _named(parallel, kernel, "parallel")}
+_ADDRESS: Final = types.int64
+_SPAN: Final = (types.int64, types.int64, types.boolean)  # first, last, streaming
 
 
 def _array(dtype: types.Type, ndim: int) -> types.Array:
     return types.Array(dtype, ndim, "C")
 
 
-def _map_types(dtype: types.Type, parallel: bool) -> tuple[types.Type, ...]:
-    arrays = (_array(dtype, 2), _array(dtype, 2))
-    return (*arrays, types.boolean, types.int64) if parallel else arrays
-
-
-def _lse_types(dtype: types.Type, parallel: bool) -> tuple[types.Type, ...]:
-    return (_array(dtype, 2), _array(dtype, 1), *_map_types(dtype, parallel)[2:])
-
-
-def _argmax_types(dtype: types.Type, parallel: bool) -> tuple[types.Type, ...]:
-    return (_array(dtype, 2), _array(types.int64, 1), *_map_types(dtype, parallel)[2:])
-
-
-def _total_types(dtype: types.Type, parallel: bool) -> tuple[types.Type, ...]:
-    return (_array(dtype, 1), _array(dtype, 1), *_map_types(dtype, parallel)[2:])
-
-
-def _target_types(dtype: types.Type, parallel: bool) -> tuple[types.Type, ...]:
-    logits, weights = _array(dtype, 2), _array(types.float64, 1)
+def _arguments(op: str, dtype: types.Type, ndim: int = 2) -> tuple[types.Type, ...]:
+    """What a kernel takes before ``first``, if its logits have ``ndim`` axes."""
+    logits, values, labels = _array(dtype, ndim), _array(dtype, 1), _array(types.int64, 1)
+    pairs = {
+        "softmax": (logits, logits),
+        "log_softmax": (logits, logits),
+        "logsumexp": (logits, values),
+        "argmax": (logits, labels),
+        "total": (values, values),
+    }
+    if op in pairs:
+        return pairs[op]
+    weights, number = _array(types.float64, 1), types.float64
     return (
-        logits, logits, _array(types.int64, 1), weights, weights, weights, logits,
-        types.float64, types.float64, types.boolean, *_map_types(dtype, parallel)[2:],
+        logits, _array(dtype, 2), labels, weights, weights, weights, logits, number, number, types.boolean,
     )  # fmt: skip
 
 
-# op -> its kernels for long and for short rows, how they are wrapped, the types of their arguments
-_OPS: Final[dict[str, tuple[Any, Any, Callable[..., Any], Callable[..., Any]]]] = {
-    "softmax": (rows.softmax_rows, columns.softmax_columns, _map_forms, _map_types),
-    "log_softmax": (rows.log_softmax_rows, columns.log_softmax_columns, _map_forms, _map_types),
-    "logsumexp": (rows.logsumexp_rows, columns.logsumexp_columns, _map_forms, _lse_types),
-    "argmax": (rows.argmax_rows, columns.argmax_columns, _map_forms, _argmax_types),
-    "total": (losses.total_rows, losses.total_rows, _map_forms, _total_types),
-    "index": (rows.index_rows, columns.index_columns, _target_forms, _target_types),
-    "soft": (soft_rows.soft_rows, columns.soft_columns, _target_forms, _target_types),
-    "log_loss_index": (losses.log_loss_index, losses.log_loss_index, _target_forms, _target_types),
-    "log_loss_soft": (losses.log_loss_soft, losses.log_loss_soft, _target_forms, _target_types),
-}
+# -- compiling --------------------------------------------------------------------------------------------------
 
 
-# For a few huge rows; in the form of the parallel ones.
-_TILED: Final = {
-    "softmax": tiles.softmax_tiles,
-    "log_softmax": tiles.log_softmax_tiles,
-    "logsumexp": tiles.logsumexp_tiles,
-    "index": tiles.index_tiles,
-}
+class _Compiled(NamedTuple):
+    function: Callable[..., Any]
+    """A C function for Python. The machine code lives as long as it does."""
+    address: int
+    """Where the machine code is, for `calls.invoke`."""
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any], arguments: tuple[types.Type, ...], parallel: bool = False) -> _Compiled:
+    """Compile (or load) a function for one combination of types.
+
+    It is called without Numba's dispatcher, which would compile again for every combination of read-only arrays, and
+    would take longer than a small row does.
+    """
+    dispatcher = njit(function, error_model="numpy", nogil=True, parallel=parallel, no_cfunc_wrapper=True)
+    keep_on_disk(dispatcher)
+    dispatcher.compile(arguments)
+    result = dispatcher.overloads[arguments]
+    return _Compiled(result.entry_point, result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
+def _kernel(kernel: Any, arguments: tuple[types.Type, ...]) -> _Compiled:
+    return _compiled(kernel.py_func, (*arguments, *_SPAN))
+
+
+def _sharing(arguments: tuple[types.Type, ...]) -> _Compiled:
+    """`share_out` for kernels that take ``arguments`` before ``first``."""
+    return _compiled(share_out, (_ADDRESS, types.Tuple(arguments), *_SPAN), parallel=True)
+
+
+def _huge(op: str, dtype: types.Type) -> Callable[..., Any]:
+    jobs = tiles.argument_types(dtype)
+    arguments = (_ADDRESS, _ADDRESS, *_arguments(op, dtype), types.boolean)
+    kernel = _compiled(_OPS[op].huge.py_func, arguments).function
+    addresses = _sharing(jobs).address, _kernel(tiles.tile_jobs, jobs).address
+
+    def on_all_threads(args: tuple[Any, ...], n: int, chunks: int, streaming: bool) -> None:
+        kernel(*addresses, *args, streaming)
+
+    return on_all_threads
 
 
 def entry(op: str, itemsize: int, shape: str, parallel: bool) -> Callable[..., Any]:
-    """Compile (or load) one form of one kernel for one dtype: a C function that takes arrays and numbers.
+    """One kernel for one dtype, as ``(*args, first, last, streaming)``; ``parallel``, ``(args, n, chunks, streaming)``.
 
-    ``shape`` of the rows is "short", "long" or "huge" (`limits`), or "strided short" or "strided long" (`strided`).
-    The function is called without Numba's dispatcher, which would compile again for every combination of read-only
-    arrays, and would take longer than a small row does. The caller answers for dtypes and contiguity.
+    ``shape`` of the rows is "short", "long" or "huge" (`limits`; the last is parallel), or "strided short" or
+    "strided long" (`strided`): then ``args`` end on the size of a block, and blocks are counted, not rows. The caller
+    answers for dtypes and contiguity.
     """
-    long_rows, short_rows, forms, argument_types = _OPS[op]
-    arguments = argument_types(_FLOATS[itemsize], parallel)
-    if shape.startswith("strided"):
-        dispatcher = njit(
-            strided.form(op, shape == "strided short", parallel), error_model="numpy", nogil=True, parallel=parallel
-        )
-        arguments = strided.argument_types(op, _FLOATS[itemsize])
-    elif shape == "huge":
-        dispatcher = njit(_TILED[op].py_func, error_model="numpy", nogil=True)  # its parts are parallel
+    dtype, kernels = _FLOATS[itemsize], _OPS[op]
+    if shape == "huge":
+        return _huge(op, dtype)
+    contiguous = kernels.short if shape.endswith("short") else kernels.long
+    arguments = _arguments(op, dtype)
+    bound: tuple[int, ...] = ()
+    if not shape.startswith("strided"):
+        kernel = _kernel(contiguous, arguments)
     else:
-        function = forms(short_rows if shape == "short" else long_rows)[parallel]
-        dispatcher = njit(function, error_model="numpy", nogil=True, parallel=parallel)
-    keep_on_disk(dispatcher)
-    dispatcher.compile(arguments)
-    compiled: Callable[..., Any] = dispatcher.overloads[arguments].entry_point
-    return compiled
+        arguments = (*_arguments(op, dtype, 3), types.int64)
+        if shape == "strided short" and kernels.strided:
+            kernel = _kernel(kernels.strided, arguments)
+        else:
+            bound = (_kernel(contiguous, _arguments(op, dtype)).address,)
+            arguments = (_ADDRESS, *arguments)
+            kernel = _kernel(kernels.transposed, arguments)
+    if parallel:
+        share, address = _sharing(arguments).function, kernel.address
+        return lambda args, n, chunks, streaming: share(address, (*bound, *args), n, chunks, streaming)
+    return functools.partial(kernel.function, *bound) if bound else kernel.function

@@ -16,4 +16,6 @@ def part(function: Callable[..., Any]) -> Any:
 
     It gets nothing that Python or C could call it by, which saves time for every one of the many parts of a kernel.
     """
+    # Numba names symbols and files after the qualified name, in which closures of one text are alike.
+    function.__qualname__ = function.__name__
     return njit(function, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
