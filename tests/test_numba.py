@@ -214,6 +214,33 @@ for pid in children:
     on_a_layer(layer, code)
 
 
+@pytest.mark.parametrize("chunks", [1, 2, 7])
+def test_memory_that_runs_out_on_any_thread_is_a_memory_error(chunks: int) -> None:
+    from numba import njit, types
+
+    from softbench_backends.numba import calls
+
+    @njit(types.void(types.int64, types.int64, types.int64, types.boolean))
+    def fails_at_the_end(n: int, first: int, last: int, streaming: bool) -> None:
+        if last == n:
+            raise MemoryError
+
+    compiled = next(iter(fails_at_the_end.overloads.values()))
+    address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+    share_out = njit(calls.share_out, error_model="numpy", parallel=True)
+    assert share_out(address, (8,), 9, chunks, False) is None
+    with pytest.raises(MemoryError):
+        share_out(address, (9,), 9, chunks, False)
+
+    @njit
+    def serial(kernel: int, n: int) -> None:
+        calls.invoke(kernel, (n,), 0, 9, False)
+
+    assert serial(address, 8) is None
+    with pytest.raises(MemoryError):
+        serial(address, 9)
+
+
 # -- memory --------------------------------------------------------------------------------------------
 
 

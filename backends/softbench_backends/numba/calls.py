@@ -16,10 +16,26 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["invoke", "share_out"]
+__all__ = ["failed", "invoke", "share_out"]
 
 # What kernels return is not used. The largest of it, a number, has room where the caller expects one.
 _RETURNED = types.int64
+
+
+def _signature(result: types.Type, args: types.BaseTuple) -> Any:
+    given = types.Tuple([types.unliteral(t) for t in args])
+    return result(types.int64, given, types.int64, types.int64, types.boolean)
+
+
+def _call(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> Any:
+    """Numba's status of a kernel that was called as `invoke` does."""
+    kernel, args, *span = values
+    argument_types = (*sig.args[1], *sig.args[2:])
+    kernel_type = context.call_conv.get_function_type(_RETURNED, argument_types)
+    arguments = [*cgutils.unpack_tuple(builder, args), *span]
+    function = builder.inttoptr(kernel, kernel_type.as_pointer())
+    status, _ = context.call_conv.call_function(builder, function, _RETURNED, argument_types, arguments)
+    return status
 
 
 @intrinsic
@@ -30,23 +46,33 @@ def invoke(
 
     It must have been compiled for the types of just these arguments: nothing checks that.
     """
-    given = types.Tuple([types.unliteral(t) for t in args])
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
-        callee_types = (*sig.args[1], *sig.args[2:])
-        callee = builder.inttoptr(values[0], context.call_conv.get_function_type(_RETURNED, callee_types).as_pointer())
-        status, _ = context.call_conv.call_function(
-            builder, callee, _RETURNED, callee_types, [*cgutils.unpack_tuple(builder, values[1]), *values[2:]]
-        )
+        status = _call(context, builder, sig, values)
         with cgutils.if_unlikely(builder, status.is_error):
             context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()
 
-    return types.void(types.int64, given, types.int64, types.int64, types.boolean), codegen
+    return _signature(types.void, args), codegen
+
+
+@intrinsic
+def failed(
+    typingctx: Any, kernel: types.Integer, args: types.BaseTuple, first: Any, last: Any, streaming: types.Boolean
+) -> Any:
+    """As `invoke`, but what the kernel raises is dropped; 1 if that was anything, else 0."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
+        return builder.zext(_call(context, builder, sig, values).is_error, ir.IntType(64))
+
+    return _signature(types.int64, args), codegen
 
 
 def share_out(kernel, args, n, chunks, streaming):
     """Call ``kernel`` for ``0 <= i < n`` on all threads, in ``chunks``. The same text for all kernels."""
+    failures = 0
     for j in prange(chunks):
         at = np.int64(j)
-        invoke(kernel, args, n * at // chunks, n * (at + 1) // chunks, streaming)
+        failures += failed(kernel, args, n * at // chunks, n * (at + 1) // chunks, streaming)
+    if failures:  # a kernel can only run out of memory; an exception cannot leave a thread of Numba's
+        raise MemoryError
