@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -143,7 +141,9 @@ def run(config: Config, listener: Listener | None = None, record: Record | None 
                     mine = [case for case in chosen if unfit(backend, case) is None]
                     record["backends"][backend.name]["startup"] = startup.measure(backend.name, mine, cache)
             if config.check:
-                with _compiling_ahead([backend.name for backend in backends]):
+                from softbench.conformance.ahead import compiling_ahead
+
+                with compiling_ahead({backend.name: backend for backend in backends}):
                     for backend in backends:
                         told.step(f"{backend.name}: is it right?")
                         record["backends"][backend.name]["conformance"] = _conformance(backend, told)
@@ -349,18 +349,6 @@ def _remarks(record: Record) -> list[str]:
 
 
 # -- surroundings --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _compiling_ahead(names: list[str]) -> Iterator[None]:
-    """Compile on another core, into the same cache, what the checks will need; ended before anything is timed."""
-    command = [sys.executable, "-m", "softbench", "warmup", *names, "--dtype", "float32", "float64"]
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(command, stdin=quiet, stdout=quiet, stderr=quiet, start_new_session=True) as ahead:
-        try:
-            yield
-        finally:
-            ahead.kill()
 
 
 @contextlib.contextmanager

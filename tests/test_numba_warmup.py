@@ -1,14 +1,18 @@
-"""What ``softbench warmup`` compiles for the numba backend: what calls need, no more and no less."""
+"""What is compiled before the numba backend needs it: by ``softbench warmup`` what calls ask for, no more and no less;
+beside a run of the conformance kit what that run will ask for."""
 
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import softbench
 from softbench.api import __all__ as OPS
+from softbench.conformance import ahead
 from softbench.front import Backend
 
 pytest.importorskip("numba", reason="numba is not installed")
@@ -105,3 +109,36 @@ def test_without_a_place_to_keep_kernels_it_says_so(monkeypatch):
     assert not caching.has_place()
     _, compile_kernel = next(_Recorder().kernels(["softmax"], ["float32"]))
     assert compile_kernel() is False
+
+
+# -- beside a run of the kit ---------------------------------------------------------------------------
+
+
+def test_another_process_compiles_while_the_kit_runs_and_ends_with_it(tmp_path, monkeypatch):
+    started = []
+
+    class Popen(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            started.append(self)
+
+    monkeypatch.setattr(ahead.subprocess, "Popen", Popen)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 2)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    with ahead.compiling_ahead({"numba": Backend(NumbaBackend()), "numpy": softbench.get_backend("numpy")}):
+        (child,) = started
+        assert child.args[-1] == "numba"  # numpy has nothing to compile
+        given_up = time.monotonic() + 60
+        while not list(tmp_path.rglob("*.nbc")):
+            assert child.poll() is None
+            assert time.monotonic() < given_up
+            time.sleep(0.05)
+    assert child.returncode < 0  # it had more to do
+
+
+@pytest.mark.parametrize(("name", "cores"), [("numpy", 2), ("numba", 1)])
+def test_no_process_is_started_for_nothing(name, cores, monkeypatch):
+    monkeypatch.setattr(ahead, "usable_cores", lambda: cores)
+    monkeypatch.delattr(ahead.subprocess, "Popen")
+    with ahead.compiling_ahead({name: softbench.get_backend(name)}):
+        pass

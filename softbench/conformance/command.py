@@ -59,6 +59,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> int:
     """Run the command; returns its exit status."""
     from softbench.conformance import contract
+    from softbench.conformance.ahead import compiling_ahead
     from softbench.conformance.runner import run
 
     if args.list:
@@ -74,7 +75,8 @@ def main(args: argparse.Namespace) -> int:
     console = _console()
     reports: list[Report] = []
     for name, backend in subjects:
-        with _progress(name, quiet=args.json) as advance:
+        ahead = {} if args.select else {name: backend}  # a few cases are done before another process has started
+        with _progress(name, quiet=args.json) as advance, compiling_ahead(ahead):
             try:
                 report = run(backend, args.profile, advance, select=args.select)
             except ValueError as error:  # --select matches nothing
