@@ -125,18 +125,15 @@ def _parser() -> argparse.ArgumentParser:
         "that no later process waits for the compiler. Without options: everything, which can take minutes.",
     )
     warmup.add_argument("names", nargs="*", metavar="NAME", help="backends (default: all that can run here)")
+    # No `choices`: names of backends may follow the last value (`_names_apart`).
+    warmup.add_argument("--op", nargs="+", action="extend", metavar="OP", help=f"only these: {', '.join(api.__all__)}")
     warmup.add_argument(
-        "--op",
+        "--dtype",
         nargs="+",
         action="extend",
-        choices=api.__all__,
-        metavar="OP",
-        help=f"only these: {', '.join(api.__all__)}",
-    )
-    warmup.add_argument(
-        "--dtype", nargs="+", action="extend", choices=sorted(formats), metavar="DTYPE",
+        metavar="DTYPE",
         help=f"only logits of these: {', '.join(sorted(formats))}",
-    )  # fmt: skip
+    )
     warmup.set_defaults(function=_warmup)
     return parser
 
@@ -444,6 +441,8 @@ def _compare(parsed: argparse.Namespace) -> None:
 def _warmup(parsed: argparse.Namespace) -> int:
     from softbench import report
 
+    for option, choices in (("op", api.__all__), ("dtype", sorted(formats))):
+        setattr(parsed, option, _names_apart(getattr(parsed, option), choices, f"--{option}", parsed.names))
     names = list(dict.fromkeys(parsed.names)) or [name for name, state in available_backends().items() if state.ok]
     plans = {}
     for name in names:
@@ -463,6 +462,25 @@ def _warmup(parsed: argparse.Namespace) -> int:
             status = status if ok else 1
     print("\n".join(told))
     return status
+
+
+def _names_apart(
+    values: Sequence[str] | None, choices: Sequence[str], option: str, names: list[str]
+) -> list[str] | None:
+    """The values of an option that takes several; backends among what argparse took for its values go to ``names``."""
+    if values is None:
+        return None
+    known = list_backends()
+    for value in values:
+        if value not in choices and value not in known:
+            close = difflib.get_close_matches(value, choices, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise _UsageError(f"{option}: {value!r} is none of {', '.join(choices)}{hint}")
+    names += [value for value in values if value not in choices]
+    kept = [value for value in values if value in choices]
+    if not kept:
+        raise _UsageError(f"{option} {' '.join(values)}: expected one of {', '.join(choices)} before names of backends")
+    return kept
 
 
 def _compile(name: str, plan: Sequence[tuple[str, Callable[[], bool]]], listener: Listener) -> tuple[str, bool]:

@@ -264,6 +264,21 @@ def test_warmup_compiles_what_is_named_and_says_how_long_it_took(capsys, monkeyp
     assert "numpy: kernel1: 0.00 s" in told.err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["numpy", "--op", "softmax", "loss", "--dtype", "float32"],
+        ["--op", "softmax", "loss", "numpy", "--dtype", "float32"],
+        ["--dtype", "float32", "--op", "softmax", "loss", "numpy"],
+        ["--op", "softmax", "--op", "loss", "--dtype", "float32", "numpy"],
+    ],
+)
+def test_warmup_takes_backends_before_and_behind_options(arguments, monkeypatch):
+    asked = _plan(monkeypatch, True)
+    assert main(["warmup", *arguments]) == 0
+    assert asked == [(["softmax", "loss"], ["float32"])]
+
+
 def test_warmup_of_nobody_in_particular_is_of_all_that_are_here(capsys, monkeypatch):
     monkeypatch.setattr(
         cli, "available_backends", lambda: {n: softbench.Availability(n != "cupy", "cpu") for n in ("numpy", "cupy")}
@@ -302,6 +317,8 @@ def test_warmup_fails_where_later_processes_will_wait(outcomes, words, capsys, m
         (["numbaa"], "did you mean 'numba'"),
         (["numpy", "--op", "softmx"], "did you mean 'softmax'"),
         (["numpy", "--dtype", "float33"], "did you mean 'float32'"),
+        (["--op", "softmax", "numbaa"], "'numbaa' is none of"),
+        (["--op", "numpy"], "--op numpy: expected one of argmax"),
     ],
 )
 def test_warmup_of_a_wrong_name(arguments, words, capsys):
