@@ -507,3 +507,31 @@ def test_other_processors_pass_the_kit(cpu: str, tmp_path: Any) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+def test_every_part_of_a_kernel_has_a_name_of_its_own() -> None:
+    """Symbols of compiled code consist of the name and a number that another process counts differently."""
+    import gc
+
+    from numba.core.registry import CPUDispatcher
+
+    from softbench_backends.numba import entries  # noqa: F401  (with it all parts are there)
+    from softbench_backends.numba.jit import part
+
+    functions = {o.py_func for o in gc.get_objects() if isinstance(o, CPUDispatcher)}
+    names = [
+        f"{f.__module__}.{f.__qualname__}" for f in functions if f.__module__.startswith("softbench_backends.numba.")
+    ]
+    assert len(names) > 30
+    assert len(names) == len(set(names))
+    assert not [name for name in names if "<locals>" in name]
+    with pytest.raises(ValueError, match="needs a name of its own"):
+        part(_closure())
+    assert part(_closure(), "named").__name__ == "named"
+
+
+def _closure() -> Any:
+    def inner(x: Any) -> Any:
+        return x
+
+    return inner

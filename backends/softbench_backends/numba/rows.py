@@ -563,8 +563,7 @@ def _row_kernel(labelled):
             fence()
         return buffer.size + notes.size  # so that they live until here: a pointer does not keep memory
 
-    kernel.__name__ = "index_rows" if labelled else "softmax_rows"
-    return part(kernel)
+    return part(kernel, "index_rows" if labelled else "unlabelled_rows")
 
 
 index_rows = _row_kernel(True)

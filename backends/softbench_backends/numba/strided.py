@@ -149,8 +149,7 @@ def _lane_by_lane(name: str, tile_kernel: Any) -> Any:
         if streaming:
             fence()
 
-    strided.__name__ = name
-    return part(strided)
+    return part(strided, name)
 
 
 softmax_strided = _lane_by_lane("softmax_strided", tile_softmax)
