@@ -1,0 +1,158 @@
+"""Other processors than this one: narrower x86-64 vectors by name, and AArch64 as far as compiling goes."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+numba = pytest.importorskip("numba", reason="numba is not installed")
+
+FOLDER = Path(__file__).parent
+x86_64 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="names x86-64 processors")
+
+PROCESSORS = ("haswell", "x86-64")
+"""256-bit vectors with fused multiply-add (AVX2), and what every x86-64 has: 128 bits, no fused multiply-add."""
+
+
+def _processor(name: str, cache: Path) -> dict[str, str]:
+    """The environment in which Numba compiles for a processor; its code in a cache of its own."""
+    return {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "NUMBA_CACHE_DIR": str(cache)}
+
+
+def _started(command: list[str], name: str, folder: Path) -> subprocess.Popen[bytes]:
+    """Begin a command on a processor of that name; its output goes to files, so that it waits for no reader."""
+    folder.mkdir()
+    with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+        return subprocess.Popen([sys.executable, *command], env=_processor(name, folder), stdout=out, stderr=err)
+
+
+def _on_all_processors(command: list[str], folder: Path) -> Iterator[dict[str, tuple[subprocess.Popen[bytes], Path]]]:
+    """The command on each of `PROCESSORS` at a time; ended when the tests are."""
+    processes = {name: (_started(command, name, folder / name), folder / name) for name in PROCESSORS}
+    yield processes
+    for process, _ in processes.values():
+        process.kill()
+        process.wait()
+
+
+def _output(process: subprocess.Popen[bytes], folder: Path) -> bytes:
+    out, err = folder / "out", folder / "err"
+    assert process.wait(600) == 0, out.read_bytes().decode(errors="replace")[-4000:] + err.read_text()[-2000:]
+    return out.read_bytes()
+
+
+# -- results --------------------------------------------------------------------------------------------
+
+_RESULTS = f"""
+import pickle, sys
+sys.path.insert(0, {str(FOLDER)!r})
+from test_portability import results
+sys.stdout.buffer.write(pickle.dumps(results()))
+"""
+
+
+def results() -> list[dict[str, np.ndarray]]:
+    """Everything that is computed of short and of long rows."""
+    sys.path.insert(0, str(FOLDER))
+    from test_numba import every_result, logits
+
+    from softbench_backends.numba import NumbaBackend
+
+    return [every_result(NumbaBackend(), logits(n, k, np.float32)) for n, k in ((5, 3), (3, 100))]
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[subprocess.Popen[bytes], Path]]]:
+    yield from _on_all_processors(["-c", _RESULTS], tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def here() -> list[dict[str, np.ndarray]]:
+    return results()
+
+
+@x86_64
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_narrower_vectors_give_the_same_bits(processor, elsewhere, here):
+    for got, expected in zip(pickle.loads(_output(*elsewhere[processor])), here, strict=True):
+        assert got.keys() == expected.keys()
+        for name, value in expected.items():
+            assert got[name].tobytes() == value.tobytes(), f"{name} differs"
+
+
+# -- conformance ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[subprocess.Popen[bytes], Path]]]:
+    command = ["-m", "softbench", "check", "numba", "--quick"]
+    yield from _on_all_processors(command, tmp_path_factory.mktemp("kit"))
+
+
+@x86_64
+@pytest.mark.deep
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_other_processors_pass_the_kit(processor, judged):
+    """Everything is compiled anew, for both at a time: a minute or two."""
+    assert b"passes" in _output(*judged[processor])
+
+
+# -- AArch64 --------------------------------------------------------------------------------------------
+
+
+def _portable_ir(*arguments: str, cache: Path, code: str = "") -> subprocess.CompletedProcess[str]:
+    """Run portable_ir.py, after ``code``."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(FOLDER)!r})\n{code}\nimport portable_ir\nportable_ir.main(sys.argv[1:])"
+    )
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, *arguments],
+        env={**os.environ, "NUMBA_OPT": "0", "NUMBA_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+SAMPLE = ("softmax float32 long serial", "index float64 short serial", "argmax float32 strided short serial")
+
+
+@pytest.mark.parametrize("labels", [SAMPLE, pytest.param((), marks=pytest.mark.deep)], ids=["sample", "all"])
+def test_kernels_compile_for_aarch64(labels, tmp_path):
+    done = _portable_ir(*labels, cache=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    kernels, functions = (int(word) for word in done.stdout.split() if word.isdigit())
+    assert kernels == len(labels) or (not labels and kernels > 50)
+    assert functions > 10 * len(SAMPLE)
+
+
+_PLANTED = """
+from llvmlite import ir
+from softbench_backends.numba import numerics
+from softbench_backends.numba.lanes import fma
+
+def planted(a, b, c):
+    module = a.builder.module
+    nothing = ir.FunctionType(ir.VoidType(), [])
+    name = "llvm.x86.sse2.pause"
+    a.builder.call(module.globals.get(name) or ir.Function(module, nothing, name), [])
+    return fma(a, b, c)
+
+numerics.fma = planted
+"""
+
+
+@x86_64
+def test_an_x86_intrinsic_in_a_kernel_is_found(tmp_path):
+    done = _portable_ir("softmax float32 short serial", cache=tmp_path, code=_PLANTED)
+    assert done.returncode != 0
+    assert "intrinsics of one kind of processor: llvm.x86.sse2.pause" in done.stderr
