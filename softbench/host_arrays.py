@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softbench.dtypes import numpy_dtype, sum_tolerance
+from softbench.labels import IGNORED, INVALID
 
 __all__ = ["HostArrays", "Layout"]
 
 Array = Any
 
 _INT64, _UINT64 = np.dtype("int64"), np.dtype("uint64")
-_IGNORED, _INVALID = -1, -2  # softbench.interface.IGNORED, INVALID (which imports this module)
 _FEW = 32  # Python's own min and max of a list take less than asking NumPy
 _FSUM_MAX = 4096  # math.fsum is exact and cheap up to here, a tree of vector operations is faster beyond
 
@@ -168,9 +168,9 @@ class HostArrays:
                     f"target[{row}] is {labels[row]}, which is no class: expected 0 <= label < {n_classes}"
                     + ("" if ignore_index is None else f" or ignore_index={ignore_index}")
                 )
-            wide = np.where(bad, _INVALID, wide)
+            wide = np.where(bad, INVALID, wide)
         if ignore_index is not None and ignored.any():
-            wide = np.where(ignored, _IGNORED, wide)
+            wide = np.where(ignored, IGNORED, wide)
         return wide
 
     def check_range(self, values: Array, argument: str, low: float, high: float) -> None:
@@ -234,7 +234,7 @@ class HostArrays:
         """
         if labels is None:
             return sample_weight.sum(dtype=np.longdouble)  # type: ignore[union-attr]
-        counted = labels != _IGNORED
+        counted = labels != IGNORED
         if sample_weight is None and class_weight is None:
             return float(np.count_nonzero(counted))
         weight = counted.astype(np.longdouble) if sample_weight is None else np.where(counted, sample_weight, 0.0)

@@ -28,9 +28,10 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Literal
 
 from softbench.host_arrays import HostArrays
+from softbench.labels import IGNORED, INVALID
 
 __all__ = ["IGNORED", "INVALID", "Availability", "IndexTarget", "Kind", "RowBackend", "SoftTarget", "Target"]
 
@@ -38,12 +39,6 @@ __all__ = ["IGNORED", "INVALID", "Availability", "IndexTarget", "Kind", "RowBack
 Array = Any
 
 Kind = Literal["cpu", "gpu", "simulator", "distributed"]
-
-IGNORED: Final = -1
-"""Label of a row that ``ignore_index`` selects: loss 0 and gradient +0, whatever its logits."""
-
-INVALID: Final = -2
-"""Label that is no class (only under ``validate=False``): loss NaN and a gradient row of NaN."""
 
 
 @dataclass(frozen=True, slots=True)
