@@ -3,12 +3,13 @@
     pip install -e ".[test,mutation]"
     python tests/mutation/run.py                        # everything that is not decided yet
     python tests/mutation/run.py 'softbench.front.*'    # some mutants, by name
+    python tests/mutation/run.py --survivors            # and what survived before the tests were changed
     python tests/mutation/run.py --seconds 100          # as far as that goes; start again and it goes on
     python tests/mutation/run.py --results              # score, and the diff of every survivor
 
 mutmut changes one expression at a time; what runs its mutants is `forks.py`, because a process of pytest for each
 takes longer than the tests. Works on a copy of the tree (``build/mutation``). A verdict holds as long as its function
-does; that a mutant survives, as long as the tests do.
+does; ``--survivors`` asks again, with today's tests, for the mutants that survived.
 """
 
 from __future__ import annotations
@@ -97,17 +98,17 @@ def known() -> dict[str, dict[str, str]]:
     return json.loads(STATE.read_text(encoding="utf-8")) if STATE.exists() else {}
 
 
-def still_holds(found: dict[str, str] | None, mutant: Mutant, tests: str) -> bool:
-    """Whether a verdict is about this function, and these tests if they let the mutant pass."""
+def still_holds(found: dict[str, str] | None, mutant: Mutant, tests: str = "") -> bool:
+    """Whether there is a verdict on this function; with ``tests``, one of these tests if they let the mutant pass."""
     if found is None or found["function"] != mutant.function:
         return False
-    return found["verdict"] in ("killed", "timeout") or found["tests"] == tests
+    return found["verdict"] in ("killed", "timeout") or not tests or found["tests"] == tests
 
 
-def judge(mutants: list[Mutant], tree: Path, seconds: float) -> int:
-    """Run what is not decided, module by module; returns pytest's exit status."""
+def judge(mutants: list[Mutant], tree: Path, seconds: float, survivors: bool) -> int:
+    """Run what is not decided, or survived other tests, module by module; returns pytest's exit status."""
     tests, verdicts, until = digest_of_tests(), known(), time.time() + seconds
-    undecided = [m for m in mutants if not still_holds(verdicts.get(m.name), m, tests)]
+    undecided = [m for m in mutants if not still_holds(verdicts.get(m.name), m, tests if survivors else "")]
     print(f"{len(mutants)} mutants, {len(undecided)} to judge", flush=True)
     status = 0
     for path in MUTATED:
@@ -116,7 +117,7 @@ def judge(mutants: list[Mutant], tree: Path, seconds: float) -> int:
         if not todo or status or time.time() > until:
             continue
         job = WORK / "job.json"
-        so_far = {name: (found["verdict"], found["test"]) for name, found in verdicts.items()}
+        so_far = {name: (found["verdict"], found["test"]) for name, found in verdicts.items() if name not in todo}
         job.write_text(json.dumps({"todo": list(todo), "until": until, "verdicts": so_far}), encoding="utf-8")
         environment = os.environ | {
             "SOFTBENCH_MUTANTS": str(job),
@@ -126,12 +127,12 @@ def judge(mutants: list[Mutant], tree: Path, seconds: float) -> int:
         }
         command = [sys.executable, "-m", "pytest", *ARGUMENTS, *(test for test in TESTS if (tree / test).exists())]
         status = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.DEVNULL).returncode
-        for name, (verdict, test) in json.loads(job.read_text(encoding="utf-8"))["verdicts"].items():
-            if name in todo:
-                verdicts[name] = {"verdict": verdict, "test": test, "function": todo[name].function, "tests": tests}
+        found = json.loads(job.read_text(encoding="utf-8"))["verdicts"]
+        for name in todo.keys() & found.keys():
+            verdict, test = found[name]
+            verdicts[name] = {"verdict": verdict, "test": test, "function": todo[name].function, "tests": tests}
         STATE.write_text(json.dumps(verdicts, indent=0), encoding="utf-8")
-        judged = sum(still_holds(verdicts.get(name), mutant, tests) for name, mutant in todo.items())
-        print(f"{module}: {judged} judged", flush=True)
+        print(f"{module}: {len(todo.keys() & found.keys())} judged", flush=True)
     return status
 
 
@@ -158,6 +159,7 @@ def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", metavar="PATTERN", help="mutants, by name")
+    parser.add_argument("--survivors", action="store_true", help="also those that survived when the tests were others")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after the mutant at work then")
     parser.add_argument("--results", action="store_true", help="print what is known")
     arguments = parser.parse_args()
@@ -169,7 +171,9 @@ def main() -> int:
     if arguments.results:
         results(named)
         return 0
-    return judge(named, prepare({path: code for path, (_, code) in made.items()}), arguments.seconds)
+    return judge(
+        named, prepare({path: code for path, (_, code) in made.items()}), arguments.seconds, arguments.survivors
+    )
 
 
 if __name__ == "__main__":
