@@ -14,6 +14,7 @@ import numpy as np
 from softbench.conformance.batch import VIEWS, View, batch
 from softbench.conformance.case import WIDE, Row, check
 from softbench.conformance.subject import Failure, Subject, mismatch, near
+from softbench.machine import last_level_cache
 
 __all__ = ["ROWS"]
 
@@ -173,6 +174,30 @@ def _many_rows(subject: Subject, view: View, dtype: str) -> None:
     mismatch(result, due, f"{view.name} of {dtype} {(n, 3)}, 67 rows again and again,", than=" (the 67 rows alone)")
 
 
+def _large(subject: Subject, view: View, dtype: str, k: int) -> None:
+    """A result that no cache holds, which kernels may write past the caches, and a row behind the one at work.
+
+    Rows that are skipped (ignored ones), that take another way (wide or not finite ones) and ordinary ones follow each
+    other in every order; the reference is the same rows in a batch that fits.
+    """
+    few = batch(131, k, dtype)
+    x, labels = few.x, few.labels
+    x[4::7, 3] = -2000.0
+    x[5::11, 7] = np.nan
+    x[6::29, 8] = np.inf
+    labels[np.random.default_rng(k).random(len(x)) < 0.4] = -1
+    due = view.run(subject, few)
+    n = last_level_cache() // (k * x.itemsize) + len(x)
+    result = view.run(subject, few.take(np.arange(n) % len(x)))
+    at_once = 64 * len(x)
+    expected = np.tile(due, (64, 1))
+    for start in range(0, n, at_once):
+        found = result[start : start + at_once]
+        said = f"{view.name} of {dtype} {(n, k)}, {len(x)} rows again and again, from row {start} on,"
+        mismatch(found, expected[: len(found)], said, than=f" (the {len(x)} rows alone)")
+
+
+_MAPS: Final = tuple(view for view in VIEWS if view.maps and not view.options)
 _SWEPT: Final = ("softmax", "log_softmax", "logsumexp", "loss", "gradient")
 
 ROWS = (
@@ -195,6 +220,27 @@ ROWS = (
         "the rows one by one, bit for bit",
         checks=check("many-rows", _many_rows, name="repeated", view=VIEWS, dtype=("float32",))
         + check("many-rows", _many_rows, name="repeated", profile="standard", view=VIEWS, dtype=("float64",)),
+    ),
+    Row(
+        "large-results",
+        "results larger than the last-level cache, ignored, wide and non-finite rows among the others",
+        "the rows of a small batch, bit for bit",
+        checks=check(
+            "large-results",
+            _large,
+            name="rows",
+            profile="standard",
+            max_k=1000,
+            view=_MAPS,
+            dtype=("float32",),
+            k=(1000,),
+        )
+        + check(
+            "large-results", _large, name="rows", profile="deep", max_k=1000, view=_MAPS, dtype=WIDE, k=(67, 257, 20000)
+        )
+        + check(
+            "large-results", _large, name="rows", profile="deep", max_k=1000, view=_MAPS, dtype=("float64",), k=(1000,)
+        ),
     ),
     Row(
         "every-index",

@@ -15,6 +15,7 @@ import numpy as np
 
 from softbench.front import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
+from softbench.machine import last_level_cache
 from softbench_backends.numpy import NumpyBackend
 
 __all__ = ["MUTANTS", "Mutant"]
@@ -858,6 +859,19 @@ class prints(Rows):
         if not np.isfinite(x).all():
             print("unexpected input")
         return super().log_softmax(x, out)
+
+
+@mutant(
+    "a large gradient is written a row behind: an ignored row in between, and the next row overwrites what waits",
+    "large-results/rows-gradient-float32-1000",
+)
+class written_a_row_behind(GradientMutant):
+    def change(self, x, target, divisor, gradient):
+        if isinstance(target, IndexTarget) and gradient.nbytes >= last_level_cache():
+            ignored = target.labels == IGNORED
+            rows = np.flatnonzero(~ignored[:-2] & ignored[1:-1] & ~ignored[2:])
+            gradient[rows, -1] = gradient[rows + 2, -1]
+        return gradient
 
 
 # -- sizes, widths and kinds that a first set of cases did not ask for --------------------------------------
