@@ -194,8 +194,8 @@ class HostArrays:
             if negative.any():
                 row, k = (int(i) for i in np.unravel_index(int(negative.argmax()), y.shape))
                 raise ValueError(f"target[{row}, {k}] is {y[row, k]}: soft targets must not be negative")
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums = y.sum(axis=1, dtype=np.promote_types(y.dtype, np.float64) if y.dtype.kind == "f" else np.float64)
+        with np.errstate(over="ignore"):
+            sums = y.sum(axis=1, dtype=np.promote_types(y.dtype, np.float64))
         good = np.abs(sums - 1.0) <= sum_tolerance(y.dtype.name)
         if not good.all():
             row = int(good.argmin())
