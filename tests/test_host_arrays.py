@@ -226,17 +226,20 @@ def test_labels_of_any_width_become_int64(dtype):
     assert labels.tolist() == [0, 9, 3]
 
 
+@pytest.mark.parametrize("before", [0, 27, 28, 500])  # few labels are looked at in another way than many
 @pytest.mark.parametrize("wild", [-1, -2, 10, 2**31, -(2**63), 2**63 - 1])
-def test_a_label_that_is_no_class_is_named_or_invalid(wild):
-    labels = np.array([0, 9, wild, 1, wild])
-    with pytest.raises(ValueError, match=rf"^target\[2\] is {wild}, which is no class: expected 0 <= label < 10$"):
+def test_a_label_that_is_no_class_is_named_or_invalid(wild, before):
+    labels = np.array([3] * before + [0, 9, wild, 1, wild])
+    with pytest.raises(
+        ValueError, match=rf"^target\[{before + 2}\] is {wild}, which is no class: expected 0 <= label < 10$"
+    ):
         HOST.index_labels(labels, 10, None, True)
-    with pytest.raises(ValueError, match=rf"^target\[2\] is {wild}, .* < 10 or ignore_index=0$"):
+    with pytest.raises(ValueError, match=rf"^target\[{before + 2}\] is {wild}, .* < 10 or ignore_index=0$"):
         HOST.index_labels(labels, 10, 0, True)
-    assert HOST.index_labels(labels, 10, None, False).tolist() == [0, 9, INVALID, 1, INVALID]
-    assert HOST.index_labels(labels, 10, 1, False).tolist() == [0, 9, INVALID, IGNORED, INVALID]
-    assert HOST.index_labels(labels, 10, wild, True).tolist() == [0, 9, IGNORED, 1, IGNORED]
-    assert labels.tolist() == [0, 9, wild, 1, wild]
+    assert HOST.index_labels(labels, 10, None, False)[before:].tolist() == [0, 9, INVALID, 1, INVALID]
+    assert HOST.index_labels(labels, 10, 1, False)[before:].tolist() == [0, 9, INVALID, IGNORED, INVALID]
+    assert HOST.index_labels(labels, 10, wild, True)[before:].tolist() == [0, 9, IGNORED, 1, IGNORED]
+    assert labels[before:].tolist() == [0, 9, wild, 1, wild]
 
 
 def test_a_uint64_label_beyond_int64_is_no_class():
@@ -246,8 +249,9 @@ def test_a_uint64_label_beyond_int64_is_no_class():
     assert HOST.index_labels(labels, 10, -1, False).tolist() == [0, INVALID]  # it is not -1
 
 
-def test_labels_that_are_all_classes_are_not_copied():
-    labels = np.array([0, 1, 2])
+@pytest.mark.parametrize("times", [1, 50])
+def test_labels_that_are_all_classes_are_not_copied(times):
+    labels = np.array([0, 1, 2] * times)
     assert HOST.index_labels(labels, 3, None, True) is labels
     assert HOST.index_labels(labels, 3, 7, True) is labels
 

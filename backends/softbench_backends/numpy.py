@@ -307,6 +307,10 @@ def _soft(block: _Block, q: NDArray[np.floating[Any]], divisor: Any, gradient: A
     np.multiply(terms, q, out=terms, casting="same_kind")
     terms[(q == 0.0) & np.isneginf(block.d)] = 0.0
     losses = _sum_rows(terms, np.empty_like(terms) if block.exact else None).astype(np.float64)
+    for i in np.flatnonzero(block.s < np.finfo(np.float64).tiny):  # L as a float64 has lost digits that a weight shows
+        top = block.top[i]
+        terms[i, top] = 0.0
+        losses[i] = q[i, top] * block.L[i] + terms[i].sum()
     losses[block.undefined] = np.nan
     if gradient is None:
         return losses

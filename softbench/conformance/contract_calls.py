@@ -483,12 +483,26 @@ def _quiet(subject: Subject, view: View, dtype: str) -> None:
             raise Failure(f"{said} prints {(out.getvalue() + err.getvalue())[:200]!r}")
 
 
+def _quiet_weights(subject: Subject, view: View, dtype: str) -> None:
+    """No RuntimeWarning for finite logits either where weights take results beyond the dtype."""
+    rows = batch(3, 4, dtype)
+    rows.s[:], rows.w[:] = 1e200, 1e100
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        view.run(subject, rows)
+    leaked = [w for w in caught if issubclass(w.category, RuntimeWarning)]
+    if leaked:
+        said = f"{view.name} of {dtype} {rows.x.shape} with sample weights of 1e200 and class weights of 1e100"
+        raise Failure(f"{said} warns: {leaked[0].category.__name__}: {leaked[0].message}")
+
+
 ERRORS = Row(
     "errors",
     "errors",
     "nothing is printed, no RuntimeWarning leaks for finite input, `out` untouched when an error is raised before "
     "compute",
     checks=check("errors", _quiet, view=VIEWS, dtype=FLOATS)
+    + check("errors", _quiet_weights, view=[view for view in VIEWS if view.weighted], dtype=FLOATS)
     + check(
         "errors",
         _untouched,

@@ -241,6 +241,14 @@ SOFT = Row(
         Example("loss", [[0.0, 0.0]], [[0.0, 0.0]], [0.0], {**_NONE, **_LOOSE}, name="zeros-unvalidated"),
         Example("gradient", [[0.0, 0.0]], [[0.0, 0.0]], [[0.0, 0.0]], _LOOSE, name="zeros-unvalidated"),
         Example("loss", [[0.0, 0.0]], [[nan, 0.0]], [nan], {**_NONE, **_LOOSE}, name="nan-unvalidated"),
+        Example(
+            "loss",
+            [[0.0, -inf, -inf]],
+            [[0.5, 1.0, -0.5]],
+            [nan],
+            {**_NONE, **_LOOSE},
+            name="infinities-cancel-unvalidated",
+        ),
     ),
     check("soft-targets", _tolerated, name="tolerance", dtype=FLOATS),
 )
@@ -413,6 +421,10 @@ SAMPLE_WEIGHT = Row(
 _W: Final = np.array([1.0, 0.0, 0.5])
 _ABSURD: Final = {"class_weight": np.array([0.0, 1.0, 1.0])}
 
+# The other probability is subnormal; times its weight it is an ordinary number, and shall have all its digits.
+_ALL_BUT_CERTAIN: Final = [[0.0, -720.0], [-712.5, 0.25]]
+_HUGE: Final = {"class_weight": np.array([1e300, 1e290]), **_NONE}
+
 CLASS_WEIGHT = Row(
     "class-weight",
     "class_weight",
@@ -435,6 +447,11 @@ CLASS_WEIGHT = Row(
         Example("loss", _THREE, _labels(0, 2, 0), nan, {**_ABSURD, "ignore_index": 2}, name="sum-0-ignored"),
         Example("log_loss", _PROBS, _labels(0, 1, 2), options={"class_weight": _W}, name="mean"),
         Example("log_loss", _PROBS, np.eye(3), options={"class_weight": _W}, name="soft-mean"),
+    )
+    + tuple(
+        Example(op, _ALL_BUT_CERTAIN, target, options=_HUGE, dtypes=("float64",), name=f"huge{name}")
+        for op in ("loss", "gradient")
+        for name, target in (("", _labels(0, 1)), ("-soft", [[1.0, 0.0], [0.0, 1.0]]))
     )
     + _refused_weights("class_weight", 3),
 )  # fmt: skip

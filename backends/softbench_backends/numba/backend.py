@@ -248,7 +248,8 @@ def _lower(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Ar
     k = x.shape[1]
     base = np.full((1, k), math.ldexp(1.0, -k.bit_length()), x.dtype)  # `soft_rows.smoothing_unit`
     if target.class_weight is not None:
-        base *= classes
+        with np.errstate(over="ignore"):  # a weight beyond the rows' dtype is infinite there
+            base *= classes
     return "soft", (base, target.labels, sample, classes)
 
 
