@@ -99,7 +99,8 @@ def _shift(x: list[float]) -> _Row | None:
 
 def _soft_loss(row: _Row, q: list[float]) -> float:
     """``sum_k q_k (L - d_k - r_k)``, every term >= 0 where q is; ``q_k == 0`` contributes 0. Zhao eq. (9)."""
-    shifts = (weight * (-row.d[k] - row.r[k]) for k, weight in enumerate(q) if weight != 0.0)
+    weights = [(k, weight) for k, weight in enumerate(q) if weight != 0.0]
+    shifts = [weight * -part[k] for part in (row.d, row.r) for k, weight in weights if part[k] != 0.0]
     return _fsum([row.others(row.top, _fsum(q)) if row.s < 1e-200 else _fsum(q) * row.L, *shifts])
 
 

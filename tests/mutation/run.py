@@ -33,7 +33,13 @@ WORK = ROOT / "build" / "mutation"
 STATE = WORK / "verdicts.json"
 SOURCES = {"softbench": ".", "softbench_backends": "backends", "tests": "."}  # folders, and where they are
 MUTATED = ("softbench_backends/python.py", "softbench/host_arrays.py", "softbench/front.py")
-TESTS = ("tests/mutation/cases.py", "tests/test_arguments.py", "tests/test_front.py", "tests/test_host_arrays.py")
+TESTS = (
+    "tests/mutation/cases.py",
+    "tests/test_arguments.py",
+    "tests/test_front.py",
+    "tests/test_host_arrays.py",
+    "tests/test_python.py",
+)
 ARGUMENTS = ("-q", "--no-header", "-s", "-p", "forks", "-p", "no:cacheprovider", "-k", "not numba", "--tb=no")
 
 
