@@ -19,7 +19,7 @@ from numpy.exceptions import AxisError
 
 from softbench.dtypes import numpy_dtype, result_dtype, row_dtype
 from softbench.host_arrays import HostArrays
-from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
+from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target, check_pair
 
 __all__ = ["Backend", "Reduction"]
 
@@ -142,7 +142,7 @@ class Backend:
             )
         out = self.rows.empty((r.n,), "int64")
         if r.n:
-            out = self.rows.argmax(self._as_rows(r), out)
+            out = self._returned("argmax", self.rows.argmax(self._as_rows(r), out), out, (r.n,), "int64")
         return self.rows.wrap(out.reshape(r.outer), logits)
 
     def logsumexp(self, logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
@@ -153,7 +153,8 @@ class Backend:
         else:
             out = self.rows.empty((r.n,), r.compute)
             if r.n:
-                out = self.rows.logsumexp(self._as_rows(r), out)
+                result = self.rows.logsumexp(self._as_rows(r), out)
+                out = self._returned("logsumexp", result, out, (r.n,), r.compute)
         shape = r.x.shape[: r.axis] + (1,) + r.x.shape[r.axis + 1 :] if keepdims else r.outer
         return self._per_row(out, shape, r, logits)
 
@@ -165,12 +166,13 @@ class Backend:
             buffer = rows.empty(shape, logits.dtype)
             if (result := rows.softmax(logits, buffer)) is buffer:
                 return result
-            return rows.from_rows(result, shape, 1, logits.dtype.name)
-        return self._map(self.rows.softmax, logits, axis, out)
+            name = logits.dtype.name
+            return rows.from_rows(self._returned("softmax", result, buffer, shape, name), shape, 1, name)
+        return self._map("softmax", logits, axis, out)
 
     def log_softmax(self, logits: Any, *, axis: int = -1, out: Any = None) -> Any:
         """See `softbench.log_softmax`."""
-        return self._map(self.rows.log_softmax, logits, axis, out)
+        return self._map("log_softmax", logits, axis, out)
 
     def log_loss(
         self,
@@ -195,7 +197,8 @@ class Backend:
             self.rows.check_range(r.x, "probs", 0.0, 1.0)
         losses = self._losses(r)
         if r.n * r.k:
-            losses = self.rows.log_loss(self._as_rows(r), lowered, losses)
+            result = self.rows.log_loss(self._as_rows(r), lowered, losses)
+            losses = self._returned("log_loss", result, losses, (r.n,), "float64")
         return self._reduce(losses, reduction, divisor, r, probs)
 
     def loss(
@@ -220,7 +223,10 @@ class Backend:
         ):  # Spelled out as in `softmax`.
             rows = self.rows
             only = IndexTarget(rows.index_labels(target, shape[1], None, validate))
-            return rows.total(rows.loss(logits, only, rows.empty(outer, _FLOAT64)), float(shape[0]))
+            losses = rows.empty(outer, _FLOAT64)
+            if (result := rows.loss(logits, only, losses)) is not losses:
+                losses = self._returned("loss", result, losses, outer, "float64")
+            return rows.total(losses, float(shape[0]))
         _check_reduction(reduction)
         r = self._lower(logits, axis)
         lowered, divisor = self._lower_target(
@@ -228,7 +234,8 @@ class Backend:
         )
         losses = self._losses(r)
         if r.n * r.k:
-            losses = self.rows.loss(self._as_rows(r), lowered, losses)
+            result = self.rows.loss(self._as_rows(r), lowered, losses)
+            losses = self._returned("loss", result, losses, (r.n,), "float64")
         return self._reduce(losses, reduction, divisor, r, logits)
 
     def gradient(
@@ -257,6 +264,7 @@ class Backend:
         x = self._as_rows(r)
         buffer, direct = self._buffer(r, x, given)
         result = self.rows.gradient(x, lowered, 1 if divisor is None else divisor, buffer)
+        result = self._returned("gradient", result, buffer, x.shape, r.compute)
         return self._raise(result, buffer, direct, r, given, out, logits)
 
     def loss_and_gradient(
@@ -286,7 +294,10 @@ class Backend:
         else:
             x = self._as_rows(r)
             buffer, direct = self._buffer(r, x, given)
-            losses, result = self.rows.loss_and_gradient(x, lowered, 1 if divisor is None else divisor, losses, buffer)
+            pair = self.rows.loss_and_gradient(x, lowered, 1 if divisor is None else divisor, losses, buffer)
+            check_pair(self.name, pair)
+            losses = self._returned("loss_and_gradient (losses)", pair[0], losses, (r.n,), "float64")
+            result = self._returned("loss_and_gradient (gradient)", pair[1], buffer, x.shape, r.compute)
             gradient = self._raise(result, buffer, direct, r, given, out, logits)
         return self._reduce(losses, reduction, divisor, r, logits), gradient
 
@@ -335,20 +346,45 @@ class Backend:
             return r.x
         return (self.rows.as_blocks if r.strided else self.rows.as_rows)(r.x, r.axis, r.compute)
 
-    def _map(self, kernel: Callable[[Array, Array], Array], logits: Any, axis: int, out: Any) -> Any:
+    def _map(self, method: str, logits: Any, axis: int, out: Any) -> Any:
         """A function from logits to an array of their shape."""
+        kernel: Callable[[Array, Array], Array] = getattr(self.rows, method)
         shape = _plain_shape(logits, axis) if self._takes_plain else None
         if shape and (out is None or _is_plain_out(out, logits)):
             buffer = self.rows.empty(shape, logits.dtype) if out is None else out
-            result = kernel(logits, buffer)
-            return result if result is buffer else self.rows.from_rows(result, shape, 1, logits.dtype.name, out)
+            if (result := kernel(logits, buffer)) is buffer:
+                return result
+            name = logits.dtype.name
+            result = self._returned(method, result, buffer, shape, name)
+            return self.rows.from_rows(result, shape, 1, name, out)
         r = self._lower(logits, axis)
         given = self._check_out(out, r)
         if r.n * r.k == 0:
             return self._raise_nothing(r, out, logits)
         x = self._as_rows(r)
         buffer, direct = self._buffer(r, x, given)
-        return self._raise(kernel(x, buffer), buffer, direct, r, given, out, logits)
+        result = self._returned(method, kernel(x, buffer), buffer, x.shape, r.compute)
+        return self._raise(result, buffer, direct, r, given, out, logits)
+
+    def _returned(self, method: str, result: Any, buffer: Any, shape: tuple[int, ...], dtype: str) -> Array:
+        """What the kernel of this name returned: its buffer, or an array of its own of this shape and dtype.
+
+        Floats of another width are accepted: the front rounds them. TypeError for anything else, which would fail
+        where nobody could tell whose fault it is.
+        """
+        if result is buffer is not None:
+            return result
+        form = getattr(result, "dtype", None)
+        name = getattr(form, "name", "")
+        fits = name == dtype or (dtype != "int64" and (name == "bfloat16" or getattr(form, "kind", "") == "f"))
+        if not fits or result.shape != shape:
+            what = f"a {type(result).__name__}"
+            if form is not None:
+                what = f"an array of shape {result.shape} and dtype {form}"
+            raise TypeError(
+                f"backend {self.name!r}: {method} returned {what}, expected an array of shape {shape} and dtype {dtype}"
+            )
+        return result
 
     def _losses(self, r: _Rows) -> Array:
         """Memory for the losses of all rows; 0 where there is nothing to compute."""

@@ -8,8 +8,9 @@ arrays live on a device overrides.
 
 Rules for every row kernel
 --------------------------
-* ``out`` and ``loss`` are results to fill: write into them and return them, or return arrays of your own
-  (the front then copies where the caller asked for ``out=``). They hold garbage on entry.
+* ``out`` and ``loss`` are results to fill: write into them and return them, or return arrays of your own of that
+  shape (the front then copies where the caller asked for ``out=``, and rounds floats of another width). They hold
+  garbage on entry.
 * ``out`` may be ``x`` itself (in place). It never overlaps ``x`` otherwise, nor the target.
 * ``x``, the target and the weights are read-only, except ``x`` through ``out``.
 * A row's result depends on that row alone: not on N, on its neighbours or on the number of threads.
@@ -182,9 +183,20 @@ class RowBackend(HostArrays, abc.ABC):
 
     def loss(self, x: Array, target: Target, loss: Array) -> Array:
         """The first result of `loss_and_gradient`, bit for bit."""
-        return self.loss_and_gradient(x, target, 1, loss, self.empty(x.shape, x.dtype))[0]
+        return check_pair(self.name, self.loss_and_gradient(x, target, 1, loss, self.empty(x.shape, x.dtype)))[0]
 
     def gradient(self, x: Array, target: Target, divisor: Any, out: Array) -> Array:
         """The second result of `loss_and_gradient`, bit for bit."""
         rows = math.prod(x.shape) // x.shape[1]
-        return self.loss_and_gradient(x, target, divisor, self.empty((rows,), "float64"), out)[1]
+        pair = self.loss_and_gradient(x, target, divisor, self.empty((rows,), "float64"), out)
+        return check_pair(self.name, pair)[1]
+
+
+def check_pair(name: str, returned: Any) -> tuple[Array, Array]:
+    """What ``loss_and_gradient`` of the backend ``name`` returned; TypeError unless it is a pair."""
+    if type(returned) is not tuple or len(returned) != 2:
+        raise TypeError(
+            f"backend {name!r}: loss_and_gradient returned a {type(returned).__name__}, expected a tuple of row losses "
+            f"and their gradient"
+        )
+    return returned

@@ -186,6 +186,15 @@ MESSAGES = [
     ("loss", (_X, _Y), {"sample_weight": [1.0, -2.0]}, r"^sample_weight\[1\] is -2"),
     ("loss", (_X, _Y), {"class_weight": "a"}, "^class_weight has dtype"),
     ("loss", (_X, _Y), {"sample_weight": "a"}, "^sample_weight has dtype"),
+    ("loss", (_X, [0.0, 1.0]), {}, "^target has dtype float64 and one dimension fewer"),
+    ("softmax", (_X,), {"axis": 1.5}, r"^axis must be an integer, got 1\.5"),
+    ("softmax", (_X,), {"axis": 2}, "^axis 2 is out of bounds for array of dimension 2"),
+    ("softmax", (_X,), {"axis": -3}, "^axis -3 is out of bounds for array of dimension 2"),
+    ("loss", (_X, _Y), {"reduction": "all"}, "^reduction is 'all', expected one of 'mean', 'sum', 'none'$"),
+    ("loss", (_X, _Y), {"ignore_index": 1.5}, r"^ignore_index must be an integer or None, got 1\.5"),
+    ("loss", (_X, _Y), {"ignore_index": True}, "^ignore_index must be an integer or None, got True"),
+    ("loss", (_X, _Y), {"label_smoothing": "a"}, r"^label_smoothing must be a number in \[0, 1\], got 'a'"),
+    ("loss", (_X, _Y), {"label_smoothing": 1.5}, r"^label_smoothing is 1\.5, expected"),
 ]
 
 

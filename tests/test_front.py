@@ -129,6 +129,7 @@ def test_what_a_kernel_returns_of_its_own_is_put_in_order(name):
     expected = Backend(NumpyBackend()).softmax(X)
     result = getattr(be, name)(X)
     assert result.flags.c_contiguous
+    assert result.dtype == X.dtype
     assert np.array_equal(result, expected)
     out = np.empty_like(X)
     assert getattr(be, name)(X, out=out) is out

@@ -471,6 +471,7 @@ SMOOTHING = Row(
         Example("loss", _THREE, _labels(0, 1, 2), options=_EPS, name="index"),
         Example("loss", _THREE, np.eye(3), options=_EPS, name="soft"),
         Example("loss", _THREE, _labels(0, 1, 2), options={"label_smoothing": 1.0, **_NONE}, name="all"),
+        Example("loss", _THREE, np.eye(3), options={"label_smoothing": 1.0, **_NONE}, name="soft-all"),
         Example("loss", _THREE, _labels(0, 1, 2), options={"class_weight": _W, **_EPS}, name="class-weight"),
         Example("loss", _THREE, np.eye(3), options={"class_weight": _W, **_EPS}, name="soft-class-weight"),
         Example("loss", _THREE, _labels(0, 1, 2), options={"class_weight": _W, "ignore_index": 2, **_EPS},

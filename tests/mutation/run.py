@@ -39,6 +39,7 @@ TESTS = (
     "tests/test_front.py",
     "tests/test_host_arrays.py",
     "tests/test_python.py",
+    "tests/test_waist.py",
 )
 ARGUMENTS = ("-q", "--no-header", "-s", "-p", "forks", "-p", "no:cacheprovider", "-k", "not numba", "--tb=no")
 
