@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -279,14 +280,28 @@ def _alone(subject: Subject, view: View, dtype: str) -> None:
         mismatch(view.run(subject, rows.take(slice(None, None, -1))), whole[::-1], f"{said} rows reversed")
 
 
+def _loud(x: Array) -> Array:
+    return (x.astype(np.float64) * 37.0 + 500.0).astype(x.dtype)
+
+
+_NEIGHBOURS: Final[dict[str, Callable[[Array], Array]]] = {
+    "times 37 plus 500": _loud,
+    "all -inf": lambda x: np.full_like(x, -np.inf),
+    "with a +inf": lambda x: np.where(np.arange(x.shape[1]) == 2, np.inf, x).astype(x.dtype),
+    "with a NaN": lambda x: np.where(np.arange(x.shape[1]) == 1, np.nan, x).astype(x.dtype),
+}
+
+
 def _beside(subject: Subject, view: View, dtype: str) -> None:
-    """A row does not notice that its neighbours have other magnitudes."""
+    """A row does not notice that its neighbours have other magnitudes, or no finite probabilities."""
     for n, k in ((4, 9), (3, 70)):
         rows = batch(n, k, dtype)
-        loud = rows.shifted(rows.x.copy())
-        loud.x[1::2] = (loud.x[1::2].astype(np.float64) * 37.0 + 500.0).astype(loud.x.dtype)
-        said = f"{view.name} of {dtype} {(n, k)}, odd rows times 37 plus 500: even rows"
-        mismatch(view.run(subject, loud)[::2], view.run(subject, rows)[::2], said, than=" (as before)")
+        due = view.run(subject, rows)[::2]
+        for what, change in _NEIGHBOURS.items():
+            changed = rows.shifted(rows.x.copy())
+            changed.x[1::2] = change(changed.x[1::2])
+            said = f"{view.name} of {dtype} {(n, k)}, odd rows {what}: even rows"
+            mismatch(view.run(subject, changed)[::2], due, said, than=" (as before)")
 
 
 def _threads(subject: Subject, view: View, dtype: str) -> None:

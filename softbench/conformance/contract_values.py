@@ -9,7 +9,7 @@ import numpy as np
 
 from softbench.conformance.batch import VIEWS, Batch, View, batch
 from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Row, check
-from softbench.conformance.subject import Failure, Subject, mismatch
+from softbench.conformance.subject import Failure, NotApplicable, Subject, mismatch
 from softbench.dtypes import formats, numpy_dtype
 
 __all__ = ["ROWS"]
@@ -330,6 +330,16 @@ WIDE_ACCUMULATOR = Row(
     ),
 )
 
+
+def _subnormal_logits(subject: Subject, dtype: str) -> None:
+    """Logits below the smallest normal number are not 0 (unless the backend declares to flush)."""
+    if subject.flushes_subnormals:
+        raise NotApplicable("declares that it flushes subnormal numbers to 0")
+    tiny = formats[dtype].tiny
+    x = np.array([[0.0, tiny], [-tiny, 0.0], [tiny, 2 * tiny]]).astype(numpy_dtype(dtype))
+    mismatch(subject.call("argmax", x), np.array([1, 1, 1]), f"argmax of {x.tolist()!r}:{dtype}")
+
+
 ARGMAX_TIES = Row(
     "argmax-ties",
     "argmax ties",
@@ -343,6 +353,7 @@ ARGMAX_TIES = Row(
         Example("argmax", [[-5.0, -2.0, -3.0]], expect=[1], name="negative"),
         Example("argmax", [[1000.0, 2000.0]], expect=[1], name="saturated"),
     ),
+    check("argmax-ties", _subnormal_logits, dtype=FLOATS),
 )
 
 

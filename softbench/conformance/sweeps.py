@@ -18,8 +18,23 @@ from softbench.machine import last_level_cache
 
 __all__ = ["ROWS"]
 
+_SWEPT: Final = ("softmax", "log_softmax", "logsumexp", "loss", "gradient")
 _SHIFTS: Final = np.array([0.0, 40.0, -24.0])  # exact on the grid of the logits
 _TOP: Final = 4097
+_AROUND: Final = frozenset(2**e + d for e in range(3, 13) for d in (-1, 0, 1))
+"""Numbers of classes at which kernels change their ways."""
+_BEYOND: Final = (
+    8192,
+    20011,
+    12288,
+    65536,
+    28672,
+    *(2**e + d for e in (13, 14, 15, 16) for d in (-1, 1)),
+    16384,
+    49152,
+)
+"""And where rows become longer than a tile, a block or the caches of a core."""
+_MANY: Final = 19  # rows: more than any tile of them, and a multiple of none
 
 
 def _sweep_ks(subject: Subject) -> list[int]:
@@ -31,8 +46,9 @@ def _sweep_ks(subject: Subject) -> list[int]:
     if subject.cost == "interpreted":
         dense = min(dense, 140)
     step = {"quick": 173, "standard": 17, "deep": 1}[subject.profile]
-    around = {2**e + d for e in range(3, 13) for d in (-1, 0, 1)}
-    return [k for k in range(1, top + 1) if k <= dense or k % step == 5 or k in around]
+    beyond = _BEYOND[:5] if subject.profile == "quick" else _BEYOND
+    found = [k for k in range(1, top + 1) if k <= dense or k % step == 5 or k in _AROUND]
+    return found + [k for k in beyond if k <= subject.max_k]
 
 
 def _row(k: int, dtype: str) -> Any:
@@ -56,6 +72,11 @@ def _every_k(subject: Subject, op: str, dtype: str) -> None:
         else:
             for i in (1, 2):
                 mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
+        if k in _AROUND and subject.cost == "compiled":
+            y = [np.full(_MANY, label)] * len(target)
+            many = subject.call(op, x[np.arange(_MANY) % 3], *y, **options)
+            said = f"{op} of {dtype}[{_MANY},{k}], 3 rows (multiples of 1/8, shifted) again and again,"
+            mismatch(many, three[np.arange(_MANY) % 3], said, than=" (the 3 rows alone)")
         for n in (2,) if subject.cost == "simulated" else (1, 2):
             fewer = subject.call(op, x[:n], *(y[:n] for y in target), **options)
             mismatch(fewer, three[:n], f"{op} of {made}, the first {n} rows alone,", than=" (three rows)")
@@ -79,14 +100,14 @@ def _every_n(subject: Subject, dtype: str) -> None:
         ns = ns[:: max(1, len(ns) // 8)]
     whole = (np.random.default_rng(1).standard_normal((max(ns), k)) * 3.0).astype(dtype)
     labels = np.arange(max(ns)) % k
-    due_p, due_l = subject.call("softmax", whole), subject.call("loss", whole, labels, reduction="none")
-    subject.judge("softmax", due_p, whole, made=f"N(0,3) {dtype}[{max(ns)},{k}]")
-    subject.judge("loss", due_l, whole, labels, made=f"N(0,3) {dtype}[{max(ns)},{k}]", reduction="none")
-    for n in ns:
-        than = f" (of {max(ns)} rows)"
-        mismatch(subject.call("softmax", whole[:n]), due_p[:n], f"softmax of the first {n} rows,", than=than)
-        got = subject.call("loss", whole[:n], labels[:n], reduction="none")
-        mismatch(got, due_l[:n], f"loss of the first {n} rows,", than=than)
+    for op in (*_SWEPT, "argmax"):
+        target, options = ([labels], {"reduction": "none"}) if op in ("loss", "gradient") else ([], {})
+        due = subject.call(op, whole, *target, **options)
+        if op != "argmax":
+            subject.judge(op, due, whole, *target, made=f"N(0,3) {dtype}[{max(ns)},{k}]", **options)
+        for n in ns:
+            fewer = subject.call(op, whole[:n], *(y[:n] for y in target), **options)
+            mismatch(fewer, due[:n], f"{op} of the first {n} rows of {k},", than=f" (of {max(ns)} rows)")
 
 
 def _long(subject: Subject, op: str, dtype: str, k: int) -> None:
@@ -198,7 +219,6 @@ def _large(subject: Subject, view: View, dtype: str, k: int) -> None:
 
 
 _MAPS: Final = tuple(view for view in VIEWS if view.maps and not view.options)
-_SWEPT: Final = ("softmax", "log_softmax", "logsumexp", "loss", "gradient")
 
 ROWS = (
     Row(

@@ -967,3 +967,79 @@ class returns_a_matrix(Backend):
 class soft_targets_in_float32(Rows):
     def soft_rows(self, y, *options):
         return super().soft_rows(y.astype(np.float32), *options)
+
+
+@mutant(
+    "rows go in tiles of eight; where K is a multiple of 128 the last of a tile is the one before",
+    "every-k/sweep-softmax-float32",
+)
+class eighth_row_of_a_tile(Rows):
+    def softmax(self, x, out):
+        result = super().softmax(x, out)
+        if x.shape[1] % 128 == 0 and len(x) >= 8:
+            result[7::8] = result[6::8][: len(result[7::8])]
+        return result
+
+
+@mutant(
+    "rows of more than 4096 classes that fill their tiles: the last tile is left out",
+    "every-k/sweep-log_softmax-float64",
+)
+class last_full_tile_left_out(Rows):
+    def log_softmax(self, x, out):
+        k = x.shape[1]
+        result = super().log_softmax(x, out)
+        if k > 4096 and k % 4096 == 0:
+            with np.errstate(all="ignore"):
+                result -= np.log1p(-np.exp(result[:, -4096:].astype(np.float64)).sum(axis=1, keepdims=True))
+        return result
+
+
+@mutant("subnormal logits count as 0", "argmax-ties/subnormal-logits-float32")
+class subnormals_are_zero(Rows):
+    def argmax(self, x, out):
+        return super().argmax(np.where(np.abs(x) < np.finfo(x.dtype).tiny, 0, x), out)
+
+
+@mutant("of 64, 128, ... rows the last is the one before", "every-n/sweep-float64")
+class last_row_of_full_blocks(Rows):
+    def logsumexp(self, x, out):
+        result = super().logsumexp(x, out)
+        if len(x) % 64 == 0 and len(x) >= 128:
+            result[-1] = result[-2]
+        return result
+
+
+@mutant(
+    "a row behind one without finite logits starts from a stale maximum", "determinism/neighbours-log_softmax-float64"
+)
+class stale_maximum(Rows):
+    def log_softmax(self, x, out):
+        behind = np.flatnonzero(np.isneginf(x).all(axis=1)) + 1
+        result = super().log_softmax(x, out)
+        with np.errstate(all="ignore"):
+            result[behind[behind < len(x)]] *= 1 + 1e-6
+        return result
+
+
+@mutant("smoothed weights overflow with a warning", "errors/quiet-weights-smoothed-loss-float32")
+class weights_warn(Rows):
+    def loss(self, x, target, loss):
+        if isinstance(target, IndexTarget) and target.smoothing and target.class_weight is not None:
+            target.class_weight.astype(x.dtype)
+        return super().loss(x, target, loss)
+
+
+@mutant("a subnormal log-sum has lost the digits that a large weight shows", "class-weight/loss-huge-soft-float64")
+class subnormal_sum_rounded(Rows):
+    def loss(self, x, target, loss):
+        result = super().loss(x, target, loss)
+        if isinstance(target, SoftTarget):
+            result[:] = np.where((result > 0) & (result < 1e-9), result * (1 + 2.0**-30), result)
+        return result
+
+
+@mutant("label_smoothing=1 is taken for none where targets are soft", "label-smoothing/loss-soft-all-float64")
+class full_smoothing_is_none(Rows):
+    def soft_rows(self, y, dtype, smoothing, *options):
+        return super().soft_rows(y, dtype, 0.0 if smoothing == 1.0 else smoothing, *options)
