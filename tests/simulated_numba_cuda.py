@@ -16,20 +16,31 @@ from numba import cuda
 
 from softbench.front import Backend
 from softbench.gates import judge
-from softbench_backends.numba_cuda import NumbaCudaBackend
+from softbench_backends.numba_cuda import NumbaCudaBackend, rows
 from softbench_backends.numba_cuda.device import SIMULATED
-from softbench_backends.numba_cuda.plan import Plan
+from softbench_backends.numba_cuda.plan import Plan, Regime
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1 before numba is imported"
 
-# lanes, values, resident, rows: and K so that the last tile is ragged
+REGISTERS, SHARED, SEGMENTS = Regime
+HALVES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+DTYPES = {"float32": np.float32, "float64": np.float64, **HALVES}
+WIDE = -1  # as many neighbours as 16 bytes hold
+
+# Lanes, values, regime, rows, width; and K, so that the last tile or segment is ragged.
 PLANS = {
-    "a thread per row": (Plan(1, 4, True, 3), 3),
-    "several rows in a warp": (Plan(4, 4, True, 2), 13),
-    "tiles merged within a warp": (Plan(4, 2, False, 1), 27),
-    "two warps": (Plan(64, 1, True, 1), 40),
-    "tiles merged across two warps": (Plan(64, 1, False, 1), 70),
+    "a thread per row": (Plan(1, 4, REGISTERS, 3), 3),
+    "several rows in a warp": (Plan(4, 4, REGISTERS, 2), 13),
+    "16 bytes at a time": (Plan(4, 8, REGISTERS, 2, WIDE), 24),
+    "two warps": (Plan(64, 1, REGISTERS, 1), 40),
+    "shared memory": (Plan(4, 4, SHARED, 1), 27),
+    "shared memory, 16 bytes at a time": (Plan(4, 8, SHARED, 1, WIDE), 40),
+    "segments": (Plan(4, 4, SEGMENTS, 1, length=16), 42),
+    "segments of several tiles, 16 bytes at a time": (Plan(2, 8, SEGMENTS, 1, WIDE, length=32), 80),
+    "segments of two warps": (Plan(64, 1, SEGMENTS, 1, length=64), 70),
 }
+SLOW = ("two warps", "segments of two warps")  # a simulated thread is one of the operating system
+IN_FEW = [name for name in PLANS if name not in SLOW]
 
 
 @pytest.fixture
@@ -37,23 +48,36 @@ def be() -> Backend:
     return Backend(NumbaCudaBackend())
 
 
-def use_plan(be, plan, monkeypatch):
-    monkeypatch.setattr(be.rows, "_plan_for", lambda k, dtype, wide: plan)
+@pytest.fixture
+def use_plan(monkeypatch):
+    """Make every row operation use one plan; soft targets, which have no regime in shared memory, segments instead."""
+
+    def use(plan):
+        def plan_for(k, dtype, wide, shared=True):
+            width = 16 // np.dtype(DTYPES[dtype]).itemsize if plan.width == WIDE else 1
+            found = plan._replace(width=width)
+            if found.regime is SHARED and wide:
+                found = found._replace(regime=SEGMENTS, length=found.tile)
+            return found
+
+        monkeypatch.setattr(rows, "plan_for", plan_for)
+        rows.prepared.cache_clear()
+
+    yield use
+    rows.prepared.cache_clear()
 
 
 def logits(n, k, dtype, seed=0):
     """Ascending rows, so that the maximum moves in every tile, and a row far from zero."""
-    x = np.sort(np.random.default_rng(seed).normal(0, 20, (n, k)), axis=1).astype(dtype)
-    x[-1] += 1e5 if dtype == "float32" else 1e12
-    return x
+    x = np.sort(np.random.default_rng(seed).normal(0, 20, (n, k)), axis=1)
+    x[-1] += {"float32": 1e5, "float64": 1e12}.get(dtype, 1e3)
+    return x.astype(DTYPES[dtype])
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [(n, d) for n in PLANS for d in ("float32", "float64") if (n, d) != ("two warps", "float64")]
-)
-def test_every_plan_is_within_the_gates(be, name, dtype, monkeypatch):
+@pytest.mark.parametrize(("name", "dtype"), [(n, d) for n in PLANS for d in DTYPES if n not in SLOW or d == "float32"])
+def test_every_plan_is_within_the_gates(be, name, dtype, use_plan):
     plan, k = PLANS[name]
-    use_plan(be, plan, monkeypatch)
+    use_plan(plan)
     rng = np.random.default_rng(k)
     x = logits(2, k, dtype)
     on_device = be.asarray(x)
@@ -80,10 +104,10 @@ def test_every_plan_is_within_the_gates(be, name, dtype, monkeypatch):
             assert verdict.ok, f"{name}: {verdict.message}"
 
 
-@pytest.mark.parametrize("name", [name for name in PLANS if name != "two warps"])
-def test_special_values_in_every_plan(be, name, monkeypatch):
+@pytest.mark.parametrize("name", IN_FEW)
+def test_special_values_in_every_plan(be, name, use_plan):
     plan, k = PLANS[name]
-    use_plan(be, plan, monkeypatch)
+    use_plan(plan)
     inf, nan = np.inf, np.nan
     plain = np.linspace(-1, 1, k, dtype=np.float32)
     rows = [plain]
@@ -119,11 +143,13 @@ def test_special_values_in_every_plan(be, name, monkeypatch):
     assert np.isnan(loss[4])
 
 
-@pytest.mark.parametrize("name", ["several rows in a warp", "tiles merged across two warps"])
-def test_a_row_alone_in_a_batch_and_in_place_has_the_same_bits(be, name, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "dtype"), [(n, "float32") for n in PLANS] + [("shared memory", "bfloat16"), ("segments", "float16")]
+)
+def test_a_row_alone_in_a_batch_and_in_place_has_the_same_bits(be, name, dtype, use_plan):
     plan, k = PLANS[name]
-    use_plan(be, plan, monkeypatch)
-    x = logits(3, k, "float32", seed=5)
+    use_plan(plan)
+    x = logits(3, k, dtype, seed=5)
     labels = np.array([0, 1, k - 1])
     batch = be.to_numpy(be.gradient(be.asarray(x), be.asarray(labels), reduction="sum"))
     for i in (0, 2):
@@ -137,8 +163,11 @@ def test_a_row_alone_in_a_batch_and_in_place_has_the_same_bits(be, name, monkeyp
     assert be.to_numpy(alone).tobytes() == be.to_numpy(loss).tobytes()
 
 
-def test_weights_beyond_the_range_of_the_rows_neither_flush_nor_overflow(be):
-    x = np.array([[0.0, -100.0, -150.0, -300.0]], np.float32)
+@pytest.mark.parametrize("name", [None, "16 bytes at a time", "shared memory", "segments"])
+def test_weights_beyond_the_range_of_the_rows_neither_flush_nor_overflow(be, name, use_plan):
+    if name:
+        use_plan(PLANS[name][0])
+    x = np.array([[0.0, -100.0, -150.0, -300.0, -80.0, -90.0, -1e3, -310.0]], np.float32)
     weight = np.array([1e60])
     for scale in (weight, 1 / weight):
         options = {"sample_weight": scale, "reduction": "sum"}

@@ -5,9 +5,11 @@ tensors for torch tensors, CuPy arrays for CuPy arrays, Numba device arrays othe
 that library's allocator and queued on its current stream.
 
 * `device`, `simulated`: what kernels are written in, and stand-ins for what the simulator lacks
-* `arithmetic`, `lanes`, `plan`: exact shift and exponential; reductions; which thread holds what
-* `kernels`: the row kernels; `array_kernels`: copies, checks, sums
-* `views`, `homes`, `launch`: device memory, array libraries, compiling and launching
+* `memory`: elements between memory and registers, 16 bytes at a time, half precision widened on the way
+* `arithmetic`, `lanes`, `plan`: exact shift and exponential; exchanges; which thread holds what, in which regime
+* `sums`, `finishing`, `operations`, `losses`: what is summed over a row, how it is finished, what operations add
+* `kernels`, `loops`: the row kernels; `copies`, `checks`, `weights`, `totals`: kernels behind the array primitives
+* `views`, `homes`: device memory, array libraries; `launch`, `rows`: compiling and launching
 
 Under ``NUMBA_ENABLE_CUDASIM=1`` everything runs on Numba's simulator: the same kernels, in Python threads. That is a
 check of the arithmetic and of the logic, of kind "simulator", and never chosen or timed.
@@ -31,7 +33,7 @@ import numpy as np
 
 from softbench.dtypes import sum_tolerance
 from softbench.host_arrays import Layout
-from softbench.interface import Array, Availability, IndexTarget, Kind, RowBackend, SoftTarget, Target
+from softbench.interface import Array, Availability, Kind, RowBackend, SoftTarget, Target
 
 if TYPE_CHECKING:
     from softbench_backends.numba_cuda.homes import Home
@@ -40,22 +42,7 @@ if TYPE_CHECKING:
 __all__ = ["NumbaCudaBackend"]
 
 _INSTALL: Final = 'pip install "softbench[cuda13]"  (or [cuda12], to match the driver)'
-_HAS_SAMPLE, _HAS_CLASS, _HAS_DIVISOR = 1, 2, 4  # of kernels, which is not imported here
-
-_INDEX_TYPES: Final = ("rows", "int64", "float64", "float64", "float64", "real", "int", "float64", "rows")
-_SOFT_TYPES: Final = (
-    "rows",
-    "rows",
-    "int64",
-    "float64",
-    "float64",
-    "real",
-    "float64",
-    "real",
-    "int",
-    "float64",
-    "rows",
-)
+_HAS_SAMPLE, _HAS_CLASS, _HAS_DIVISOR = 1, 2, 4  # of losses, which is not imported here
 
 
 def _simulated() -> bool:
@@ -95,13 +82,14 @@ class NumbaCudaBackend(RowBackend):
     kind = _KIND
     requires = ("numba_cuda",)
     install = _INSTALL
+    dtypes = frozenset({"float16", "bfloat16", "float32", "float64"})
     cost = "simulated" if _KIND == "simulator" else "compiled"
 
     def __init__(self) -> None:
-        from softbench_backends.numba_cuda import array_kernels, homes, kernels, launch, plan, views
+        from softbench_backends.numba_cuda import checks, copies, homes, rows, totals, views, weights
 
-        self._array_kernels, self._kernels, self._homes, self._views = array_kernels, kernels, homes, views
-        self._compiled, self._launch, self._plan_for = launch.compiled, launch.launch, plan.plan_for
+        self._homes, self._views, self._rows = homes, views, rows
+        self._copies, self._checks, self._weights, self._totals = copies, checks, weights, totals
         # The library whose logits came in last, per thread: results are made and work is queued there.
         self._call = threading.local()
 
@@ -129,9 +117,7 @@ class NumbaCudaBackend(RowBackend):
 
     def boundaries(self, dtype: str) -> list[int]:
         """The largest K of each kernel but the last, for rows of ``dtype``."""
-        from softbench_backends.numba_cuda import plan
-
-        return plan.boundaries("float64" if dtype == "float64" else "float32")
+        return self._rows.boundaries_here(dtype)
 
     # -- in and out ----------------------------------------------------------------------------------------------
 
@@ -141,8 +127,8 @@ class NumbaCudaBackend(RowBackend):
         return home
 
     @property
-    def _stream(self) -> Any:
-        return self._homes.stream_of(self._home)
+    def _stream(self) -> int:
+        return self._home.stream()
 
     def accept(self, obj: Any, argument: str) -> View:
         """``obj`` as a `View`; the home of logits and probabilities is where results of this call are made.
@@ -215,7 +201,7 @@ class NumbaCudaBackend(RowBackend):
     def full(self, shape: tuple[int, ...], value: float, dtype: str) -> View:
         """An array of one value."""
         out = self.empty(shape, dtype)
-        self._array_kernels.fill(out, value, self._stream)
+        self._copies.fill(out, value, self._stream)
         return out
 
     def as_rows(self, x: View, axis: int, dtype: str) -> View:
@@ -226,7 +212,7 @@ class NumbaCudaBackend(RowBackend):
         if x.dtype.name == dtype and moved.contiguous:
             return moved.reshape((n, k))
         rows = self.empty(moved.shape, dtype)
-        self._array_kernels.copy_cast(moved, rows, self._stream)
+        self._copies.copy_cast(moved, rows, self._stream)
         return rows.reshape((n, k))
 
     def from_rows(self, rows: View, shape: tuple[int, ...], axis: int, dtype: str, out: View | None = None) -> View:
@@ -239,7 +225,7 @@ class NumbaCudaBackend(RowBackend):
             if moved.dtype.name == dtype and moved.contiguous:
                 return moved
             out = self.empty(shape, dtype)
-        self._array_kernels.copy_cast(moved, out, self._stream)
+        self._copies.copy_cast(moved, out, self._stream)
         return out
 
     # -- targets and weights -------------------------------------------------------------------------------------
@@ -248,7 +234,7 @@ class NumbaCudaBackend(RowBackend):
         """Labels as int64; with ``validate`` the host waits once, to hear of the first that is no class."""
         labels = labels.flattened()
         out = self.empty(labels.shape, "int64")
-        self._array_kernels.label_rows(labels, n_classes, ignore_index, out, self._stream)
+        self._weights.label_rows(labels, n_classes, ignore_index, out, self._stream)
         if validate and labels.size:
             row = self._first_outside(out, -1.0, math.inf)
             if row is not None:
@@ -279,8 +265,8 @@ class NumbaCudaBackend(RowBackend):
             row, column = divmod(i, k)
             raise ValueError(f"target[{row}, {column}] is {self._item(flat, i)}: soft targets must not be negative")
         sums = self.empty((n,), "float64")
-        self._array_kernels.row_totals(y, sums, self._stream)
-        bad = self._first_found(self._array_kernels.find_far_from, sums, 1.0, sum_tolerance(y.dtype.name))
+        self._totals.row_totals(y, sums, self._stream)
+        bad = self._first_found(self._checks.find_far_from, sums, 1.0, sum_tolerance(y.dtype.name))
         if bad is not None:
             raise ValueError(
                 f"target row {bad} sums to {self._item(sums, bad)}: a soft target must be a distribution (sum 1)"
@@ -295,11 +281,13 @@ class NumbaCudaBackend(RowBackend):
         sample_weight: View | None,
         divisor: Any,
     ) -> View:
-        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor`` as rows of ``dtype``, rounded once."""
-        out = self.empty(y.shape, dtype)
+        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``, rounded once, as rows of what ``dtype`` is
+        computed in: float32 for half precision.
+        """
+        out = self.empty(y.shape, "float64" if dtype == "float64" else "float32")
         over = divisor if isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
         weights = class_weight, sample_weight
-        self._array_kernels.soft_target_rows(y, smoothing, *weights, over, out, self._stream)
+        self._weights.soft_target_rows(y, smoothing, *weights, over, out, self._stream)
         return out
 
     def divisor(self, labels: View | None, sample_weight: View | None, class_weight: View | None) -> Any:
@@ -310,74 +298,62 @@ class NumbaCudaBackend(RowBackend):
         else:
             weights = self.empty((2 * labels.size,), "float64")
             if labels.size:
-                self._array_kernels.weight_rows(labels, sample_weight, class_weight, weights, self._stream)
+                self._weights.weight_rows(labels, sample_weight, class_weight, weights, self._stream)
         pair = self.empty((2,), "float64")
-        self._array_kernels.total(weights, None, self._scratch, pair, self._stream)
+        self._totals.total(weights, None, self._scratch, pair, self._stream)
         return pair
 
     def total(self, values: View, divisor: Any = None) -> Any:
         """Sum in a fixed order, over ``divisor`` if given, without waiting: 0-d float64."""
         out = self.empty((), "float64")
         over = divisor if divisor is None or isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
-        self._array_kernels.total(values, over, self._scratch, out, self._stream)
+        self._totals.total(values, over, self._scratch, out, self._stream)
         return out
 
     def _scratch(self, n: int) -> View:
         return self.empty((n,), "float64")
 
     def _first_outside(self, flat: View, low: float, high: float) -> int | None:
-        return self._first_found(self._array_kernels.find_outside, flat, low, high)
+        return self._first_found(self._checks.find_outside, flat, low, high)
 
     def _first_found(self, search: Callable[..., None], flat: View, *bounds: float) -> int | None:
         """Run a search and wait for the first index it found, or None."""
         stream = self._home.stream()
         self._homes.refuse_capture(stream)
-        first = self.empty((self._array_kernels.search_blocks(flat.size),), "int64")
+        first = self.empty((self._checks.search_blocks(flat.size),), "int64")
         search(flat, *bounds, first, self._stream)
         found = int(self._homes.read(first, stream).min())
-        return None if found == self._array_kernels.FIRST_NONE else found
+        return None if found == self._checks.FIRST_NONE else found
 
     def _item(self, flat: View, i: int) -> Any:
         """One element of a contiguous view, for an error message."""
         one = flat.with_form((1,), (flat.dtype.itemsize,), i * flat.dtype.itemsize)
         if flat.dtype.name == "bfloat16":
             wide = self.empty((1,), "float32")
-            self._array_kernels.copy_cast(one, wide, self._stream)
+            self._copies.copy_cast(one, wide, self._stream)
             one = wide
         return self._homes.read(one, self._home.stream())[0]
 
     # -- row kernels ---------------------------------------------------------------------------------------------
 
-    def _run(
-        self, factory: str, x: View, wide: bool, flags: tuple[bool, ...], types: tuple[str, ...], *arguments: Any
-    ) -> None:
-        """Launch the kernel of this factory for the rows ``x``; ``types`` has "rows" for their dtype."""
-        n, k = x.shape
-        dtype = x.dtype.name
-        plan = self._plan_for(k, dtype, wide)
-        signature = (*(dtype if t == "rows" else t for t in types), "int", "int")
-        kernel = self._compiled(getattr(self._kernels, factory), (dtype, plan, *flags), signature, plan.threads)
-        blocks = -(-n // (plan.threads if factory == "log_loss_index" else plan.rows))
-        self._launch(kernel, blocks, plan.threads, self._stream, *arguments, n, k)
-
     def argmax(self, x: View, out: View) -> View:
         """Zhao eq. (1), (2)."""
-        self._run("argmax", x, False, (), ("rows", "int64"), x, out)
+        self._rows.run_argmax(x, out, self._stream)
         return out
 
     def logsumexp(self, x: View, out: View) -> View:
         """Zhao eq. (3)."""
-        self._run("logsumexp", x, False, (), ("rows", "rows"), x, out)
+        self._run("logsumexp", x, None, out)
         return out
 
     def softmax(self, x: View, out: View) -> View:
         """Zhao eq. (4), (5)."""
-        self._run("softmax", x, False, (), ("rows", "rows"), x, out)
+        self._run("softmax", x, out, None)
         return out
 
     def log_softmax(self, x: View, out: View) -> View:
         """The logarithm of Zhao eq. (4), without its cancellation."""
-        self._run("log_softmax", x, False, (), ("rows", "rows"), x, out)
+        self._run("log_softmax", x, out, None)
         return out
 
     def loss_and_gradient(self, x: View, target: Target, divisor: Any, loss: View, out: View) -> tuple[View, View]:
@@ -395,57 +371,36 @@ class NumbaCudaBackend(RowBackend):
         self._target_kernel(x, target, divisor, None, out)
         return out
 
+    def _run(self, name: str, x: View, out: View | None, per_row: View | None, target: Any = None) -> None:
+        target = target or self._rows.NO_TARGET
+        self._rows.run(name, x, out, per_row, target, self._scratch, self._stream)
+
     def _target_kernel(self, x: View, target: Target, divisor: Any, loss: View | None, out: View | None) -> None:
-        want = loss is not None, out is not None
+        arguments = self._target_arguments(target, divisor)
+        if isinstance(target, SoftTarget):
+            name = "soft"
+        elif target.smoothing == 0.0:
+            name = "index"
+        else:
+            name = "smooth" if target.class_weight is None else "smooth_weighted"
+        self._run(name, x, out, loss, arguments)
+
+    def _target_arguments(self, target: Target, divisor: Any) -> Any:
         over, value, given = None, 1.0, 0
         if isinstance(divisor, (int, float)):
             value = float(divisor)
         else:
             over, given = self.accept(divisor, "divisor"), _HAS_DIVISOR
         if isinstance(target, SoftTarget):
-            labels = sample_weight = class_weight = None
-            q, smoothing = target.q, 0.0
-        else:
-            labels, sample_weight, class_weight = target.labels, target.sample_weight, target.class_weight
-            q, smoothing = None, target.smoothing
-            given |= _given(target)
-        if q is None and smoothing == 0.0:
-            weights = labels, sample_weight, class_weight
-            self._run("index_loss", x, False, want, _INDEX_TYPES, x, *weights, over, value, given, loss, out)
-            return
-        flags = (*want, q is None, class_weight is not None)
-        self._run(
-            "soft_loss",
-            x,
-            True,
-            flags,
-            _SOFT_TYPES,
-            x,
-            q,
-            labels,
-            sample_weight,
-            class_weight,
-            smoothing,
-            over,
-            value,
-            given,
-            loss,
-            out,
-        )
+            return self._rows.TargetArguments(q=target.q, divisor=over, divisor_value=value, given=given)
+        weights = target.sample_weight, target.class_weight
+        given |= (_HAS_SAMPLE if weights[0] is not None else 0) | (_HAS_CLASS if weights[1] is not None else 0)
+        return self._rows.TargetArguments(target.labels, *weights, target.smoothing, None, over, value, given)
 
     def log_loss(self, p: View, target: Target, loss: View) -> View:
         """Zhao eq. (6)-(8)."""
         if isinstance(target, SoftTarget):
-            self._run("log_loss_soft", p, False, (), ("rows", "rows", "float64"), p, target.q, loss)
-            return loss
-        types = "rows", "int64", "float64", "float64", "int", "float64"
-        weights = target.sample_weight, target.class_weight
-        self._run("log_loss_index", p, False, (), types, p, target.labels, *weights, _given(target), loss)
+            self._rows.run_log_loss_soft(p, target.q, loss, self._stream)
+        else:
+            self._rows.run_log_loss_index(p, self._target_arguments(target, 1), loss, self._stream)
         return loss
-
-
-def _given(target: IndexTarget) -> int:
-    """The bits that tell a kernel which weights are there."""
-    return (_HAS_SAMPLE if target.sample_weight is not None else 0) | (
-        _HAS_CLASS if target.class_weight is not None else 0
-    )

@@ -19,6 +19,7 @@ from softbench_backends.numba_cuda.device import (
     bits32,
     bits64,
     device,
+    exp2_approximate,
     float32_from_bits,
     float64_from_bits,
     fma,
@@ -38,7 +39,7 @@ __all__ = [
 
 Device = Callable[..., Any]
 
-UNIT: Final = {"float32": 90, "float64": 600}
+UNIT: Final = {"float16": 90, "bfloat16": 90, "float32": 90, "float64": 600}
 """Sums hold ``exp(d) * 2^UNIT``: terms far below the smallest normal number keep all their digits, and 2^31 of
 them do not overflow."""
 
@@ -73,7 +74,7 @@ _FORMAT: Final = {"float32": (24, 127), "float64": (53, 1023)}  # precision, exp
 
 
 class Arithmetic(NamedTuple):
-    """Device functions on one dtype."""
+    """Device functions for rows of one dtype, on the numbers that such rows are computed with."""
 
     two_sum: Device
     """``(a + b, its rounding error)``, exactly (Knuth, TAOCP vol. 2, 4.2.2)."""
@@ -89,11 +90,46 @@ class Arithmetic(NamedTuple):
     """``z * 2^n`` for ``z`` in [0.5, 4) or 0, rounded once; any int32 ``n``."""
     power: Device
     """``2^n``, ``n`` within the normal exponents."""
+    accumulate: Device
+    """``(high, low, y)`` to the sum ``(high, low)`` with ``y`` added, as exactly as the dtype needs."""
 
 
 @functools.cache
 def arithmetic(dtype: str) -> Arithmetic:
-    """The device functions for ``float32`` or ``float64``."""
+    """The device functions for rows of ``dtype``.
+
+    Rows of half precision are rounded so coarsely at the end that three things can be cheap: the shift is one rounded
+    subtraction, the exponential the card's own (its argument, near 100, errs by 2^-18, so that is the relative error:
+    2^-6 of the spacing of float16 and 2^-9 of that of bfloat16), and exponentials are added plainly (up to some
+    hundred of them per lane, 2^-17).
+    """
+    if dtype in ("float16", "bfloat16"):
+        return _coarse(_exact("float32"))
+    return _exact(dtype)
+
+
+def _coarse(exact: Arithmetic) -> Arithmetic:
+    log2_e, unit, floor = np.float32(math.log2(math.e)), np.float32(UNIT["float16"]), np.float32(-125.0)
+    zero = np.float32(0.0)
+
+    @device
+    def shift(x: Any, m: Any) -> Any:
+        return x - m, zero
+
+    @device
+    def exp_unit(d: Any, r: Any) -> Any:
+        power = fma(d, log2_e, unit)
+        return exp2_approximate(power) if power >= floor else zero
+
+    @device
+    def accumulate(high: Any, low: Any, y: Any) -> Any:
+        return high + y, low
+
+    return exact._replace(shift=shift, exp_unit=exp_unit, accumulate=accumulate)
+
+
+@functools.cache
+def _exact(dtype: str) -> Arithmetic:
     real = np.float32 if dtype == "float32" else np.float64
     integer = np.int32 if dtype == "float32" else np.int64
     bits, from_bits = (bits32, float32_from_bits) if dtype == "float32" else (bits64, float64_from_bits)
@@ -177,7 +213,12 @@ def arithmetic(dtype: str) -> Arithmetic:
         half = integer(n >> integer(1))
         return z * power(half) * power(integer(n - half))
 
-    return Arithmetic(two_sum, shift, exp_unit, expm1_parts, exp_parts, scale, power)
+    @device
+    def accumulate(high: Any, low: Any, y: Any) -> Any:
+        high, error = two_sum(high, y)
+        return high, low + error
+
+    return Arithmetic(two_sum, shift, exp_unit, expm1_parts, exp_parts, scale, power, accumulate)
 
 
 @device

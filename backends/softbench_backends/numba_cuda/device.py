@@ -20,12 +20,15 @@ __all__ = [
     "bits32",
     "bits64",
     "device",
+    "exp2_approximate",
     "float32_from_bits",
     "float64_from_bits",
     "fma",
     "half_from_bits",
     "half_to_bits",
+    "load16",
     "shuffle_xor",
+    "store16",
     "sync_warp",
 ]
 
@@ -37,12 +40,15 @@ if SIMULATED:
         bits32,
         bits64,
         device,
+        exp2_approximate,
         float32_from_bits,
         float64_from_bits,
         fma,
         half_from_bits,
         half_to_bits,
+        load16,
         shuffle_xor,
+        store16,
         sync_warp,
     )
 else:
@@ -109,6 +115,64 @@ else:
             return builder.fma(*args)
 
         return a(a, a, a), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def exp2_approximate(typing_context: Any, a: Any) -> Any:
+        """``2^a`` of a float32 by the card's own instruction: 2 ulp."""
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            name, llvm = "llvm.nvvm.ex2.approx.f", ir.FloatType()
+            module = builder.module
+            function = module.globals.get(name) or ir.Function(module, ir.FunctionType(llvm, (llvm,)), name)
+            return builder.call(function, args)
+
+        return types.float32(types.float32), generate
+
+    # 16 bytes are moved as words: of the elements themselves, or of two half precision elements.
+    _WORDS = {
+        types.float64: ir.VectorType(ir.DoubleType(), 2),
+        types.float32: ir.VectorType(ir.FloatType(), 4),
+        types.uint16: ir.VectorType(ir.IntType(32), 4),
+    }
+
+    def _address(context: Any, builder: Any, kind: Any, value: Any, index: Any) -> Any:
+        """Pointer to an element of a bare pointer or of an array in local or shared memory."""
+        base = context.make_array(kind)(context, builder, value).data if isinstance(kind, types.Array) else value
+        return builder.gep(base, [index])
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def load16(typing_context: Any, source: Any, at: Any, words: Any) -> Any:
+        """Read 16 bytes from element ``at`` of ``source`` on, which must be so aligned, into all of ``words``."""
+        vector = _WORDS[source.dtype]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            address = _address(context, builder, source, args[0], args[1])
+            loaded = builder.load(builder.bitcast(address, vector.as_pointer()))
+            loaded.align = 16
+            for i in range(vector.count):
+                index = ir.Constant(ir.IntType(32), i)
+                element = builder.extract_element(loaded, index)
+                builder.store(element, _address(context, builder, words, args[2], index))
+            return context.get_dummy_value()
+
+        return types.void(source, at, words), generate
+
+    @intrinsic  # type: ignore[untyped-decorator]
+    def store16(typing_context: Any, target: Any, at: Any, words: Any) -> Any:
+        """Write all of ``words``, 16 bytes, from element ``at`` of ``target`` on, which must be so aligned."""
+        vector = _WORDS[target.dtype]
+
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            value = ir.Constant(vector, ir.Undefined)
+            for i in range(vector.count):
+                index = ir.Constant(ir.IntType(32), i)
+                element = builder.load(_address(context, builder, words, args[2], index))
+                value = builder.insert_element(value, element, index)
+            address = _address(context, builder, target, args[0], args[1])
+            builder.store(value, builder.bitcast(address, vector.as_pointer())).align = 16
+            return context.get_dummy_value()
+
+        return types.void(target, at, words), generate
 
     @device
     def shuffle_xor(value: Any, distance: Any) -> Any:

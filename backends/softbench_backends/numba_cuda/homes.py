@@ -17,9 +17,10 @@ import numpy as np
 from numba import cuda
 
 from softbench_backends.numba_cuda.device import SIMULATED
+from softbench_backends.numba_cuda.launch import checked
 from softbench_backends.numba_cuda.views import BFLOAT16, View, as_dtype, contiguous_strides
 
-__all__ = ["NUMBA", "Home", "from_host", "home_of", "read", "refuse_capture", "stream_of", "to_host"]
+__all__ = ["NUMBA", "Home", "from_host", "home_of", "read", "refuse_capture", "to_host"]
 
 _CUDA = 2, 13  # kDLCUDA, kDLCUDAManaged
 
@@ -47,10 +48,10 @@ class Home(abc.ABC):
 
     def contiguous(self, view: View) -> View:
         """A contiguous copy."""
-        from softbench_backends.numba_cuda.array_kernels import copy_cast
+        from softbench_backends.numba_cuda.copies import copy_cast
 
         out = self.empty(view.shape, view.dtype)
-        copy_cast(view, out, stream_of(self))
+        copy_cast(view, out, self.stream())
         return out
 
 
@@ -179,7 +180,7 @@ def from_host(array: np.ndarray[Any, Any]) -> Any:
 
 def to_host(array: Any) -> np.ndarray[Any, Any]:
     """A device array of any library as a new NumPy array, when all work queued on its stream is done."""
-    from softbench_backends.numba_cuda.array_kernels import copy_cast
+    from softbench_backends.numba_cuda.copies import copy_cast
 
     home = home_of(array)
     assert home is not None
@@ -188,16 +189,12 @@ def to_host(array: Any) -> np.ndarray[Any, Any]:
     view = home.view(array, "array")
     if not view.contiguous:
         out = home.empty(view.shape, view.dtype)
-        copy_cast(view, out, stream_of(home))
+        copy_cast(view, out, home.stream())
         view = out
     return read(view, home.stream())
 
 
 if SIMULATED:
-
-    def stream_of(home: Home) -> Any:
-        """The current stream of ``home``, as kernels are launched on it."""
-        return 0
 
     def refuse_capture(stream: int) -> None:
         """RuntimeError if ``stream`` is being captured into a graph: then nothing may wait for it."""
@@ -227,18 +224,6 @@ else:
     from cuda.core.utils import StridedMemoryView
     from numba.cuda.cudadrv.devicearray import DeviceNDArray
 
-    _streams: dict[int, Any] = {}
-
-    def stream_of(home: Home) -> Any:
-        """The current stream of ``home``, as kernels are launched on it."""
-        handle = home.stream()
-        if not handle:
-            return 0
-        stream = _streams.get(handle)
-        if stream is None:
-            stream = _streams[handle] = cuda.external_stream(handle)
-        return stream
-
     def refuse_capture(stream: int) -> None:
         """RuntimeError if ``stream`` is being captured into a graph: then nothing may wait for it."""
         cuda.current_context()
@@ -255,17 +240,13 @@ else:
         array = np.empty(view.shape, _numpy_dtype(view.dtype))
         cuda.current_context()
         if array.nbytes:
-            _checked(driver.cuMemcpyDtoHAsync(array.ctypes.data, view.address, array.nbytes, stream))
-        _checked(driver.cuStreamSynchronize(stream))
+            checked(driver.cuMemcpyDtoHAsync(array.ctypes.data, view.address, array.nbytes, stream))
+        checked(driver.cuStreamSynchronize(stream))
         return array
 
     def _write(target: Any, array: np.ndarray[Any, Any]) -> None:
         cuda.current_context()
-        _checked(driver.cuMemcpyHtoD(target.device_ctypes_pointer.value, array.ctypes.data, array.nbytes))
-
-    def _checked(result: tuple[Any, ...]) -> None:
-        if int(result[0]) != 0:
-            raise RuntimeError(f"CUDA: {result[0].name}")
+        checked(driver.cuMemcpyHtoD(target.device_ctypes_pointer.value, array.ctypes.data, array.nbytes))
 
     class DeviceArray(DeviceNDArray):  # type: ignore[misc]
         """A Numba device array that can be given to any library by DLPack."""

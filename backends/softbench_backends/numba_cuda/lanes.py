@@ -36,8 +36,8 @@ class Lanes(NamedTuple):
     """Of one value per lane; NaN if any is NaN."""
     total: Device
     """``(high, low)`` float64 pairs summed: high parts exactly, by TwoSum."""
-    count: Device
-    """Sum of int32."""
+    total_and_count: Device
+    """The same, and an int32 summed along."""
     first_best: Device
     """``(value, index)``: the first NaN, else the lowest index of the maximum."""
     fence: Device
@@ -45,8 +45,11 @@ class Lanes(NamedTuple):
 
 
 def slot_count(lanes: int) -> int:
-    """Elements of shared memory that the reductions over ``lanes`` threads need."""
-    return 2 * max(lanes // WARP, 1)
+    """Elements of shared memory that the reductions over ``lanes`` threads need.
+
+    Within a warp that is none, but an array of 0 elements would be a dynamic one.
+    """
+    return 3 * lanes // WARP if lanes > WARP else 1
 
 
 @device
@@ -66,7 +69,7 @@ def better(a: Any, i: Any, b: Any, j: Any) -> Any:
 @functools.cache
 def lanes_of(lanes: int, dtype: str) -> Lanes:
     """The reductions for rows of ``lanes`` threads holding ``dtype`` values."""
-    real = np.float32 if dtype == "float32" else np.float64
+    real = np.float64 if dtype == "float64" else np.float32
     within = min(lanes, WARP)
     warps = max(lanes // WARP, 1)
 
@@ -89,12 +92,15 @@ def lanes_of(lanes: int, dtype: str) -> Lanes:
         return high, low
 
     @device
-    def warp_count(value: Any, width: Any) -> Any:
+    def warp_total_and_count(high: Any, low: Any, count: Any, width: Any) -> Any:
         distance = 1
         while distance < width:
-            value = np.int32(value + shuffle_xor(value, distance))
+            other, other_low = shuffle_xor(high, distance), shuffle_xor(low, distance)
+            high, error = _two_sum(high, other)
+            low = (low + other_low) + error
+            count = np.int32(count + shuffle_xor(count, distance))
             distance *= 2
-        return value
+        return high, low, count
 
     @device
     def warp_best(value: Any, index: Any, width: Any) -> Any:
@@ -115,14 +121,14 @@ def lanes_of(lanes: int, dtype: str) -> Lanes:
             return warp_total(high, low, within)
 
         @device
-        def count(value: Any, slots: Any) -> Any:
-            return warp_count(value, within)
+        def total_and_count(high: Any, low: Any, count: Any, slots: Any) -> Any:
+            return warp_total_and_count(high, low, count, within)
 
         @device
         def first_best(value: Any, index: Any, slots: Any, index_slots: Any) -> Any:
             return warp_best(value, index, within)
 
-        return Lanes(maximum, total, count, first_best, sync_warp)
+        return Lanes(maximum, total, total_and_count, first_best, sync_warp)
 
     # More than a warp: the row has the block to itself. A barrier before the slots are written keeps the last
     # reduction's readers safe.
@@ -149,14 +155,17 @@ def lanes_of(lanes: int, dtype: str) -> Lanes:
         return warp_total(slots[thread % warps], slots[warps + thread % warps], warps)
 
     @device
-    def block_count(value: Any, slots: Any) -> Any:
-        value = warp_count(value, WARP)
+    def block_total_and_count(high: Any, low: Any, count: Any, slots: Any) -> Any:
+        high, low, count = warp_total_and_count(high, low, count, WARP)
         thread = cuda.threadIdx.x
         cuda.syncthreads()
         if thread % WARP == 0:
-            slots[thread // WARP] = np.float64(value)
+            slots[thread // WARP] = high
+            slots[warps + thread // WARP] = low
+            slots[2 * warps + thread // WARP] = np.float64(count)
         cuda.syncthreads()
-        return warp_count(np.int32(slots[thread % warps]), warps)
+        count = np.int32(slots[2 * warps + thread % warps])
+        return warp_total_and_count(slots[thread % warps], slots[warps + thread % warps], count, warps)
 
     @device
     def block_best(value: Any, index: Any, slots: Any, index_slots: Any) -> Any:
@@ -173,4 +182,4 @@ def lanes_of(lanes: int, dtype: str) -> Lanes:
     def block_fence() -> None:
         cuda.syncthreads()
 
-    return Lanes(block_maximum, block_total, block_count, block_best, block_fence)
+    return Lanes(block_maximum, block_total, block_total_and_count, block_best, block_fence)

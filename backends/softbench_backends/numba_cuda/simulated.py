@@ -23,14 +23,17 @@ __all__ = [
     "bits32",
     "bits64",
     "device",
+    "exp2_approximate",
     "float32_from_bits",
     "float64_from_bits",
     "fma",
     "half_from_bits",
     "half_to_bits",
+    "load16",
     "prompt_threads",
     "quiet",
     "shuffle_xor",
+    "store16",
     "sync_warp",
 ]
 
@@ -145,6 +148,31 @@ def half_from_bits(bits: Any) -> Any:
 def half_to_bits(value: Any) -> Any:
     """A float rounded to float16, as its bits."""
     return np.float16(value).view(np.uint16)
+
+
+def exp2_approximate(a: Any) -> Any:
+    """``2^a`` of a float32."""
+    return np.exp2(np.float32(a))
+
+
+def _sixteen_bytes(array: Any, at: int) -> Any:
+    """The elements in 16 bytes from element ``at`` on; ValueError where a card would find the address misaligned."""
+    memory = getattr(array, "_ary", array)
+    part = memory[at : at + 16 // memory.itemsize]
+    if part.nbytes != 16 or part.__array_interface__["data"][0] % 16:
+        raise ValueError(f"element {at} of {memory.dtype} does not begin 16 aligned bytes")
+    return part
+
+
+def load16(source: Any, at: Any, words: Any) -> None:
+    """Read 16 bytes from element ``at`` of ``source`` on into all of ``words``."""
+    words[:] = _sixteen_bytes(source, at).view(words.dtype)
+
+
+def store16(target: Any, at: Any, words: Any) -> None:
+    """Write all of ``words``, 16 bytes, from element ``at`` of ``target`` on."""
+    part = _sixteen_bytes(target, at)
+    part[:] = words.view(part.dtype)
 
 
 @device

@@ -1,0 +1,139 @@
+"""Copies and casts of strided arrays, and fills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+from numba import cuda
+
+from softbench_backends.numba_cuda.device import device
+from softbench_backends.numba_cuda.launch import THREADS, compiled, grid_of, launch
+from softbench_backends.numba_cuda.memory import HALVES, reader, writer
+from softbench_backends.numba_cuda.views import STORAGE, View
+
+__all__ = ["copy_cast", "fill"]
+
+_DIMENSIONS: Final = 4
+
+
+@device
+def _same(value: Any) -> Any:
+    return value
+
+
+def _copy_kernel(source: str, target: str) -> Callable[..., None]:
+    """Elements in C order from one strided array of up to `_DIMENSIONS` dimensions to another; strides in elements."""
+    read, write = (_same, _same) if source == target else (reader(source), writer(target))
+    half_source = source in HALVES and source != target
+    integer_source = "int" in source or source == "bool"
+
+    @device
+    def convert(value: Any) -> Any:
+        # Halves are written from a float: integers go by float64, which holds what float16 can tell apart.
+        return write(np.float64(read(value)) if integer_source and not half_source else read(value))
+
+    convert = _same if source == target else convert
+    if integer_source and target not in HALVES and source != target:
+        convert = write
+
+    def kernel(x, out, x_start, out_start, n, n1, n2, n3, x0, x1, x2, x3, o0, o1, o2, o3) -> None:  # type: ignore[no-untyped-def]
+        i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        if i < n:
+            i3 = i % n3
+            i = i // n3
+            i2 = i % n2
+            i = i // n2
+            i1 = i % n1
+            i0 = i // n1
+            value = x[x_start + i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3]
+            out[out_start + i0 * o0 + i1 * o1 + i2 * o2 + i3 * o3] = convert(value)
+
+    return kernel
+
+
+def copy_cast(x: View, out: View, stream: int) -> None:
+    """Write ``x`` into ``out``, of the same shape and any strides, rounding once to its dtype.
+
+    ValueError for memory that is not aligned to its elements, which CUDA cannot access.
+    """
+    if x.size == 0:
+        return
+    for view in (x, out):
+        if any(part % view.dtype.itemsize for part in (view.address, *view.strides)):
+            raise ValueError(f"an array of {view.dtype.name} in device memory is not aligned to its elements")
+    _copy_dimensions(*_merged(x, out), stream)
+
+
+def _merged(x: View, out: View) -> tuple[View, View]:
+    """Both views without dimensions of length 1, neighbours joined where both walk through them in one stride."""
+    shape: list[int] = []
+    steps: list[tuple[int, int]] = []
+    for length, a, b in zip(x.shape, x.strides, out.strides, strict=True):
+        if length == 1:
+            continue
+        if shape and steps[-1] == (a * length, b * length):
+            shape[-1] *= length
+            steps[-1] = (a, b)
+        else:
+            shape.append(length)
+            steps.append((a, b))
+    form = tuple(shape)
+    return x.with_form(form, tuple(a for a, _ in steps)), out.with_form(form, tuple(b for _, b in steps))
+
+
+def _copy_dimensions(x: View, out: View, stream: int) -> None:
+    if x.ndim > _DIMENSIONS:
+        for i in range(x.shape[0]):
+            _copy_dimensions(
+                x.with_form(x.shape[1:], x.strides[1:], i * x.strides[0]),
+                out.with_form(out.shape[1:], out.strides[1:], i * out.strides[0]),
+                stream,
+            )
+        return
+    arguments = (STORAGE[x.dtype.name], STORAGE[out.dtype.name], *("int",) * 14)
+    kernel = compiled(_copy_kernel, (x.dtype.name, out.dtype.name), arguments, THREADS)
+    padding = _DIMENSIONS - x.ndim
+    shape = (1,) * padding + x.shape
+    lowest = [_from_lowest(view) for view in (x, out)]
+    strides = [(0,) * padding + tuple(s // view.dtype.itemsize for s in view.strides) for view in (x, out)]
+    launch(
+        kernel,
+        grid_of(x.size),
+        THREADS,
+        stream,
+        lowest[0][0],
+        lowest[1][0],
+        lowest[0][1],
+        lowest[1][1],
+        x.size,
+        *shape[1:],
+        *strides[0],
+        *strides[1],
+    )
+
+
+def _from_lowest(view: View) -> tuple[View, int]:
+    """A view whose address is the lowest byte of ``view``, and the index of ``view``'s first element from there."""
+    first, _ = view.extent
+    lowest = view.with_form(view.shape, tuple(abs(s) for s in view.strides), first)
+    return lowest, -first // int(view.dtype.itemsize)
+
+
+def _fill_kernel(dtype: str) -> Callable[..., None]:
+    write = writer(dtype)
+
+    def kernel(out: Any, value: Any, n: Any) -> None:
+        i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        if i < n:
+            out[i] = write(value)
+
+    return kernel
+
+
+def fill(out: View, value: float, stream: int) -> None:
+    """Fill a contiguous array."""
+    if out.size:
+        kernel = compiled(_fill_kernel, (out.dtype.name,), (STORAGE[out.dtype.name], "real", "int"), THREADS)
+        launch(kernel, grid_of(out.size), THREADS, stream, out, float(value), out.size)

@@ -1,0 +1,323 @@
+"""Losses and their gradients as operations of `operations`: labels, distributions, smoothed labels.
+
+``given`` has a bit for each pointer that is valid: `HAS_SAMPLE`, `HAS_CLASS`, `HAS_DIVISOR`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from softbench_backends.numba_cuda.arithmetic import added_pair, arithmetic, normalised, quotient, scaled_pair
+from softbench_backends.numba_cuda.device import device, fma
+from softbench_backends.numba_cuda.finishing import (
+    QUICK_LIMIT,
+    coefficient,
+    divisor_of,
+    log_sum,
+    scaling,
+    weight_over,
+)
+from softbench_backends.numba_cuda.memory import memory, real_of
+from softbench_backends.numba_cuda.operations import Operation, no_start
+from softbench_backends.numba_cuda.plan import Plan
+
+__all__ = ["HAS_CLASS", "HAS_DIVISOR", "HAS_SAMPLE", "IGNORED", "INVALID", "index", "smooth", "soft"]
+
+Device = Callable[..., Any]
+
+IGNORED: Final = -1
+INVALID: Final = -2
+HAS_SAMPLE: Final = 1
+HAS_CLASS: Final = 2
+HAS_DIVISOR: Final = 4
+
+_wide = arithmetic("float64")
+_two_sum, _shift, _exp_parts, _scale = _wide.two_sum, _wide.shift, _wide.exp_parts, _wide.scale
+_ZERO, _ONE, _NAN = np.float64(0.0), np.float64(1.0), np.float64(np.nan)
+_NO = np.int32(0)
+
+
+@device
+def _weights(target: Any, row: Any, y: Any) -> Any:
+    """``(s, w[y])``: sample and class weight of a row."""
+    return (
+        target[1][row] if target[7] & HAS_SAMPLE else _ONE,
+        target[2][y] if target[7] & HAS_CLASS else _ONE,
+    )
+
+
+@device
+def _row_divisor(target: Any) -> Any:
+    return divisor_of(target[5], target[6], target[7] & HAS_DIVISOR)
+
+
+def index(dtype: str, plan: Plan) -> Operation:
+    """Loss ``s w (L - (d_y + r_y))`` and gradient ``s w (p - onehot(y)) / divisor``. Zhao eq. (9)-(11).
+
+    The gradient's label entry is minus the sum of the *other* probabilities.
+    """
+    real, read = real_of(dtype), memory(dtype, plan.width, plan.whole).read
+    prepare, quick, exact = scaling(dtype)
+    zero = real(0.0)
+
+    @device
+    def begin(x: Any, base: Any, row: Any, k: Any, target: Any) -> Any:
+        label = target[0][row]
+        y = label if label >= 0 else np.int64(0)
+        return label, y, np.float64(read(x, base + y))
+
+    @device
+    def finish(sums: Any, start: Any, row: Any, k: Any, target: Any, result: Any, at: Any) -> Any:
+        label, y, x_y = start
+        m = sums[0]
+        high, low, log_s = log_sum(m, sums[1], sums[2])
+        if label == INVALID:
+            high, low, log_s = _NAN, _NAN, _NAN
+        s, w = _weights(target, row, y)
+        d, r = _shift(x_y, m)
+        over, over_low = _row_divisor(target)
+        weight, weight_low, power = weight_over(s, w, over, over_low)
+        c, c_low, power = coefficient(weight, weight_low, power, high, low)
+        # Everything but the label: s itself where the label is an argmax, else 1 + s less its own exponential.
+        others, others_low = high, low
+        if d < _ZERO:
+            f, e = _exp_parts(d, r)
+            others, others_low = _two_sum(_ONE, high)
+            others, error = _two_sum(others, -_scale(f, e))
+            others_low = (others_low + low) + error
+        others = others + others_low
+        result[at] = m
+        result[at + 1] = c
+        result[at + 2] = c_low
+        result[at + 3] = np.float64(power)
+        result[at + 4] = _ZERO - _scale(fma(others, c, others * c_low), power)
+        result[at + 5] = np.float64(label == IGNORED)
+        return _ZERO if label == IGNORED else s * w * ((log_s - d) - r)
+
+    @device
+    def unpack(result: Any, at: Any) -> Any:
+        c, c_low, power = result[at + 1], result[at + 2], np.int64(result[at + 3])
+        factor, factor_low, last = prepare(c, c_low, power)
+        ignored = np.int32(result[at + 5])
+        return real(result[at]), factor, factor_low, last, ignored, c, c_low, power, real(result[at + 4])
+
+    @device
+    def entry(y: Any, q: Any, r: Any) -> Any:
+        return zero if r[4] != _NO else quick(y, r[1], r[2], r[3])
+
+    @device
+    def careful(x: Any, q: Any, r: Any) -> Any:
+        return zero if r[4] != _NO else exact(x, r[0], r[5], r[6], r[7])
+
+    @device
+    def label_entry(r: Any) -> Any:
+        return r[8]
+
+    return Operation(arithmetic(dtype), begin, finish, 6, unpack, entry, True, _beyond_quick_7, careful, label_entry)
+
+
+@device
+def _beyond_quick_7(r: Any) -> Any:
+    return r[7] >= QUICK_LIMIT
+
+
+def soft(dtype: str, plan: Plan, q_dtype: str) -> Operation:
+    """Loss ``sum_k q_k (L - d_k)`` and gradient ``(sum q) p - q``, over the divisor, for ``q`` in ``q_dtype``.
+
+    Zhao eq. (9)-(11). The loss is summed as ``(sum q) L + sum_k q_k (m - x_k)``; for ``q >= 0`` all its terms are.
+    """
+    real = real_of(dtype)
+    load, read = memory(q_dtype, plan.width, plan.whole).load, memory(q_dtype, plan.width, plan.whole).read
+    prepare, quick, exact = scaling(dtype)
+    zero = real(0.0)
+    zero_exponent = np.int64(0)
+
+    @device
+    def load_targets(target: Any, base: Any, j: Any, start: Any, targets: Any, i: Any) -> None:
+        load(target[4], base + j, targets, i)
+
+    @device
+    def load_targets_again(target: Any, base: Any, j: Any, y: Any, r: Any, targets: Any, i: Any) -> None:
+        load(target[4], base + j, targets, i)
+
+    @device
+    def target_again(target: Any, base: Any, j: Any, y: Any, r: Any) -> Any:
+        return read(target[4], base + j)
+
+    @device
+    def finish(sums: Any, start: Any, row: Any, k: Any, target: Any, result: Any, at: Any) -> Any:
+        high, low, log_s = log_sum(sums[0], sums[1], sums[2])
+        over, over_low = _row_divisor(target)
+        over = over if over != _ZERO else _NAN
+        _mass_coefficient(sums, high, low, over, over_low, zero_exponent, result, at)
+        inverse, inverse_low = quotient(_ONE, _ZERO, over, over_low)
+        result[at + 4] = inverse
+        result[at + 5] = inverse_low
+        return _loss_of(sums, log_s)
+
+    @device
+    def unpack(result: Any, at: Any) -> Any:
+        c, c_low, power = result[at + 1], result[at + 2], np.int64(result[at + 3])
+        factor, factor_low, last = prepare(c, c_low, power)
+        per_q = real(result[at + 4])
+        rest = (result[at + 4] - np.float64(per_q)) + result[at + 5]
+        per_q_low = real(rest) if rest - rest == _ZERO else zero
+        return real(result[at]), factor, factor_low, last, per_q, per_q_low, c, c_low, power
+
+    @device
+    def entry(y: Any, q: Any, r: Any) -> Any:
+        return fma(-q, r[4], fma(-q, r[5], quick(y, r[1], r[2], r[3])))
+
+    @device
+    def careful(x: Any, q: Any, r: Any) -> Any:
+        return fma(-q, r[4], fma(-q, r[5], exact(x, r[0], r[6], r[7], r[8])))
+
+    return Operation(
+        arithmetic(dtype),
+        no_start,
+        finish,
+        6,
+        unpack,
+        entry,
+        True,
+        _beyond_quick_8,
+        careful,
+        load_targets=load_targets,
+        load_targets_again=load_targets_again,
+        target_again=target_again,
+    )
+
+
+@device
+def _beyond_quick_8(r: Any) -> Any:
+    return r[8] >= QUICK_LIMIT
+
+
+@device
+def _loss_of(sums: Any, log_s: Any) -> Any:
+    """``(sum q) L + sum q (m - x)``."""
+    gap, gap_low = sums[5], sums[6]
+    return (sums[3] + sums[4]) * log_s + (gap + gap_low if gap_low - gap_low == _ZERO else gap)
+
+
+@device
+def _mass_coefficient(
+    sums: Any, high: Any, low: Any, over: Any, over_low: Any, exponent: Any, result: Any, at: Any
+) -> None:
+    """``m`` and the coefficient of the probabilities, ``(sum q) 2^exponent / divisor / (1 + s)``, into ``result``."""
+    mass, mass_low = sums[3], sums[4]
+    _, size_power = normalised(abs(mass))
+    to_size = _scale(_ONE, -size_power)
+    c, c_low = quotient(mass * to_size, mass_low * to_size, over, over_low)
+    c, c_low, power = coefficient(c, c_low, exponent + size_power, high, low)
+    result[at] = sums[0]
+    result[at + 1] = c
+    result[at + 2] = c_low
+    result[at + 3] = np.float64(power)
+
+
+def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
+    """`soft` for ``q_k = s ((1 - eps) w[y] [k == y] + eps w[k] / K)``, made on the fly; ``weighted``: there are ``w``.
+
+    ``q`` is made again for the gradient, divided before its one rounding.
+    """
+    real, width = real_of(dtype), plan.width
+    prepare, quick, exact = scaling(dtype)
+    zero = real(0.0)
+
+    if weighted:
+        # The one place with float64 per element: class weights are float64, and q is rounded once.
+        @device
+        def make(target: Any, j: Any, y: Any, pairs: Any) -> Any:
+            q_j, q_low = scaled_pair(pairs[0], pairs[1], target[2][j])
+            if j == y:
+                q_j, q_low = added_pair(q_j, q_low, pairs[2], pairs[3])
+            return real(q_j)
+    else:
+
+        @device
+        def make(target: Any, j: Any, y: Any, pairs: Any) -> Any:
+            return pairs[5] if j == y else pairs[4]
+
+    @device
+    def pairs_of(off: Any, off_low: Any, on: Any, on_low: Any) -> Any:
+        """What `make` needs: ``off w[k] + on [k == y]``, and both cases without class weights, rounded."""
+        both, _ = added_pair(off, off_low, on, on_low)
+        return off, off_low, on, on_low, real(off), real(both)
+
+    @device
+    def begin(x: Any, base: Any, row: Any, k: Any, target: Any) -> Any:
+        label = target[0][row]
+        y = label if label >= 0 else np.int64(0)
+        s, w = _weights(target, row, y)
+        s, exponent = normalised(s)  # its power of two is put back at the end
+        smoothing = target[3]
+        off, off_low = quotient(smoothing, _ZERO, np.float64(k), _ZERO)
+        off, off_low = scaled_pair(off, off_low, s)
+        on, on_low = _two_sum(_ONE, -smoothing)
+        on, on_low = scaled_pair(on, on_low, w)
+        on, on_low = scaled_pair(on, on_low, s)
+        return label, y, exponent, pairs_of(off, off_low, on, on_low)
+
+    @device
+    def load_targets(target: Any, base: Any, j: Any, start: Any, targets: Any, i: Any) -> None:
+        for u in range(width):
+            targets[i + u] = make(target, j + u, start[1], start[3])
+
+    @device
+    def load_targets_again(target: Any, base: Any, j: Any, y: Any, r: Any, targets: Any, i: Any) -> None:
+        for u in range(width):
+            targets[i + u] = make(target, j + u, y, r[5])
+
+    @device
+    def target_again(target: Any, base: Any, j: Any, y: Any, r: Any) -> Any:
+        return make(target, j, y, r[5])
+
+    @device
+    def finish(sums: Any, start: Any, row: Any, k: Any, target: Any, result: Any, at: Any) -> Any:
+        label, _, exponent, pairs = start
+        high, low, log_s = log_sum(sums[0], sums[1], sums[2])
+        if label == INVALID:
+            high, low, log_s = _NAN, _NAN, _NAN
+        over, over_low = _row_divisor(target)
+        over = over if over != _ZERO else _NAN
+        _mass_coefficient(sums, high, low, over, over_low, exponent, result, at)
+        off, off_low = quotient(pairs[0], pairs[1], over, over_low)
+        on, on_low = quotient(pairs[2], pairs[3], over, over_low)
+        result[at + 4] = np.float64(label == IGNORED)
+        result[at + 5], result[at + 6] = _scale(off, exponent), _scale(off_low, exponent)
+        result[at + 7], result[at + 8] = _scale(on, exponent), _scale(on_low, exponent)
+        return _ZERO if label == IGNORED else _scale(_loss_of(sums, log_s), exponent)
+
+    @device
+    def unpack(result: Any, at: Any) -> Any:
+        c, c_low, power = result[at + 1], result[at + 2], np.int64(result[at + 3])
+        factor, factor_low, last = prepare(c, c_low, power)
+        pairs = pairs_of(result[at + 5], result[at + 6], result[at + 7], result[at + 8])
+        return real(result[at]), factor, factor_low, last, np.int32(result[at + 4]), pairs, c, c_low, power
+
+    @device
+    def entry(y: Any, q: Any, r: Any) -> Any:
+        return zero if r[4] != _NO else quick(y, r[1], r[2], r[3]) - q
+
+    @device
+    def careful(x: Any, q: Any, r: Any) -> Any:
+        return zero if r[4] != _NO else exact(x, r[0], r[6], r[7], r[8]) - q
+
+    return Operation(
+        arithmetic(dtype),
+        begin,
+        finish,
+        9,
+        unpack,
+        entry,
+        True,
+        _beyond_quick_8,
+        careful,
+        load_targets=load_targets,
+        load_targets_again=load_targets_again,
+        target_again=target_again,
+    )

@@ -1,0 +1,213 @@
+"""Which kernels one call of a row operation launches, and with which arguments: the host's side of `kernels`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from softbench_backends.numba_cuda import kernels, loops
+from softbench_backends.numba_cuda.device import SIMULATED
+from softbench_backends.numba_cuda.launch import compiled, launch
+from softbench_backends.numba_cuda.memory import ITEMSIZE
+from softbench_backends.numba_cuda.plan import SHARED_BYTES, Plan, Regime, boundaries, plan_for
+from softbench_backends.numba_cuda.views import STORAGE, View
+
+__all__ = [
+    "NO_TARGET",
+    "Stage",
+    "TargetArguments",
+    "boundaries_here",
+    "limits_of",
+    "prepared",
+    "run",
+    "run_argmax",
+    "run_log_loss_index",
+    "run_log_loss_soft",
+    "stages",
+]
+
+_SIXTEEN: Final = 16
+_RESERVED: Final = 1 << 10
+"""Bytes of a block's shared memory that kernels need besides a row."""
+
+
+class TargetArguments(NamedTuple):
+    """The arguments of a kernel that say what a row is compared with (`kernels.ARGUMENTS`)."""
+
+    labels: View | None = None
+    sample_weight: View | None = None
+    class_weight: View | None = None
+    smoothing: float = 0.0
+    q: View | None = None
+    divisor: View | None = None
+    divisor_value: float = 1.0
+    given: int = 0
+
+
+NO_TARGET: Final = TargetArguments()
+
+
+class Limits(NamedTuple):
+    """What plans ask of a device."""
+
+    shared: bool
+    """Whether a block can have a row of `plan.SHARED_BYTES` in shared memory."""
+    cache: int
+    """Bytes of the L2 cache, which a second reading of rows may hit."""
+
+
+@functools.cache
+def limits_of(device: Any) -> Limits:
+    """The limits of a device of numba-cuda's; a device of compute capability 9.0 stands in for None."""
+    if device is None:
+        return Limits(True, 50 << 20)
+    most = device.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+    return Limits(most >= SHARED_BYTES + _RESERVED, device.L2_CACHE_SIZE)
+
+
+def _limits() -> Limits:
+    if SIMULATED:
+        return limits_of(None)
+    from numba import cuda
+
+    return limits_of(cuda.get_current_device())
+
+
+def boundaries_here(dtype: str) -> list[int]:
+    """The largest K of each kernel but the last on the current device."""
+    return boundaries(dtype, _limits().shared)
+
+
+def _aligned(*views: View | None) -> bool:
+    """Whether all arrays begin on 16 bytes."""
+    return not any(view is not None and view.address % _SIXTEEN for view in views)
+
+
+def _loop_plan(k: int, dtype: str, wide: bool, *views: View) -> Plan:
+    """The plan of a kernel that loops over rows."""
+    plan = plan_for(k, dtype, wide, False).kernel
+    return plan._replace(whole=plan.width > 1 and _aligned(*views))
+
+
+class Stage(NamedTuple):
+    """One kernel of a call: what `launch.compiled` compiles it from."""
+
+    factory: Callable[..., Any]
+    options: tuple[Any, ...]
+    arguments: tuple[str, ...]
+    threads: int
+
+
+def stages(name: str, dtype: str, plan: Plan, numbers: bool, entries: bool, q_dtype: str) -> list[Stage]:
+    """The kernels of an operation, in order; ``numbers`` and ``entries``: which of its results are wanted."""
+    names = {
+        "rows": STORAGE[dtype],
+        "numbers": STORAGE[dtype if name == "logsumexp" else "float64"],
+        "targets": STORAGE[q_dtype],
+    }
+    plan, threads = plan.kernel, plan.threads
+    if plan.regime is not Regime.SEGMENTS:
+        factory = kernels.in_shared_memory if plan.regime is Regime.SHARED else kernels.in_registers
+        types = tuple(names.get(a, a) for a in kernels.ARGUMENTS)
+        return [Stage(factory, (name, dtype, plan, numbers, entries, q_dtype), types, threads)]
+    types = tuple(names.get(a, a) for a in kernels.SEGMENT_ARGUMENTS)
+    found = [
+        Stage(kernels.segment_parts, (name, dtype, plan, q_dtype), types, threads),
+        Stage(kernels.segment_rows, (name, dtype, plan, numbers, q_dtype), types, kernels.JOINING),
+    ]
+    if entries:
+        found.append(Stage(kernels.segment_entries, (name, dtype, plan, q_dtype), types, threads))
+    return found
+
+
+class Prepared(NamedTuple):
+    """What calls on rows of one K, dtype and alignment have in common."""
+
+    plan: Plan
+    kernels: tuple[Any, ...]
+    pieces: int
+    """Segments per row; 0 where there are none."""
+    scratch: int
+    """float64 per row that segments leave for each other."""
+
+
+@functools.lru_cache(maxsize=4096)
+def prepared(
+    name: str, k: int, dtype: str, q_dtype: str, aligned: bool, numbers: bool, entries: bool, shared: bool
+) -> Prepared:
+    """Plan and kernels of an operation, compiled on first use; ``aligned``: all arrays begin on 16 bytes."""
+    plan = plan_for(k, dtype, name in ("soft", "smooth", "smooth_weighted"), shared)
+    plan = plan._replace(whole=aligned and plan.width > 1)
+    found = tuple(compiled(*stage) for stage in stages(name, dtype, plan, numbers, entries, q_dtype))
+    if plan.regime is not Regime.SEGMENTS:
+        return Prepared(plan, found, 0, 0)
+    op, pieces = kernels.operation(name, dtype, plan.kernel, q_dtype), plan.pieces(k)
+    return Prepared(plan, found, pieces, pieces * op.parts_size + op.size)
+
+
+def run(
+    name: str,
+    x: View,
+    out: View | None,
+    per_row: View | None,
+    target: TargetArguments,
+    scratch: Callable[[int], View],
+    stream: int,
+) -> None:
+    """``name``, an operation of `kernels.operation`, on rows ``x``: entries into ``out``, numbers into ``per_row``.
+
+    ``scratch(n)`` gives memory for ``n`` float64.
+    """
+    n, k = x.shape
+    dtype, q = x.dtype.name, target.q
+    q_dtype = "float32" if q is None else q.dtype.name
+    limits = _limits()
+    aligned = _aligned(x, out, q)
+    plan, found, pieces, size = prepared(
+        name, k, dtype, q_dtype, aligned, per_row is not None, out is not None, limits.shared
+    )
+    arguments = (x, out, per_row, *target)
+    if not pieces:
+        shared = SHARED_BYTES if plan.regime is Regime.SHARED else 0
+        launch(found[0], (-(-n // plan.rows), 1), plan.threads, stream, *arguments, n, k, shared=shared)
+        return
+    # In groups of rows that leave the first reading in half of the cache.
+    row_bytes = k * (x.dtype.itemsize + (ITEMSIZE[q_dtype] if name == "soft" else 0))
+    group = n if out is None else min(n, max(1, limits.cache // 2 // row_bytes))
+    memory = scratch(group * size)
+    for first in range(0, n, group):
+        rows = min(group, n - first)
+        grids = ((rows, pieces), plan.threads), ((rows, 1), kernels.JOINING), ((rows, pieces), plan.threads)
+        for kernel, (grid, threads) in zip(found, grids, strict=False):  # two kernels where no entries are wanted
+            launch(kernel, grid, threads, stream, *arguments, rows, k, memory, first, plan.length, pieces)
+
+
+def run_argmax(x: View, out: View, stream: int) -> None:
+    """Index of the first NaN, else of the first maximum of each row."""
+    n, k = x.shape
+    dtype = x.dtype.name
+    plan = _loop_plan(k, dtype, False, x)
+    kernel = compiled(loops.argmax, (dtype, plan), (STORAGE[dtype], "int64", "int", "int"), plan.threads)
+    launch(kernel, (-(-n // plan.rows), 1), plan.threads, stream, x, out, n, k)
+
+
+def run_log_loss_index(p: View, target: TargetArguments, loss: View, stream: int) -> None:
+    """``-s w log p_y`` of each row."""
+    n, k = p.shape
+    dtype = p.dtype.name
+    threads = plan_for(1, dtype, False).threads
+    types = STORAGE[dtype], "int64", "float64", "float64", "int", "float64", "int", "int"
+    kernel = compiled(loops.log_loss_index, (dtype, threads), types, threads)
+    weights = target.labels, target.sample_weight, target.class_weight
+    launch(kernel, (-(-n // threads), 1), threads, stream, p, *weights, target.given, loss, n, k)
+
+
+def run_log_loss_soft(p: View, q: View, loss: View, stream: int) -> None:
+    """``-sum_k q_k log p_k`` of each row."""
+    n, k = p.shape
+    names = p.dtype.name, q.dtype.name
+    plan = _loop_plan(k, names[0], True, p, q)
+    types = STORAGE[names[0]], STORAGE[names[1]], "float64", "int", "int"
+    kernel = compiled(loops.log_loss_soft, (names[0], plan, names[1]), types, plan.threads)
+    launch(kernel, (-(-n // plan.rows), 1), plan.threads, stream, p, q, loss, n, k)
