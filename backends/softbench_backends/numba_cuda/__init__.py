@@ -133,6 +133,8 @@ class NumbaCudaBackend(RowBackend):
     def accept(self, obj: Any, argument: str) -> View:
         """``obj`` as a `View`; the home of logits and probabilities is where results of this call are made.
 
+        Their stream is also where its work is queued, behind what the streams of other arguments have queued.
+
         TypeError for arrays in host memory, which names ``asarray``; class weights are small and may live there.
         """
         if isinstance(obj, self._views.View):
@@ -148,6 +150,8 @@ class NumbaCudaBackend(RowBackend):
             )
         if argument in ("logits", "probs"):
             self._call.home = home
+        elif home is not self._homes.NUMBA and home is not self._home:
+            self._homes.order(self._stream, home.stream())
         return home.view(obj, argument)
 
     def wrap(self, result: View, like: Any) -> Any:

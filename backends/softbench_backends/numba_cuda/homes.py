@@ -17,10 +17,10 @@ import numpy as np
 from numba import cuda
 
 from softbench_backends.numba_cuda.device import SIMULATED
-from softbench_backends.numba_cuda.launch import checked
+from softbench_backends.numba_cuda.launch import checked, current_context
 from softbench_backends.numba_cuda.views import BFLOAT16, View, as_dtype, contiguous_strides
 
-__all__ = ["NUMBA", "Home", "from_host", "home_of", "read", "refuse_capture", "to_host"]
+__all__ = ["NUMBA", "Home", "from_host", "home_of", "order", "read", "refuse_capture", "to_host"]
 
 _CUDA = 2, 13  # kDLCUDA, kDLCUDAManaged
 
@@ -199,6 +199,9 @@ if SIMULATED:
     def refuse_capture(stream: int) -> None:
         """RuntimeError if ``stream`` is being captured into a graph: then nothing may wait for it."""
 
+    def order(later: int, earlier: int) -> None:
+        """Let work queued on ``later`` from now on wait for what is queued on ``earlier``."""
+
     def read(view: View, stream: int) -> np.ndarray[Any, Any]:
         """A contiguous view's elements in host memory, when all work queued on ``stream`` is done."""
         array = np.empty(view.shape, _numpy_dtype(view.dtype))
@@ -224,12 +227,33 @@ else:
     from cuda.core.utils import StridedMemoryView
     from numba.cuda.cudadrv.devicearray import DeviceNDArray
 
-    def refuse_capture(stream: int) -> None:
-        """RuntimeError if ``stream`` is being captured into a graph: then nothing may wait for it."""
-        cuda.current_context()
+    _LEGACY = 0, 1  # two names of the default stream
+
+    def _capturing(stream: int) -> bool:
+        current_context()
         error, status = driver.cuStreamIsCapturing(stream)
         # The legacy stream cannot even be asked while another one is captured.
-        if error == driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT or (int(error) == 0 and int(status) != 0):
+        return error == driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_IMPLICIT or (int(error) == 0 and int(status) != 0)
+
+    def order(later: int, earlier: int) -> None:
+        """Let work queued on ``later`` from now on wait for what is queued on ``earlier``.
+
+        A graph that is being captured cannot wait for what is outside of it: who captures sees to that.
+        """
+        if earlier == later or (earlier in _LEGACY and later in _LEGACY) or _capturing(later):
+            return
+        created = driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
+        checked(created)
+        event = created[1]
+        try:
+            checked(driver.cuEventRecord(event, earlier))
+            checked(driver.cuStreamWaitEvent(later, event, 0))
+        finally:
+            driver.cuEventDestroy(event)  # the driver keeps it until it has happened
+
+    def refuse_capture(stream: int) -> None:
+        """RuntimeError if ``stream`` is being captured into a graph: then nothing may wait for it."""
+        if _capturing(stream):
             raise RuntimeError(
                 "values cannot be checked while a CUDA graph is captured, because the host would have to wait: "
                 "pass validate=False"
@@ -238,22 +262,29 @@ else:
     def read(view: View, stream: int) -> np.ndarray[Any, Any]:
         """A contiguous view's elements in host memory, when all work queued on ``stream`` is done."""
         array = np.empty(view.shape, _numpy_dtype(view.dtype))
-        cuda.current_context()
+        current_context()
         if array.nbytes:
             checked(driver.cuMemcpyDtoHAsync(array.ctypes.data, view.address, array.nbytes, stream))
         checked(driver.cuStreamSynchronize(stream))
         return array
 
     def _write(target: Any, array: np.ndarray[Any, Any]) -> None:
-        cuda.current_context()
+        current_context()
         checked(driver.cuMemcpyHtoD(target.device_ctypes_pointer.value, array.ctypes.data, array.nbytes))
 
     class DeviceArray(DeviceNDArray):  # type: ignore[misc]
         """A Numba device array that can be given to any library by DLPack."""
 
+        @property
+        def queue(self) -> int:
+            """Handle of the stream that its contents are queued on."""
+            return int(self.__cuda_array_interface__.get("stream") or 0)
+
         def __dlpack__(self, *, stream: Any = None, **options: Any) -> Any:
-            """The array as a DLPack capsule; work queued on its stream is visible to ``stream`` if that is the same."""
-            return StridedMemoryView.from_cuda_array_interface(self, stream_ptr=-1).__dlpack__(stream=stream, **options)
+            """The array as a DLPack capsule; ``stream`` (None: the default, -1: none) waits for its stream's work."""
+            if stream != -1:
+                order(1 if stream is None else int(stream), self.queue)
+            return StridedMemoryView.from_cuda_array_interface(self, stream_ptr=-1).__dlpack__(stream=-1, **options)
 
         def __dlpack_device__(self) -> tuple[int, int]:
             """``(kDLCUDA, device)``."""
@@ -263,7 +294,7 @@ else:
         interface: dict[str, Any] | None = getattr(array, "__cuda_array_interface__", None)
         if interface is not None:
             return interface
-        view = StridedMemoryView.from_dlpack(array, stream_ptr=0)
+        view = StridedMemoryView.from_dlpack(array, stream_ptr=1)  # the default stream, by its name in DLPack
         strides = view.strides
         return {
             "shape": view.shape,

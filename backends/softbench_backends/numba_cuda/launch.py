@@ -22,7 +22,17 @@ from numba import cuda, types
 from softbench_backends.numba_cuda.device import SIMULATED
 from softbench_backends.numba_cuda.views import STORAGE, View
 
-__all__ = ["POINTER_TYPES", "THREADS", "Launchable", "checked", "compiled", "grid_of", "launch", "signature"]
+__all__ = [
+    "POINTER_TYPES",
+    "THREADS",
+    "Launchable",
+    "checked",
+    "compiled",
+    "current_context",
+    "grid_of",
+    "launch",
+    "signature",
+]
 
 POINTER_TYPES: Final = {
     "float64": types.float64,
@@ -73,8 +83,8 @@ class Launchable:
 
         self._driver = driver
         (kernel,) = dispatcher.overloads.values()
-        self._on_device = kernel.library.get_cufunc  # of the current device, which it makes current for this thread
-        self._handles: dict[Any, Any] = {}
+        self._load = kernel.library.get_cufunc  # onto the current device
+        self._handles: dict[int, Any] = {}  # by context
         self._format = struct.Struct("=" + "".join(_PACKED.get(a, "Q") for a in arguments))
         self._local = threading.local()
 
@@ -93,15 +103,15 @@ class Launchable:
 
     def _function(self, shared: int) -> Any:
         """The driver's handle on the current device, which may have ``shared`` bytes of dynamic shared memory."""
-        found = self._on_device()
-        handle = self._handles.get(found)
+        context = current_context()
+        handle = self._handles.get(context)
         if handle is None:
-            driver = self._driver
+            driver, found = self._driver, self._load()
             if shared > _STATIC_LIMIT:
                 attribute = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
                 device = cuda.get_current_device().id
                 checked(driver.cuKernelSetAttribute(attribute, shared, driver.CUkernel(int(found.handle)), device))
-            handle = self._handles[found] = driver.CUfunction(int(found.handle))
+            handle = self._handles[context] = driver.CUfunction(int(found.handle))
         return handle
 
     def __call__(self, grid: tuple[int, int], threads: int, shared: int, stream: int, arguments: Sequence[Any]) -> None:
@@ -112,6 +122,20 @@ class Launchable:
         result = self._driver.cuLaunchKernel(function, *grid, 1, threads, 1, 1, shared, stream, address, 0)
         if int(result[0]):
             checked(result)
+
+
+def current_context() -> int:
+    """Handle of this thread's current context; of that of Numba's current device, made current, where there is none.
+
+    The driver is asked because Numba's own question takes several times as long.
+    """
+    from cuda.bindings import driver
+
+    context = int(driver.cuCtxGetCurrent()[1])
+    if not context:
+        cuda.current_context()
+        context = int(driver.cuCtxGetCurrent()[1])
+    return context
 
 
 def checked(result: tuple[Any, ...]) -> None:

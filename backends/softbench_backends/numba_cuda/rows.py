@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from softbench_backends.numba_cuda import kernels, loops
 from softbench_backends.numba_cuda.device import SIMULATED
-from softbench_backends.numba_cuda.launch import compiled, launch
+from softbench_backends.numba_cuda.launch import compiled, current_context, launch
 from softbench_backends.numba_cuda.memory import ITEMSIZE
 from softbench_backends.numba_cuda.plan import SHARED_BYTES, Plan, Regime, boundaries, plan_for
 from softbench_backends.numba_cuda.views import STORAGE, View
@@ -18,7 +18,7 @@ __all__ = [
     "Stage",
     "TargetArguments",
     "boundaries_here",
-    "limits_of",
+    "limits",
     "prepared",
     "run",
     "run_argmax",
@@ -57,26 +57,28 @@ class Limits(NamedTuple):
     """Bytes of the L2 cache, which a second reading of rows may hit."""
 
 
-@functools.cache
-def limits_of(device: Any) -> Limits:
-    """The limits of a device of numba-cuda's; a device of compute capability 9.0 stands in for None."""
-    if device is None:
-        return Limits(True, 50 << 20)
-    most = device.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
-    return Limits(most >= SHARED_BYTES + _RESERVED, device.L2_CACHE_SIZE)
+_SIMULATED_LIMITS: Final = Limits(True, 50 << 20)
+_limits_of: dict[int, Limits] = {}  # by context
 
 
-def _limits() -> Limits:
+def limits() -> Limits:
+    """The limits of the current device; in the simulator those of compute capability 9.0."""
     if SIMULATED:
-        return limits_of(None)
-    from numba import cuda
+        return _SIMULATED_LIMITS
+    context = current_context()
+    found = _limits_of.get(context)
+    if found is None:
+        from numba import cuda
 
-    return limits_of(cuda.get_current_device())
+        device = cuda.get_current_device()
+        most = device.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        found = _limits_of[context] = Limits(most >= SHARED_BYTES + _RESERVED, device.L2_CACHE_SIZE)
+    return found
 
 
 def boundaries_here(dtype: str) -> list[int]:
     """The largest K of each kernel but the last on the current device."""
-    return boundaries(dtype, _limits().shared)
+    return boundaries(dtype, limits().shared)
 
 
 def _aligned(*views: View | None) -> bool:
@@ -162,19 +164,17 @@ def run(
     n, k = x.shape
     dtype, q = x.dtype.name, target.q
     q_dtype = "float32" if q is None else q.dtype.name
-    limits = _limits()
+    shared, cache = limits()
     aligned = _aligned(x, out, q)
-    plan, found, pieces, size = prepared(
-        name, k, dtype, q_dtype, aligned, per_row is not None, out is not None, limits.shared
-    )
+    plan, found, pieces, size = prepared(name, k, dtype, q_dtype, aligned, per_row is not None, out is not None, shared)
     arguments = (x, out, per_row, *target)
     if not pieces:
-        shared = SHARED_BYTES if plan.regime is Regime.SHARED else 0
-        launch(found[0], (-(-n // plan.rows), 1), plan.threads, stream, *arguments, n, k, shared=shared)
+        room = SHARED_BYTES if plan.regime is Regime.SHARED else 0
+        launch(found[0], (-(-n // plan.rows), 1), plan.threads, stream, *arguments, n, k, shared=room)
         return
     # In groups of rows that leave the first reading in half of the cache.
     row_bytes = k * (x.dtype.itemsize + (ITEMSIZE[q_dtype] if name == "soft" else 0))
-    group = n if out is None else min(n, max(1, limits.cache // 2 // row_bytes))
+    group = n if out is None else min(n, max(1, cache // 2 // row_bytes))
     memory = scratch(group * size)
     for first in range(0, n, group):
         rows = min(group, n - first)
