@@ -23,7 +23,8 @@ struct launch {
     uint64_t count, function, grid[3], block[3], shared, stream, arguments[24];
 };
 struct launch stand_in_last;
-uint64_t stand_in_parameters = 13;           /* 8-byte parameters to copy */
+uint64_t stand_in_parameters;                /* how many 8-byte parameters of a launch to copy: no more than it has */
+uint64_t stand_in_capturing;                 /* whether streams are being captured */
 uint64_t stand_in_allocations, stand_in_synchronizations, stand_in_waits, stand_in_shared_limit;
 
 static __thread void *context;
@@ -99,7 +100,7 @@ int cuKernelSetAttribute(int attribute, int value, void *kernel, int device) {
     if (attribute == 8) stand_in_shared_limit = value; /* dynamic shared memory */
     return 0;
 }
-int cuStreamIsCapturing(void *stream, int *status) { *status = 0; return 0; }
+int cuStreamIsCapturing(void *stream, int *status) { *status = stand_in_capturing; return 0; }
 int cuStreamCreate(void **stream, unsigned flags) { *stream = malloc(1); return 0; }
 int cuStreamSynchronize(void *stream) { ++stand_in_synchronizations; return 0; }
 int cuCtxSynchronize(void) { ++stand_in_synchronizations; return 0; }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -83,6 +84,22 @@ def test_kernels_in_the_simulator():
     done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", module, NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout)
+    assert "skipped" not in done.stdout
+
+
+# -- a stand-in for the driver ---------------------------------------------------------------------------------------
+
+
+@COMPILES
+def test_the_hosts_side_with_a_stand_in_for_the_driver(tmp_path):
+    """driven_numba_cuda.py, in a process that finds the stand-in instead of libcuda.so.1."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    source = HERE.parent / "benchmarks" / "driver_stand_in.c"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", source, "-ldl"], check=True)
+    environment = {"LD_LIBRARY_PATH": str(tmp_path), "NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "0"}
+    done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "driven_numba_cuda.py"), **environment)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "skipped" not in done.stdout
 
 
