@@ -8,7 +8,7 @@ that library's allocator and queued on its current stream.
 * `memory`: elements between memory and registers, 16 bytes at a time, half precision widened on the way
 * `arithmetic`, `lanes`, `plan`: exact shift and exponential; exchanges; which thread holds what, in which regime
 * `sums`, `finishing`, `operations`, `losses`: what is summed over a row, how it is finished, what operations add
-* `kernels`, `loops`: the row kernels; `copies`, `checks`, `weights`, `totals`: kernels behind the array primitives
+* `tiles`, `kernels`, `loops`: row kernels; `copies`, `checks`, `weights`, `totals`: kernels of the array primitives
 * `views`, `homes`: device memory, array libraries; `launch`, `rows`: compiling and launching
 
 Under ``NUMBA_ENABLE_CUDASIM=1`` everything runs on Numba's simulator: the same kernels, in Python threads. That is a
@@ -213,7 +213,7 @@ class NumbaCudaBackend(RowBackend):
         k = x.shape[axis]
         moved = x if axis == x.ndim - 1 else x.moved_last(axis)
         n = math.prod(moved.shape[:-1])
-        if x.dtype.name == dtype and moved.contiguous:
+        if self._views.name_of(x.dtype) == dtype and moved.contiguous:
             return moved.reshape((n, k))
         rows = self.empty(moved.shape, dtype)
         self._copies.copy_cast(moved, rows, self._stream)
@@ -226,7 +226,7 @@ class NumbaCudaBackend(RowBackend):
         if axis != last:
             moved = moved.moved_to(axis)
         if out is None:
-            if moved.dtype.name == dtype and moved.contiguous:
+            if self._views.name_of(moved.dtype) == dtype and moved.contiguous:
                 return moved
             out = self.empty(shape, dtype)
         self._copies.copy_cast(moved, out, self._stream)

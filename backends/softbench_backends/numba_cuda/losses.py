@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,10 +22,10 @@ from softbench_backends.numba_cuda.finishing import (
     weight_over,
 )
 from softbench_backends.numba_cuda.memory import memory, real_of
-from softbench_backends.numba_cuda.operations import Operation, no_start
+from softbench_backends.numba_cuda.operations import WITHOUT_TARGET, Operation, no_start
 from softbench_backends.numba_cuda.plan import Plan
 
-__all__ = ["HAS_CLASS", "HAS_DIVISOR", "HAS_SAMPLE", "IGNORED", "INVALID", "index", "smooth", "soft"]
+__all__ = ["HAS_CLASS", "HAS_DIVISOR", "HAS_SAMPLE", "IGNORED", "INVALID", "index", "operation", "smooth", "soft"]
 
 Device = Callable[..., Any]
 
@@ -321,3 +322,15 @@ def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
         load_targets_again=load_targets_again,
         target_again=target_again,
     )
+
+
+@functools.cache
+def operation(name: str, dtype: str, plan: Plan, q_dtype: str = "float32") -> Operation:
+    """The operation ``name``, one of `WITHOUT_TARGET`, "index", "soft", "smooth" and "smooth_weighted"."""
+    if name in WITHOUT_TARGET:
+        return WITHOUT_TARGET[name](dtype)
+    if name == "index":
+        return index(dtype, plan)
+    if name == "soft":
+        return soft(dtype, plan, q_dtype)
+    return smooth(dtype, plan, name == "smooth_weighted")

@@ -9,9 +9,10 @@ from typing import Any, Final, NamedTuple
 from softbench_backends.numba_cuda import kernels, loops
 from softbench_backends.numba_cuda.device import SIMULATED
 from softbench_backends.numba_cuda.launch import compiled, current_context, launch
+from softbench_backends.numba_cuda.losses import operation
 from softbench_backends.numba_cuda.memory import ITEMSIZE
 from softbench_backends.numba_cuda.plan import SHARED_BYTES, Plan, Regime, boundaries, plan_for
-from softbench_backends.numba_cuda.views import STORAGE, View
+from softbench_backends.numba_cuda.views import STORAGE, View, name_of
 
 __all__ = [
     "NO_TARGET",
@@ -144,7 +145,7 @@ def prepared(
     found = tuple(compiled(*stage) for stage in stages(name, dtype, plan, numbers, entries, q_dtype))
     if plan.regime is not Regime.SEGMENTS:
         return Prepared(plan, found, 0, 0)
-    op, pieces = kernels.operation(name, dtype, plan.kernel, q_dtype), plan.pieces(k)
+    op, pieces = operation(name, dtype, plan.kernel, q_dtype), plan.pieces(k)
     return Prepared(plan, found, pieces, pieces * op.parts_size + op.size)
 
 
@@ -157,13 +158,13 @@ def run(
     scratch: Callable[[int], View],
     stream: int,
 ) -> None:
-    """``name``, an operation of `kernels.operation`, on rows ``x``: entries into ``out``, numbers into ``per_row``.
+    """``name``, an operation of `losses.operation`, on rows ``x``: entries into ``out``, numbers into ``per_row``.
 
     ``scratch(n)`` gives memory for ``n`` float64.
     """
     n, k = x.shape
-    dtype, q = x.dtype.name, target.q
-    q_dtype = "float32" if q is None else q.dtype.name
+    dtype, q = name_of(x.dtype), target.q
+    q_dtype = "float32" if q is None else name_of(q.dtype)
     shared, cache = limits()
     aligned = _aligned(x, out, q)
     plan, found, pieces, size = prepared(name, k, dtype, q_dtype, aligned, per_row is not None, out is not None, shared)

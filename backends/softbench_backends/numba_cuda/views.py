@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["BFLOAT16", "STORAGE", "BFloat16", "View", "as_dtype", "contiguous_strides", "shadow"]
+__all__ = ["BFLOAT16", "STORAGE", "BFloat16", "View", "as_dtype", "contiguous_strides", "name_of", "shadow"]
 
 
 class BFloat16:
@@ -42,11 +43,18 @@ STORAGE: Final[dict[str, str]] = {
 """The type in which a kernel loads and stores a dtype: half precisions travel as bits."""
 
 
+@functools.cache
 def as_dtype(dtype: Any) -> Any:
     """A dtype by name, NumPy dtype or scalar type, as a NumPy dtype or `BFLOAT16`."""
     if dtype is BFLOAT16 or getattr(dtype, "name", dtype) == "bfloat16":
         return BFLOAT16
     return np.dtype(dtype)
+
+
+@functools.cache
+def name_of(dtype: Any) -> str:
+    """``dtype.name``, which NumPy makes anew each time it is asked."""
+    return str(dtype.name)
 
 
 def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
