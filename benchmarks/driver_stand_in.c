@@ -25,6 +25,7 @@ struct launch {
 struct launch stand_in_last;
 uint64_t stand_in_parameters;                /* how many 8-byte parameters of a launch to copy: no more than it has */
 uint64_t stand_in_capturing;                 /* whether streams are being captured */
+uint64_t stand_in_ordinal;                   /* the device that all memory says it is on */
 uint64_t stand_in_allocations, stand_in_synchronizations, stand_in_waits, stand_in_shared_limit;
 
 static __thread void *context;
@@ -71,10 +72,14 @@ int cuMemcpyHtoD(address to, const void *from, size_t size) { memcpy((void *)to,
 int cuMemcpyDtoH(void *to, address from, size_t size) { memcpy(to, (void *)from, size); return 0; }
 int cuMemcpyDtoHAsync(void *to, address from, size_t size, void *stream) { return cuMemcpyDtoH(to, from, size); }
 int cuMemcpyHtoDAsync(address to, const void *from, size_t size, void *stream) { return cuMemcpyHtoD(to, from, size); }
+int cuMemcpyDtoDAsync(address to, address from, size_t size, void *stream) {
+    memmove((void *)to, (void *)from, size);
+    return 0;
+}
 int cuPointerGetAttribute(void *data, int attribute, address pointer) {
     if (attribute == 1) *(void **)data = &a_context;
     else if (attribute == 2) *(unsigned *)data = 2; /* of the device */
-    else *(int *)data = 0;
+    else *(int *)data = attribute == 9 ? (int)stand_in_ordinal : 0;
     return 0;
 }
 int cuPointerGetAttributes(unsigned count, int *attributes, void **data, address pointer) {

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from softbench.front import Backend
-from softbench_backends.numba_cuda import NumbaCudaBackend, launch, rows
+from softbench_backends.numba_cuda import NumbaCudaBackend, homes, launch, rows
 from softbench_backends.numba_cuda.plan import SHARED_BYTES
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
@@ -141,6 +141,14 @@ def test_strided_rows_are_copied_on_the_device(be, launches, counts):
     assert counts()["synchronizations"] == 0
 
 
+def test_contiguous_copies_are_the_drivers(be, launches):
+    x = np.arange(12.0).reshape(3, 4)
+    rows, out = be.rows, be.asarray(np.zeros((3, 4)))
+    rows.from_rows(rows.accept(be.asarray(x), "logits"), (3, 4), 1, "float64", rows.accept(out, "out"))
+    assert not launches
+    assert np.array_equal(be.to_numpy(out), x)
+
+
 def test_nothing_waits_but_the_check_of_labels(be, counts):
     x, labels = Foreign((64, 10)), be.asarray(np.zeros(64, np.int64))
     before = counts()["synchronizations"]
@@ -205,6 +213,18 @@ def test_a_captured_graph_neither_allocates_nor_waits(be, counts):
     after = counts()
     assert after["synchronizations"] == before["synchronizations"]
     assert after["waits"] == before["waits"]
+
+
+def test_arrays_of_another_device_are_refused(be, monkeypatch):
+    monkeypatch.setattr(homes, "_device_count", lambda: 2)
+    x = Foreign((5, 8))
+    be.softmax(x)
+    number("ordinal").value = 1
+    try:
+        with pytest.raises(TypeError, match=r"logits lies on CUDA device 1, and the current device is 0"):
+            be.softmax(x)
+    finally:
+        number("ordinal").value = 0
 
 
 def test_the_kind_that_came_in_goes_out(be):

@@ -135,7 +135,8 @@ class NumbaCudaBackend(RowBackend):
 
         Their stream is also where its work is queued, behind what the streams of other arguments have queued.
 
-        TypeError for arrays in host memory, which names ``asarray``; class weights are small and may live there.
+        TypeError for arrays in host memory, which names ``asarray`` (class weights are small and may live there), and
+        for arrays on another device than the current one.
         """
         if isinstance(obj, self._views.View):
             return obj
@@ -152,7 +153,9 @@ class NumbaCudaBackend(RowBackend):
             self._call.home = home
         elif home is not self._homes.NUMBA and home is not self._home:
             self._homes.order(self._stream, home.stream())
-        return home.view(obj, argument)
+        view = home.view(obj, argument)
+        self._homes.refuse_other_device(view, argument)
+        return view
 
     def wrap(self, result: View, like: Any) -> Any:
         """``result`` as an array of the library it was made by, which is that of ``like``."""

@@ -9,7 +9,7 @@ import numpy as np
 from numba import cuda
 
 from softbench_backends.numba_cuda.device import device
-from softbench_backends.numba_cuda.launch import THREADS, compiled, grid_of, launch
+from softbench_backends.numba_cuda.launch import THREADS, compiled, copy_bytes, grid_of, launch
 from softbench_backends.numba_cuda.memory import HALVES, reader, writer
 from softbench_backends.numba_cuda.views import STORAGE, View
 
@@ -23,8 +23,8 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _copy_kernel(source: str, target: str) -> Callable[..., None]:
-    """Elements in C order from one strided array of up to `_DIMENSIONS` dimensions to another; strides in elements."""
+def _converter(source: str, target: str) -> Callable[..., Any]:
+    """Device function from the stored form of one dtype to that of another, rounding once."""
     read, write = (_same, _same) if source == target else (reader(source), writer(target))
     half_source = source in HALVES and source != target
     integer_source = "int" in source or source == "bool"
@@ -37,6 +37,24 @@ def _copy_kernel(source: str, target: str) -> Callable[..., None]:
     convert = _same if source == target else convert
     if integer_source and target not in HALVES and source != target:
         convert = write
+    return convert
+
+
+def _flat_kernel(source: str, target: str) -> Callable[..., None]:
+    """Elements of contiguous arrays."""
+    convert = _converter(source, target)
+
+    def kernel(x: Any, out: Any, n: Any) -> None:
+        i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        if i < n:
+            out[i] = convert(x[i])
+
+    return kernel
+
+
+def _copy_kernel(source: str, target: str) -> Callable[..., None]:
+    """Elements in C order from one strided array of up to `_DIMENSIONS` dimensions to another; strides in elements."""
+    convert = _converter(source, target)
 
     def kernel(x, out, x_start, out_start, n, n1, n2, n3, x0, x1, x2, x3, o0, o1, o2, o3) -> None:  # type: ignore[no-untyped-def]
         i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
@@ -63,7 +81,15 @@ def copy_cast(x: View, out: View, stream: int) -> None:
     for view in (x, out):
         if any(part % view.dtype.itemsize for part in (view.address, *view.strides)):
             raise ValueError(f"an array of {view.dtype.name} in device memory is not aligned to its elements")
-    _copy_dimensions(*_merged(x, out), stream)
+    x, out = _merged(x, out)
+    if not (x.contiguous and out.contiguous):
+        _copy_dimensions(x, out, stream)
+    elif x.dtype == out.dtype:
+        copy_bytes(x, out, stream)
+    else:
+        names = x.dtype.name, out.dtype.name
+        kernel = compiled(_flat_kernel, names, (STORAGE[names[0]], STORAGE[names[1]], "int"), THREADS)
+        launch(kernel, grid_of(x.size), THREADS, stream, x, out, x.size)
 
 
 def _merged(x: View, out: View) -> tuple[View, View]:

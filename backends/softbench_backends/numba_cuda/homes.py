@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import abc
 import ctypes
+import functools
 import sys
 from typing import Any, ClassVar, Final
 
@@ -20,7 +21,7 @@ from softbench_backends.numba_cuda.device import SIMULATED
 from softbench_backends.numba_cuda.launch import checked, current_context
 from softbench_backends.numba_cuda.views import BFLOAT16, View, as_dtype, contiguous_strides
 
-__all__ = ["NUMBA", "Home", "from_host", "home_of", "order", "read", "refuse_capture", "to_host"]
+__all__ = ["NUMBA", "Home", "from_host", "home_of", "order", "read", "refuse_capture", "refuse_other_device", "to_host"]
 
 _CUDA = 2, 13  # kDLCUDA, kDLCUDAManaged
 
@@ -202,6 +203,9 @@ if SIMULATED:
     def order(later: int, earlier: int) -> None:
         """Let work queued on ``later`` from now on wait for what is queued on ``earlier``."""
 
+    def refuse_other_device(view: View, argument: str) -> None:
+        """TypeError for memory of another device than the current one."""
+
     def read(view: View, stream: int) -> np.ndarray[Any, Any]:
         """A contiguous view's elements in host memory, when all work queued on ``stream`` is done."""
         array = np.empty(view.shape, _numpy_dtype(view.dtype))
@@ -228,6 +232,25 @@ else:
     from numba.cuda.cudadrv.devicearray import DeviceNDArray
 
     _LEGACY = 0, 1  # two names of the default stream
+
+    @functools.cache
+    def _device_count() -> int:
+        return len(cuda.gpus)
+
+    def refuse_other_device(view: View, argument: str) -> None:
+        """TypeError for memory of another device than the current one, where results and kernels are."""
+        if not view.size or _device_count() == 1:
+            return
+        current_context()
+        _, current = driver.cuCtxGetDevice()
+        error, device = driver.cuPointerGetAttribute(
+            driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, view.address
+        )
+        if int(error) == 0 and int(device) != int(current):
+            raise TypeError(
+                f"{argument} lies on CUDA device {int(device)}, and the current device is {int(current)}: "
+                f"make that current, or copy the array"
+            )
 
     def _capturing(stream: int) -> bool:
         current_context()

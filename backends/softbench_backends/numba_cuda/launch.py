@@ -28,6 +28,7 @@ __all__ = [
     "Launchable",
     "checked",
     "compiled",
+    "copy_bytes",
     "current_context",
     "grid_of",
     "launch",
@@ -165,6 +166,18 @@ def launch(
             kernel[grid, threads, 0, shared](*(_memory(a) if isinstance(a, View) else a for a in arguments))
         return
     kernel(grid, threads, shared, stream, [a.address if isinstance(a, View) else a or 0 for a in arguments])
+
+
+def copy_bytes(source: View, target: View, stream: int) -> None:
+    """Copy the memory of a contiguous view into that of another, of as many bytes, by the driver."""
+    size = source.span
+    if SIMULATED:
+        ctypes.memmove(target.address, source.address, size)
+        return
+    from cuda.bindings import driver
+
+    current_context()
+    checked(driver.cuMemcpyDtoDAsync(target.address, source.address, size, stream))
 
 
 def _memory(view: View) -> Any:
