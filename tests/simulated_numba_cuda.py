@@ -144,7 +144,8 @@ def test_special_values_in_every_plan(be, name, use_plan):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype"), [(n, "float32") for n in PLANS] + [("shared memory", "bfloat16"), ("segments", "float16")]
+    ("name", "dtype"),
+    [(n, "float32") for n in (*IN_FEW, "two warps")] + [("shared memory", "bfloat16"), ("segments", "float16")],
 )
 def test_a_row_alone_in_a_batch_and_in_place_has_the_same_bits(be, name, dtype, use_plan):
     plan, k = PLANS[name]

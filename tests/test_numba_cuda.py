@@ -171,6 +171,10 @@ def compiler(request, monkeypatch):
     return Compiler(monkeypatch, request.param)
 
 
+# libNVVM has two, of which the newer serves compute capability 10.0 and later.
+BOTH_COMPILERS = pytest.mark.parametrize("compiler", [(9, 0), (12, 0)], ids=["sm_90", "sm_120"], indirect=True)
+
+
 @pytest.fixture
 def sm_90(monkeypatch):
     return Compiler(monkeypatch, (9, 0))
@@ -252,12 +256,9 @@ EXACT_ADDITIONS = 13
 
 
 @COMPILES
-@pytest.mark.parametrize("compiler", [(9, 0), (12, 0)], ids=["sm_90", "sm_120"], indirect=True)
+@BOTH_COMPILERS
 def test_error_free_additions_cannot_be_contracted(compiler):
-    """A bare add may be fused with a product before it; ``add.rn`` may not, and all that must be exact are that.
-
-    For each of the two compilers in libNVVM, of which the newer serves compute capability 10.0 and later.
-    """
+    """A bare add may be fused with a product before it; ``add.rn`` may not, and all that must be exact are that."""
     assert EXACT_ADDITIONS <= per_element(compiler, EXACT, "softmax") < EXACT_ADDITIONS + 0.5  # one may be doubled
 
 
@@ -303,6 +304,7 @@ def vectors(ptx):
 
 
 @COMPILES
+@BOTH_COMPILERS
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_tile_moves_16_bytes_at_a_time(compiler, dtype):
     """As many loads and stores as the bytes of a tile ask for, and none wider or narrower in their place."""
