@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -173,6 +174,33 @@ def test_just_below_the_normal_range(be: Backend, family: str, dtype: str, n: in
     for op, args, kwargs in (("softmax", (), {}), ("gradient", (labels,), options)):
         verdict = gates.judge(op, getattr(be, op)(x, *args, **kwargs), x, *args, **kwargs)
         assert verdict.ok, f"{op}: {verdict.message}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [5, 700, 5000])
+def test_maxima_of_any_size(be: Backend, dtype: str, k: int) -> None:
+    """A shift of a row is taken in one of several ways, by the size of its maximum."""
+    largest = float(ml_dtypes.finfo(dtype).max) / 2
+    for size in (0.3, 130.0, 381.0, 511.5, 512.5, 3000.0, 65000.0, 2.0**16, 1e6, 1e10, 1e30, 3e38):
+        if size > largest:
+            break
+        for sign in (1, -1):
+            x = draw("normal-4", 3, k, dtype)
+            x[1:] = (x[1:].astype(np.float64) + sign * size).astype(x.dtype)
+            x[2, 0] = sign * size * (1 + sign / 64)  # far above the others where they are large
+            judge_all(be, x)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("k", [8, 700, 5000, 40000])
+def test_logsumexp_near_0_of_half_precision(be: Backend, without_clusters: CupyOnCpu, dtype: str, k: int) -> None:
+    """What is left where the maximum and the log of the sum cancel needs all digits of both."""
+    x = draw("normal-1", 6, k, dtype).astype(np.float64)
+    x -= np.log(np.sum(np.exp(x), axis=1, keepdims=True))
+    x = (x + np.array([[0.0], [1e-3], [-1e-4], [0.02], [1.0], [-3.0]])).astype(draw("normal-1", 1, 1, dtype).dtype)
+    for backend in (be, Backend(without_clusters)):
+        verdict = gates.judge("logsumexp", backend.to_numpy(backend.logsumexp(x)), x)
+        assert verdict.ok, verdict.message
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -557,6 +585,7 @@ BARRIERS = {
     "of a block": "__syncthreads();  // the slots may still be read from an earlier reduction",
     "of a cluster": "        cluster_arrive();\n        cluster_wait();\n        v = *of_block",
     "before a block of a cluster ends": "if constexpr (BLOCKS > 1) cluster_arrive();",
+    "before a row that warp 0 finished": "        __syncthreads();\n        result = shared;",
 }
 
 
@@ -564,6 +593,6 @@ BARRIERS = {
 def test_thread_sanitizer_sees_a_barrier_left_out(tmp_path: Path, left_out: str) -> None:
     barrier = BARRIERS[left_out]
     assert source().count(barrier) == 1
-    without = source().replace(barrier, "        v = *of_block" if barrier.endswith("of_block") else "")
+    without = source().replace(barrier, barrier.splitlines()[-1] if "\n" in barrier else "")
     done = sanitized(tmp_path, RACES.format(kernels=without))
     assert "data race" in done.stderr

@@ -306,6 +306,15 @@ template <class... A> int launch(void (*kernel)(A...), const Launch& how, void**
     return 0;
 }
 
+// ex2.approx.ftz.f32: no relative error beyond 2^-22, which here is in one result of two up, in the other down; subnormal
+// results are 0.
+inline float approximate_exp2(float v) {
+    uint32_t bits;
+    std::memcpy(&bits, &v, sizeof bits);
+    const float e = std::exp2(v) * (bits & 1 ? 1 + 0x1p-22f : 1 - 0x1p-22f);
+    return e < 0x1p-126f ? 0.0f : e;
+}
+
 // One instance of a kernel template, by the name the host asks for it.
 struct Instance {
     const char* name;
@@ -324,6 +333,7 @@ struct Instance {
 // ---- what CUDA C++ has built in ----
 
 inline void __syncthreads() { cuda_on_cpu::synchronize(); }
+inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __syncthreads_or(int vote) { return cuda_on_cpu::any_of_block(vote); }
 
 // ---- what clusters.cuh has in PTX ----
@@ -346,6 +356,14 @@ template <class V> V __shfl_xor_sync(unsigned, V v, int lane) {
     V theirs;
     cuda_on_cpu::exchange(&v, &theirs, sizeof v, (threadIdx.x % cuda_on_cpu::WARP) ^ static_cast<unsigned>(lane));
     return theirs;
+}
+
+inline int __any_sync(unsigned mask, int vote) {
+    for (int lane = cuda_on_cpu::WARP / 2; lane > 0; lane /= 2) {
+        const int theirs = __shfl_xor_sync(mask, vote, lane);
+        vote = vote || theirs;
+    }
+    return vote;
 }
 
 inline unsigned long long atomicMin(unsigned long long* at, unsigned long long v) {

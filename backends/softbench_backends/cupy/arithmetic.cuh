@@ -127,46 +127,26 @@ template <class C> DEVICE Sum<C> combined(Sum<C> a, const Sum<C>& b) {
     return a;
 }
 
-// exp(d + r) = (1 + q) 2^n with |q| < 0.42, for d <= 0 or slightly above.
+// Sums of exponentials are in units of 2^-`unit`, so that no term that could still matter is subnormal; those of d below
+// `lowest` are too small to matter anywhere but in a sum that has nothing else.
 //
-// Cody-Waite reduction: the leading part of ln 2 is short, so its multiple is subtracted exactly; polynomials are
-// minimax for (exp(t) - 1 - t) / t^2 on |t| <= ln(2) / 2, of relative error 2^-27.8 and 2^-60.1 in exp(t).
-//
-// `unit` is the power of two by which sums of exponentials are scaled up, so that no term that could still matter is
-// subnormal; exponentials below `lowest` are 0.
+// The constants of the reduction are those of Cody and Waite: the leading part of ln 2 is short, so its multiple is
+// subtracted exactly. Polynomials are minimax for (exp(t) - 1 - t) / t^2 on |t| <= ln(2) / 2, of relative error 2^-27.8
+// and 2^-60.1 in exp(t).
 template <class C> struct Exp;
 
 template <> struct Exp<float> {
     static constexpr int unit = 64;
     static constexpr float lowest = -131.0f;
-
-    static __device__ __forceinline__ float parts(float d, float r, int& n) {
-        const float z = fused(d, 1.44269502f, 12582912.0f);  // 1.5 * 2^23: rounds to an integer in the last bits
-        n = __float_as_int(z) - 0x4b400000;
-        const float k = subtract(z, 12582912.0f);
-        const float t = add(fused(k, -0.693145751953125f, d), fused(k, -1.4286068e-06f, r));
-        float p = 0.0013814465f;
-        p = fused(p, t, 0.008368781f);
-        p = fused(p, t, 0.041668393f);
-        p = fused(p, t, 0.1666652f);
-        p = fused(p, t, 0.49999994f);
-        return fused(multiply(t, t), p, t);
-    }
-
-    // exp(d + r) 2^unit
-    static __device__ __forceinline__ float scaled(float d, float r) {
-        int n;
-        const float f = add(1.0f, parts(d, r, n));
-        return d >= lowest ? __int_as_float(__float_as_int(f) + ((n + unit) << 23)) : 0.0f;
-    }
 };
 
 template <> struct Exp<double> {
     static constexpr int unit = 512;
     static constexpr double lowest = -1062.0;
 
+    // exp(d + r) = (1 + q) 2^n with |q| < 0.42, for d <= 0 or slightly above.
     static __device__ __forceinline__ double parts(double d, double r, int& n) {
-        const double z = fused(d, 0x1.71547652b82fep+0, 0x1.8p+52);
+        const double z = fused(d, 0x1.71547652b82fep+0, 0x1.8p+52);  // rounds to an integer in the last bits
         n = __double2loint(z);
         const double k = subtract(z, 0x1.8p+52);
         const double t = add(fused(k, -0x1.62e42fefa2p-1, d), fused(k, -0x1.9ef35793c7673p-41, r));
@@ -183,37 +163,111 @@ template <> struct Exp<double> {
         p = fused(p, t, 0.5);
         return fused(multiply(t, t), p, t);
     }
+};
 
-    static __device__ __forceinline__ double scaled(double d, double r) {
+// The exponentials of logits that share a shift m: e(x) gain() = exp(x - m) 2^unit, for x <= m or slightly above. What
+// is the same for all of them is left to gain(), which is near 1 and multiplies once what is summed or scaled.
+template <class C> struct ExactExp;
+
+template <> struct ExactExp<double> {
+    double m;
+    __device__ __forceinline__ explicit ExactExp(double shift) : m(shift) {}
+
+    // From the error-free shift x - m = d + r.
+    __device__ __forceinline__ double operator()(double x) const {
+        constexpr int unit = Exp<double>::unit;
+        double r;
         int n;
-        const double f = add(1.0, parts(d, r, n));
-        return d >= lowest ? __hiloint2double(__double2hiint(f) + ((n + unit) << 20), __double2loint(f)) : 0.0;
+        const double d = two_difference(x, m, r), f = add(1.0, Exp<double>::parts(d, r, n));
+        return d >= Exp<double>::lowest
+                   ? __hiloint2double(__double2hiint(f) + (n + unit) * (1 << 20), __double2loint(f))
+                   : 0.0;
+    }
+    __device__ __forceinline__ double gain() const { return 1; }
+};
+
+// 13 instructions. x is reduced as it is where |m| < 512, and x - m, exact for every x that matters, elsewhere: so no error
+// of the shift has to be carried along. With m = (a multiple of ln 2) + rest, the multiple only changes the exponent, and
+// exp(-rest) is the gain.
+template <> struct ExactExp<float> {
+    static constexpr float integers = 12582912.0f;  // 1.5 * 2^23: sums with it are rounded to integers
+    float anchor, least, shift;
+    double rest;
+
+    __device__ __forceinline__ explicit ExactExp(float m) {
+        if (m == -infinity<float>()) m = 0;  // no finite logit: any shift will do
+        anchor = fabsf(m) < 512.0f ? 0.0f : m;
+        const float c = subtract(m, anchor), k = subtract(fused(c, 1.44269502f, integers), integers);
+        least = add(c, Exp<float>::lowest);
+        shift = subtract(integers + Exp<float>::unit, k);
+        rest = fused(-(double)k, 0x1.62e42fefa39efp-1, (double)c);
+    }
+    __device__ __forceinline__ float operator()(float x) const {
+        const float d = fmaxf(subtract(x, anchor), least), z = fused(d, 1.44269502f, shift), k = subtract(z, shift);
+        const float t = fused(k, -1.4286068e-06f, fused(k, -0.693145751953125f, d));
+        float p = 0.0013814465f;
+        p = fused(p, t, 0.008368781f);
+        p = fused(p, t, 0.041668393f);
+        p = fused(p, t, 0.1666652f);
+        p = fused(p, t, 0.49999994f);
+        p = fused(p, t, 1.0f);
+        p = fused(p, t, 1.0f);
+        return __int_as_float((int)((unsigned)__float_as_int(p) + ((unsigned)__float_as_int(z) << 23)));
+    }
+    __device__ __forceinline__ double gain() const {
+        int n;
+        const double f = 1.0 + Exp<double>::parts(-rest, 0, n);
+        return n == 0 ? f : n > 0 ? 2 * f : 0.5 * f;
     }
 };
 
-// exp(x - m) 2^unit, from the error-free shift x - m = d + r.
-template <class C> DEVICE C shifted_exp(C x, C m) {
-    C r;
-    const C d = two_difference(x, m, r);
-    return Exp<C>::scaled(d, r);
-}
-
-// 2^v, with a relative error of 2^-22.
+// 2^v with a relative error of 2^-22; 0 where that is subnormal.
 DEVICE float exp2_approximately(float v) {
 #ifdef __CUDA_ARCH__
     float e;
-    asm("ex2.approx.f32 %0, %1;" : "=f"(e) : "f"(v));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(e) : "f"(v));
     return e;
 #else
-    return exp2f(v);
+    return cuda_on_cpu::approximate_exp2(v);
 #endif
 }
 
-// The same for a row stored as T. A result in half precision needs no more than 2^-16, which 3 instructions give
-// instead of 20: the shift and the product with log2(e) are then rounded where |x - m| < 131, or the result is 0.
-template <class T, class C> DEVICE C row_exp(C x, C m) {
-    if constexpr (sizeof(T) < sizeof(C)) return exp2_approximately(fused(subtract(x, m), 1.44269502f, (float)Exp<C>::unit));
-    else return shifted_exp(x, m);
+// For rows stored in half precision, whose results need no more than 2^-12: 2 instructions, with a relative error of
+// 2^-17. What the rounding of `offset` changes is common to all elements, and so part of the gain. Logits as large as
+// 2^16 are at least 128 apart, so that a slope by which they stay in range does as well as log2(e).
+struct ApproximateExp {
+    float slope, offset;
+    double rest;
+
+    __device__ __forceinline__ explicit ApproximateExp(float m) {
+        if (m == -infinity<float>()) m = 0;
+        const int exponent = __float_as_int(m) >> 23 & 0xff;
+        slope = exponent < 127 + 16 ? 1.44269502f : __int_as_float((127 + 127 + 16 - exponent) << 23);
+        offset = fused(-m, slope, (float)Exp<float>::unit);
+        rest = fused((double)m, (double)slope, (double)offset - Exp<float>::unit);
+    }
+    __device__ __forceinline__ float operator()(float x) const { return exp2_approximately(fused(x, slope, offset)); }
+
+    // 2^-rest, where |rest| <= 2^-8.
+    __device__ __forceinline__ double gain() const {
+        const double t = rest * -0x1.62e42fefa39efp-1;
+        return fused(fused(fused(t, 1.0 / 6, 0.5), t, 1.0), t, 1.0);
+    }
+};
+
+// Of rows stored as T.
+template <class T> struct ExpOf { typedef ExactExp<T> type; };
+template <> struct ExpOf<half_t> { typedef ApproximateExp type; };
+template <> struct ExpOf<bf16_t> { typedef ApproximateExp type; };
+template <class T> using RowExp = typename ExpOf<T>::type;
+
+DEVICE double power_of_two(int n) { return __hiloint2double((1023 + n) * (1 << 20), 0); }
+
+// v 2^n, for v that are not extreme themselves: the plain ldexp takes twice the instructions.
+DEVICE double scaled(double v, int n) {
+    n = n < -2044 ? -2044 : n > 2046 ? 2046 : n;
+    const int half = n / 2;
+    return v * power_of_two(half) * power_of_two(n - half);
 }
 
 // factor * 2^exponent * exp(x - m) in double, without an intermediate that over- or underflows.
@@ -223,5 +277,5 @@ DEVICE double wide_exp(double x, double m, double factor, int exponent) {
     if (!(d >= -2600.0)) return d == d ? 0.0 * factor : d;
     int n, e;
     const double f = (1.0 + Exp<double>::parts(d, r, n)) * frexp(factor, &e);
-    return ldexp(f, n + e + exponent);
+    return scaled(f, n + e + exponent);
 }

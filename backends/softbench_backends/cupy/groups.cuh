@@ -33,16 +33,40 @@ struct Plus {
     __device__ __forceinline__ int operator()(int a, int b) const { return a + b; }
 };
 
+// Lanes are a power of two: rows per block, and the row of a thread among them, are shifts.
+DEVICE int shift_of(int lanes) { return __ffs(lanes) - 1; }
+
+template <class S, class Operation> DEVICE S over_warp(S v, int lanes, Operation operation) {
+#pragma unroll
+    for (int lane = 16; lane > 0; lane /= 2)
+        if (lane < lanes) v = operation(v, exchange(v, lane));
+    return v;
+}
+
+// What each warp of a block left in `slots`, combined.
+template <class S, class Operation> DEVICE S over_slots(const S* slots, int warps, Operation operation) {
+    return over_warp(slots[threadIdx.x & (warps - 1)], warps, operation);
+}
+
 // `v` of all lanes of the row, combined. Blocks are at most 1024 threads, so at most 32 warps meet in `slots`.
 template <class S, class Operation> DEVICE S over_lanes(S v, int lanes, S* slots, Operation operation) {
-    for (int lane = (lanes < 32 ? lanes : 32) / 2; lane > 0; lane /= 2) v = operation(v, exchange(v, lane));
+    v = over_warp(v, lanes, operation);
     if (lanes > 32) {
-        const int warps = lanes / 32;
         __syncthreads();  // the slots may still be read from an earlier reduction
         if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = v;
         __syncthreads();
-        v = slots[threadIdx.x % warps];
-        for (int lane = warps / 2; lane > 0; lane /= 2) v = operation(v, exchange(v, lane));
+        v = over_slots(slots, lanes / 32, operation);
+    }
+    return v;
+}
+
+// The same, but of a row that a block shares only warp 0 receives it; and nobody reads the slots from before.
+template <class S, class Operation> DEVICE S over_lanes_to_warp_0(S v, int lanes, S* slots, Operation operation) {
+    v = over_warp(v, lanes, operation);
+    if (lanes > 32) {
+        if (threadIdx.x % 32 == 0) slots[threadIdx.x / 32] = v;
+        __syncthreads();
+        if (threadIdx.x < 32) v = over_slots(slots, lanes / 32, operation);
     }
     return v;
 }

@@ -96,7 +96,7 @@ _RESIDENT: Final = {  # by size of the numbers computed with: largest K, lanes p
 
 _WARPED_BLOCK: Final = 128  # threads of a block whose rows take a warp or less each
 _STAGED_BLOCK: Final = 256
-STAGED_SLOTS: Final = 2560
+STAGED_SLOTS: Final = 1024
 """``STAGED_SLOTS`` of ``staged.cuh``: shared memory besides a row's elements."""
 BLOCK_BYTES: Final = 72 << 10
 """Elements a block keeps in shared memory: three blocks fit a multiprocessor of 228 KB, so that one reads while another

@@ -11,92 +11,121 @@
 
 #include "sums.cuh"
 
+// Where all threads of a block share a row, its warp 0 finishes it for them.
+
 // rows: T per row for LOGSUMEXP, double per row (or null) for losses. out: (N, K), or null if only losses are wanted.
 template <class T, int OP, int V, int E>
-__global__ void __launch_bounds__(E >= 8 ? 256 : 128, 1)
+__global__ void __launch_bounds__(E >= 8 ? 256 : 128, OP >= SMOOTH ? 1 : 2)
 resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, int whole, const i64* labels,
          const double* sample_weight, const double* class_weight, double smoothing,
          const typename Compute<T>::type* q, const double* divisor_at, double divisor) {
     typedef typename Compute<T>::type C;
-    typedef Stats<C, OP == SMOOTH || OP == SOFT> S;
+    typedef Stats<C, kind_of<OP>> S;
     static __shared__ C maxima[32];
     static __shared__ S sums[32];
+    static __shared__ Sum<C> others[32];
+    static __shared__ RowResult<C> shared;
     const Targets<C> targets = {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor};
-    const int K = (int)n_classes, lane = threadIdx.x & (lanes - 1), rows_per_block = blockDim.x / lanes;
-    const auto class_of = [&](int i) { return (i / V * lanes + lane) * V + i % V; };
+    const int K = (int)n_classes, lane = threadIdx.x & (lanes - 1), shift = shift_of(lanes);
+    const bool by_block = lanes > 32;
+    const int begin = lane * V, step = V << shift;
+    const auto class_of = [&](int i) { return begin + i / V * step + i % V; };
 
-    for (i64 first = (i64)blockIdx.x * rows_per_block; first < n_rows; first += (i64)gridDim.x * rows_per_block) {
-        const i64 row = first + threadIdx.x / lanes;
-        const bool inside = row < n_rows;
-        Row<C> r = {IGNORED};
-        if (inside) r = row_of<OP>(targets, row, n_classes);
-        const bool read = inside && r.has_label();
-        const T* from = x + row * n_classes;
-        const auto weights = weights_of<OP>(targets, row, n_classes);
-        if ((OP == INDEX || OP == SMOOTH) && read) r.xy = widen(from[r.label]);
+    const i64 row = ((i64)blockIdx.x * blockDim.x + threadIdx.x) >> shift;
+    const bool inside = row < n_rows;
+    Row<C> r = {IGNORED};
+    if (inside) r = row_of<OP>(targets, row, n_classes);
+    const bool read = inside && r.has_label();
+    const T* from = x + row * n_classes;
+    const auto weights = weights_of<OP>(targets, row, n_classes);
+    if ((OP == INDEX || OP == SMOOTH) && read) r.xy = widen(from[r.label]);
 
-        C v[E];
+    const T* mine = from + begin;
+    const int known = read ? K : 0;
+    C v[E];
 #pragma unroll
-        for (int i = 0; i < E; i += V) {
-            if (read && class_of(i) < K) load<V>(from + class_of(i), whole, v + i);
-            else fill<V>(v + i, -infinity<C>());
-        }
-        C m = v[0];
-#pragma unroll
-        for (int i = 1; i < E; ++i) m = maximum(m, v[i]);
-        m = over_lanes(m, lanes, maxima, Largest());
-
-        S stats;
-#pragma unroll
-        for (int i = 0; i < E; ++i)
-            if (read && class_of(i) < K) add_weighted(stats, weights, class_of(i), v[i], m);
-        C e[E];
-#pragma unroll
-        for (int i = 0; i < E; ++i) e[i] = OP == LOGSUMEXP ? shifted_exp(v[i], m) : row_exp<T>(v[i], m);
-        add_exponentials<E>(stats, v, e, m);
-        if (OP != LOG_SOFTMAX) {
-#pragma unroll
-            for (int i = 0; i < E; ++i) v[i] = e[i];
-        }
-        stats = over_lanes(stats, lanes, sums, Added());
-        Others<Wide<C>> s = others_of<C>(stats.ties, stats.rest.v);
-        if constexpr (OP >= INDEX) {
-            // All threads of the block look again together, as they must to exchange; each row keeps what is its own.
-            const bool again = read && lacks_terms(m, stats);
-            if (__syncthreads_or(again)) {
-                S other;
-                for (int i = 0; i < E; ++i)
-                    if (again && class_of(i) < K) add_tiny(other, widen(from[class_of(i)]), m);
-                other = over_lanes(other, lanes, sums, Added());
-                if (again) s = {other.rest.v, -TINY_UNIT};
-            }
-        }
-        const RowResult<C> result = finish_stats<OP>(r, m, s, stats, weights, n_classes);
-        if (inside && lane == 0 && rows) {
-            if (OP == LOGSUMEXP) static_cast<T*>(rows)[row] = rounded<T>(result.number);
-            else static_cast<double*>(rows)[row] = result.number;
-        }
-        if (OP == LOGSUMEXP || !inside || !out) continue;
-        T* to = out + row * n_classes;
-#pragma unroll
-        for (int i = 0; i < E; i += V) {
-            if (class_of(i) >= K) continue;
-            if constexpr (OP >= INDEX) {
-                if (!result.g.fast) {
-                    for (int k = class_of(i); k < class_of(i) + V; ++k) to[k] = entry_anyway<OP>(result, weights, from + k, k);
-                    continue;
-                }
-            }
-            C w[V];
-#pragma unroll
-            for (int j = 0; j < V; ++j) {
-                if constexpr (OP == LOG_SOFTMAX) w[j] = log_entry<T>(result, v[i + j]);
-                else w[j] = with_care<OP>(result, entry<OP>(result, v[i + j], weights[class_of(i + j)]), from + class_of(i + j));
-            }
-            store<V>(w, whole, to + class_of(i));
-        }
-        // The lane that wrote the label's entry overwrites it.
-        if ((OP == INDEX || OP == SMOOTH) && !result.undefined && lane == (int)(r.label / V % lanes))
-            to[r.label] = rounded<T>(result.label_gradient);
+    for (int i = 0; i < E; i += V) {
+        fill<V>(v + i, -infinity<C>());
+        if (class_of(i) < known) load<V>(mine + i / V * step, whole, v + i);
     }
+    C own = v[0];
+#pragma unroll
+    for (int i = 1; i < E; ++i) own = maximum(own, v[i]);
+    const C m = over_lanes(own, lanes, maxima, Largest());
+    const bool holds = __any_sync(FULL, own == m);
+
+    S stats;
+#pragma unroll
+    for (int i = 0; i < E; ++i)
+        if (class_of(i) < known) add_weighted(stats, weights, class_of(i), v[i], m);
+    const RowExp<T> exponential(m);
+    C e[E];
+#pragma unroll
+    for (int i = 0; i < E; ++i) e[i] = exponential(v[i]);
+    add_exponentials<T, E>(stats, v, e, m, holds);
+    if (OP != LOG_SOFTMAX && OP != LOGSUMEXP) {
+#pragma unroll
+        for (int i = 0; i < E; ++i) v[i] = e[i];
+    }
+    stats = over_lanes_to_warp_0(stats, lanes, sums, Added());
+    bool again = false;
+    Sum<C> other;
+    if constexpr (OP >= INDEX) {
+        // All lanes that exchange look again together, as they must; each row keeps what is its own.
+        again = read && (!by_block || threadIdx.x < 32) && lacks_terms(m, stats);
+        if (by_block) again = __syncthreads_or(again);
+        if (__any_sync(FULL, again)) {
+            for (int i = 0; i < E; ++i)
+                if (again && class_of(i) < K) add_tiny(other, widen(from[class_of(i)]), m);
+            other = over_lanes(other, lanes, others, Added());
+        }
+    }
+    RowResult<C> result;
+    if (!by_block || threadIdx.x < 32) result = finish_stats<OP, T>(r, m, stats, again, other, weights, n_classes);
+    if constexpr (looks_twice<OP, T>) {
+        bool close = (!by_block || threadIdx.x < 32) && cancels(result);
+        if (by_block) close = __syncthreads_or(close);
+        if (__any_sync(FULL, close)) {
+            const ExactExp<C> exact(m);
+#pragma unroll
+            for (int i = 0; i < E; ++i) e[i] = exact(v[i]);
+            S exactly;
+            add_exponentials<C, E>(exactly, v, e, m, true);
+            exactly = over_lanes(exactly, lanes, sums, Added());
+            if (close) result = finish_stats<OP, C>(r, m, exactly, false, other, weights, n_classes);
+        }
+    }
+    if (!by_block || threadIdx.x < 32) {
+        if (inside && lane == 0) {
+            if (rows) set_row<OP, T>(rows, row, result);
+            if (by_block) shared = result;
+        }
+    }
+    if (OP == LOGSUMEXP || !out) return;
+    if (by_block) {
+        __syncthreads();
+        result = shared;
+    }
+    if (!inside) return;
+    T* to = out + row * n_classes + begin;
+#pragma unroll
+    for (int i = 0; i < E; i += V) {
+        if (class_of(i) >= K) continue;
+        C w[V];
+#pragma unroll
+        for (int j = 0; j < V; ++j) {
+            if constexpr (OP == LOG_SOFTMAX) w[j] = log_entry<T>(result, v[i + j]);
+            else w[j] = entry<OP>(result, v[i + j], weights[class_of(i + j)]);
+        }
+        if constexpr (OP != LOG_SOFTMAX) {
+            if (needs_care<OP, T, V>(result, w)) {
+                write_slowly<OP>(result, exponential, weights, mine + i / V * step, class_of(i), V, to + i / V * step);
+                continue;
+            }
+        }
+        store<V>(w, whole, to + i / V * step);
+    }
+    // The lane that wrote the label's entry overwrites it.
+    if ((OP == INDEX || OP == SMOOTH) && !result.undefined && lane == ((int)r.label / V & (lanes - 1)))
+        to[r.label - begin] = rounded<T>(result.label_gradient);
 }

@@ -33,13 +33,14 @@ template <class W> struct Others {
 };
 
 template <class W> DEVICE W scaled(W a, int exponent) {
-    return wide<W>(ldexp(a.hi, exponent), ldexp(trailing(a), exponent));
+    return wide<W>(scaled(a.hi, exponent), scaled(trailing(a), exponent));
 }
 
-// s from the number of classes that attain the maximum and the sum over the rest, which is in units of 2^-unit.
-template <class C> DEVICE Others<Wide<C>> others_of(int ties, Wide<C> rest) {
-    if (ties <= 1) return {rest, -Exp<C>::unit};
-    return {sum(wide<Wide<C>>(ties - 1.0), scaled(rest, -Exp<C>::unit)), 0};
+// s from the number of classes that attain the maximum and the sum of e(x) over the rest, which in double may be too
+// small without its unit.
+template <class C> DEVICE Others<Wide<C>> others_of(int ties, Wide<C> rest, double scale) {
+    if (sizeof(C) == sizeof(double) && ties <= 1) return {rest, -Exp<C>::unit};
+    return {sum(wide<Wide<C>>(ties > 1 ? ties - 1.0 : 0.0), times(rest, scale)), 0};
 }
 
 template <class W> DEVICE W plain(const Others<W>& s) { return scaled(s.v, s.exponent); }
@@ -50,18 +51,22 @@ template <class W> DEVICE W one_plus(W s) { return sum(wide<W>(1), s); }
 template <class W> DEVICE double times(const Others<W>& s, double factor) {
     int a, b;
     const double v = frexp(value(s.v), &a), w = frexp(factor, &b);
-    return ldexp(v * w, a + b + s.exponent);
+    return scaled(v * w, a + b + s.exponent);
 }
 
-// Factors that multiply a whole row, split for the row's arithmetic: exp(d_k) 2^unit * (hi + lo).
+// Numbers that are the same for a whole row, split for the row's arithmetic: hi + lo.
 template <class C> struct Factor {
     C hi, lo;
 };
 
-template <class C> DEVICE Factor<C> factor_of(Wide<C> v, int exponent) {
-    const double scale = ldexp(1.0, exponent), hi = v.hi * scale;
-    const C leading = (C)hi;
-    return {leading, (C)((hi - (double)leading) + trailing(v) * scale)};
+template <class C> DEVICE Factor<C> factor_of(Wide<C> v) {
+    const C leading = (C)v.hi;
+    return {leading, (C)((v.hi - (double)leading) + trailing(v))};
+}
+
+// What turns e(x) into exp(x - m).
+template <class C, class E> DEVICE double scale_of(const E& exponential) {
+    return exponential.gain() * power_of_two(-Exp<C>::unit);
 }
 
 template <class C> struct Range;
@@ -110,15 +115,16 @@ template <class C> struct Gradient {
     Factor<C> fa, fb;  // the same, for the fast path
     bool fast;
 
-    __device__ __forceinline__ void set(Wide<C> gain, Wide<C> subtracted) {
-        a = gain.hi;
+    // `scale`: see scale_of.
+    __device__ __forceinline__ void set(Wide<C> multiplied, Wide<C> subtracted, double scale) {
+        a = multiplied.hi;
         b = subtracted.hi;
-        fa = factor_of<C>(gain, -Exp<C>::unit);
-        fb = factor_of<C>(subtracted, 0);
+        fa = factor_of<C>(times(multiplied, scale));
+        fb = factor_of<C>(subtracted);
         fast = in_range<C>(a) && in_range<C>(b);
     }
 
-    // e is exp(d) 2^unit.
+    // From e(x).
     __device__ __forceinline__ C label_form(C e) const { return fused(e, fa.hi, multiply(e, fa.lo)); }
 
     __device__ __forceinline__ C soft_form(C e, Weight<C> w) const {
@@ -174,21 +180,21 @@ template <class W> DEVICE double label_loss(W L, double xy, double m) {
 
 // Row loss and the label's gradient under plain labels.
 template <class C>
-DEVICE void finish_index(const Row<C>& r, double m, const Others<Wide<C>>& s, double& loss, double& label_gradient,
-                         Gradient<C>& g) {
+DEVICE void finish_index(const Row<C>& r, double m, const Others<Wide<C>>& s, double scale, double& loss,
+                         double& label_gradient, Gradient<C>& g) {
     typedef Wide<C> W;
     const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s);
-    const W scale = quotient(r.s_w, r.divisor);
-    g.set(quotient(scale, S), wide<W>(0));
+    const W weight = quotient(r.s_w, r.divisor);
+    g.set(quotient(weight, S), wide<W>(0), scale);
     if (r.xy == m && plain_s.hi < 0x1p-100) {  // log1p(s) is s then
         loss = times(s, r.s_w.hi);
-        label_gradient = 0.0 - times(s, scale.hi);
+        label_gradient = 0.0 - times(s, weight.hi);
         return;
     }
     loss = label_loss(L, r.xy, m) * r.s_w.hi;
     // The sum of the other classes: s where the label is the maximum, all of S where its logit is -inf.
     const W others = r.xy == m ? plain_s : sum(S, wide<W>(-wide_exp(r.xy, m, 1.0, 0)));
-    label_gradient = 0.0 - value(quotient(others, S)) * scale.hi;
+    label_gradient = 0.0 - value(quotient(others, S)) * weight.hi;
 }
 
 // Distances m - x_k are summed in units in which no sum of finite ones overflows: weights of 1/K may bring it back.
@@ -203,7 +209,7 @@ template <> struct DistanceUnit<double> {
 // Row loss under a distribution: `weight` = sum of w_k, `distance` = sum of w_k (m - x_k) in its unit.
 template <int OP, class C>
 DEVICE void finish_soft(const Row<C>& r, double m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance,
-                        double& loss, double& label_gradient, Gradient<C>& g) {
+                        double scale, double& loss, double& label_gradient, Gradient<C>& g) {
     typedef Wide<C> W;
     const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s), divisor = r.divisor;
     const double each = OP == SOFT ? 1.0 : r.each.hi;
@@ -212,12 +218,12 @@ DEVICE void finish_soft(const Row<C>& r, double m, const Others<Wide<C>>& s, Wid
     // A row of weight 0 contributes 0, even where a class is absent.
     loss = each != 0 ? value(distance) * each * DistanceUnit<C>::inverse + spread * each : 0.0;
     if (OP == SOFT) {
-        g.set(quotient(quotient(weight, divisor), S), quotient(wide<W>(1), divisor));
+        g.set(quotient(quotient(weight, divisor), S), quotient(wide<W>(1), divisor), scale);
         return;
     }
     // So does a class of weight 0.
     if (r.s_w.hi != 0) loss += label_loss(L, r.xy, m) * r.s_w.hi;
-    g.set(quotient(quotient(sum(r.s_w, times(weight, r.each.hi)), divisor), S), quotient(r.each, divisor));
+    g.set(quotient(quotient(sum(r.s_w, times(weight, r.each.hi)), divisor), S), quotient(r.each, divisor), scale);
     const W q = quotient(sum(r.s_w, times(r.each, r.label_weight)), divisor);
     label_gradient = (wide_exp(r.xy, m, g.a, 0) - trailing(q)) - q.hi;
 }
@@ -226,27 +232,28 @@ DEVICE void finish_soft(const Row<C>& r, double m, const Others<Wide<C>>& s, Wid
 template <class C> struct RowResult {
     C m;
     bool undefined;  // NaN, inf, or nothing but -inf: every entry is NaN
-    Factor<C> f;     // SOFTMAX: 2^-unit / S. LOG_SOFTMAX: L
+    Factor<C> f;     // SOFTMAX: what makes a probability of e(x). LOG_SOFTMAX: L
     Gradient<C> g;
     double number;   // LOGSUMEXP: m + L. Losses: the row loss
     double label_gradient;
 };
 
-// weight and distance: see finish_soft.
+// weight and distance: see finish_soft. scale: see scale_of.
 template <int OP, class C>
-DEVICE RowResult<C> finish(const Row<C>& r, C m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance) {
+DEVICE RowResult<C> finish(const Row<C>& r, C m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance,
+                           double scale) {
     typedef Wide<C> W;
     const double nan = not_a_number();
     RowResult<C> result = {m, !is_finite(m)};
     if constexpr (OP == LOGSUMEXP) {
         result.number = result.undefined ? (double)m : value(sum(wide<W>(m), log1p_of(plain(s))));
     } else if constexpr (OP == SOFTMAX) {
-        result.f = factor_of<C>(quotient(wide<W>(1), one_plus(plain(s))), -Exp<C>::unit);
+        result.f = factor_of<C>(times(quotient(wide<W>(1), one_plus(plain(s))), scale));
     } else if constexpr (OP == LOG_SOFTMAX) {
-        result.f = factor_of<C>(log1p_of(plain(s)), 0);
+        result.f = factor_of<C>(log1p_of(plain(s)));
     } else {
-        if constexpr (OP == INDEX) finish_index(r, m, s, result.number, result.label_gradient, result.g);
-        else finish_soft<OP>(r, m, s, weight, distance, result.number, result.label_gradient, result.g);
+        if constexpr (OP == INDEX) finish_index(r, m, s, scale, result.number, result.label_gradient, result.g);
+        else finish_soft<OP>(r, m, s, weight, distance, scale, result.number, result.label_gradient, result.g);
         if (result.undefined || r.label == INVALID) result.number = nan;
         if (r.ignored()) result.number = 0;
         result.undefined = result.undefined || !r.has_label();
@@ -259,7 +266,7 @@ DEVICE RowResult<C> finish(const Row<C>& r, C m, const Others<Wide<C>>& s, Wide<
     return result;
 }
 
-// One entry of a row's result, from exp(x - m) 2^unit.
+// One entry of a row's result, from e(x).
 template <int OP, class C, class G> DEVICE C entry(const RowResult<C>& row, C e, const G& weight) {
     if constexpr (OP == SOFTMAX) return fused(e, row.f.hi, multiply(e, row.f.lo));
     else if (row.undefined) return row.g.fa.hi;
@@ -270,33 +277,54 @@ template <int OP, class C, class G> DEVICE C entry(const RowResult<C>& row, C e,
 // Just below the normal range a spacing is as large as the rounding of e was, and the result's own rounding comes on
 // top: there an entry is taken again, from x, without rounding exp by itself. (What is stored in half precision has
 // been computed with digits to spare.)
-template <class C> struct Normal;
-template <> struct Normal<float> {
-    static constexpr float above = 0x1p-125f;
-};
-template <> struct Normal<double> {
-    static constexpr double above = 0x1p-1021;
-};
+template <int OP, class T> constexpr bool takes_care = (OP == SOFTMAX || OP == INDEX) && sizeof(T) >= sizeof(float);
+
+// Whether one of V results, none of them negative, is below 2^-125 or 2^-1021, and not 0.
+template <int V> DEVICE bool below_normal(const float* v) {
+    unsigned least = 0xffffffffu;
+#pragma unroll
+    for (int i = 0; i < V; ++i) {
+        const unsigned order = (unsigned)__float_as_int(v[i]) - 1;
+        least = order < least ? order : least;
+    }
+    return least < (2u << 23) - 1;
+}
+template <int V> DEVICE bool below_normal(const double* v) {
+    bool found = false;
+#pragma unroll
+    for (int i = 0; i < V; ++i) found |= v[i] > 0 && v[i] < 0x1p-1021;
+    return found;
+}
+
+// Whether entries of a row are left to `write_slowly`.
+template <int OP, class T, int V, class C> DEVICE bool needs_care(const RowResult<C>& row, const C* entries) {
+    if (OP >= INDEX && !row.g.fast) return true;
+    if constexpr (takes_care<OP, T>) return below_normal<V>(entries);
+    return false;
+}
 
 template <int OP, class T, class C> DEVICE C with_care(const RowResult<C>& row, C result, const T* x) {
-    if constexpr ((OP == SOFTMAX || OP == INDEX) && sizeof(T) == sizeof(C)) {
-        if (result > 0 && result < Normal<C>::above) {
-            const Factor<C>& f = OP == SOFTMAX ? row.f : row.g.fa;
-            double r;
-            int n;
-            const double d = two_difference((double)widen(*x), (double)row.m, r), hi = f.hi;
-            const double q = Exp<double>::parts(d, r, n);
-            narrow(ldexp(hi + fused(q, hi, (1.0 + q) * (double)f.lo), n + Exp<C>::unit), result);
-        }
-    }
+    if (!takes_care<OP, T> || !below_normal<1>(&result)) return result;
+    const Factor<C>& f = OP == SOFTMAX ? row.f : row.g.fa;
+    const double gain = RowExp<T>(row.m).gain();  // 1 in double
+    const double hi = sizeof(C) == sizeof(double) ? f.hi : ((double)f.hi + (double)f.lo) / gain;
+    const double lo = sizeof(C) == sizeof(double) ? f.lo : 0;
+    double r;
+    int n;
+    const double d = two_difference((double)widen(*x), (double)row.m, r), q = Exp<double>::parts(d, r, n);
+    narrow(scaled(hi + fused(q, hi, (1.0 + q) * lo), n + Exp<C>::unit), result);
     return result;
 }
 
-// The same of log_softmax of a row stored as T, from x: (d - L) + r. Both terms have one sign, so that a result in half
-// precision can do without r and the rest of L, as in `row_exp`.
+// Where d is -inf its error is NaN, and any number does instead.
+DEVICE float number_or_1(float v) { return fminf(v, 1.0f); }
+DEVICE double number_or_1(double v) { return v == v ? v : 1.0; }
+
+// The entry of log_softmax of a row stored as T, from x: (d - L) + r. Both terms have one sign, so that a result in half
+// precision can do without r and the rest of L.
 template <class T, class C> DEVICE C log_entry(const RowResult<C>& row, C x) {
     if constexpr (sizeof(T) < sizeof(C)) return subtract(subtract(x, row.m), row.f.hi);
     C error;
     const C d = two_difference(x, row.m, error);
-    return add(subtract(d, row.f.hi), is_finite(d) ? subtract(error, row.f.lo) : C(0));
+    return add(subtract(d, row.f.hi), number_or_1(subtract(error, row.f.lo)));
 }

@@ -41,6 +41,9 @@ template <class C> DEVICE void raise_distance(Sum<C>& distance, const Sum<C>& we
     distance.add_term((trailing(weight.v) * d + weight.v.hi * r) * unit);
 }
 
+template <bool FIRST, class A, class B> struct Either { typedef A type; };
+template <class A, class B> struct Either<false, A, B> { typedef B type; };
+
 struct Least {
     __device__ __forceinline__ double operator()(double a, double b) const { return b < a ? b : a; }
 };
@@ -75,7 +78,7 @@ DEVICE Part<C> over_parts(const Own& own, int count, int lanes, double* maxima, 
         }
     }
     whole.s = over_lanes(whole.s, lanes, sums, Added());
-    if (ties > 1) whole.s.add_term(ldexp(ties - 1.0, Exp<C>::unit));
+    if (ties > 1) whole.s.add_term(scaled(ties - 1.0, Exp<C>::unit));
     if (SPREAD) {
         whole.weight = over_lanes(whole.weight, lanes, sums, Added());
         whole.distance = over_lanes(whole.distance, lanes, sums, Added());
@@ -106,8 +109,11 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
         if (threadIdx.x == 0 && label >= begin && label < end) chosen[blockIdx.y] = widen(from[label]);
     }
 
+    // logsumexp has no row to look at twice: its exponentials are exact.
+    typedef typename ExpOf<typename Either<OP == LOGSUMEXP, C, T>::type>::type Exponential;
     C m = -infinity<C>(), anchor = -infinity<C>(), lowest = infinity<C>();
-    Sum<C> s, weight, distance;
+    Exponential exponential(anchor);
+    Sum<C> s, since, weight, distance;  // `since`: e(x) since the anchor was raised
     for (i64 base = begin; base < end; base += (i64)W * blockDim.x) {
         C v[W];
 #pragma unroll
@@ -124,8 +130,13 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
             most = loser[i] > most ? loser[i] : most;
         }
         if (most > anchor + Anchor<C>::slack) {  // always at first
-            if (anchor > -infinity<C>()) s.v = times(s.v, wide_exp(anchor, most, 1.0, 0));
+            if (anchor > -infinity<C>()) {
+                s.v = sum(s.v, times(since.v, exponential.gain()));
+                s.v = times(s.v, wide_exp(anchor, most, 1.0, 0));
+            }
+            since = Sum<C>();
             anchor = most;
+            exponential = Exponential(anchor);
         }
         if constexpr (spread) {
             raise_distance(distance, weight, m, larger);
@@ -142,9 +153,10 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
         m = larger;
         C e[W];
 #pragma unroll
-        for (int i = 0; i < W; ++i) e[i] = OP == LOGSUMEXP ? shifted_exp(loser[i], anchor) : row_exp<T>(loser[i], anchor);
-        add_terms<W>(s, e);
+        for (int i = 0; i < W; ++i) e[i] = exponential(loser[i]);
+        add_terms<T, W>(since, e);
     }
+    if (anchor > -infinity<C>()) s.v = sum(s.v, times(since.v, exponential.gain()));
     Part<C> part;
     part.m = m;
     part.anchor = anchor;
@@ -204,36 +216,32 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
         Row<C> r = row_of<OP>(targets, row, n_classes);
         if ((OP == INDEX || OP == SMOOTH) && read) r.xy = chosen[blockIdx.y];
         const W weight = weights.summed() ? part.weight.v : wide<W>((double)n_classes);
-        const RowResult<C> result = finish<OP>(r, (C)part.m, s, weight, part.distance.v);
+        const double scale = scale_of<C>(RowExp<T>((C)part.m));
+        const RowResult<C> result = finish<OP>(r, (C)part.m, s, weight, part.distance.v, scale);
         if (threadIdx.x == 0) shared = result;
-        if (threadIdx.x == 0 && blockIdx.x == 0 && rows) {
-            if (OP == LOGSUMEXP) static_cast<T*>(rows)[row] = rounded<T>(result.number);
-            else static_cast<double*>(rows)[row] = result.number;
-        }
+        if (threadIdx.x == 0 && blockIdx.x == 0 && rows) set_row<OP, T>(rows, row, result);
     }
     __syncthreads();
     if (!out) return;
 
     const RowResult<C> result = shared;
+    const RowExp<T> exponential(result.m);
     const i64 begin = blockIdx.x * length, end = begin + length < n_classes ? begin + length : n_classes;
     const T* from = x + row * n_classes;
     T* to = out + row * n_classes;
     for (i64 k = begin + (i64)threadIdx.x * V; k < end; k += (i64)blockDim.x * V) {
-        if constexpr (OP >= INDEX) {
-            if (!result.g.fast) {
-                for (int j = 0; j < V; ++j) to[k + j] = entry_anyway<OP>(result, weights, from + k + j, k + j);
-                continue;
-            }
-        }
         C v[V];
         if (read) load<V>(from + k, whole, v);
         else fill<V>(v, result.m);
 #pragma unroll
         for (int j = 0; j < V; ++j) {
             if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry<T>(result, v[j]);
-            else if constexpr (OP != LOGSUMEXP) {
-                const C e = row_exp<T>(v[j], result.m);
-                v[j] = with_care<OP>(result, entry<OP>(result, e, weights[k + j]), from + k + j);
+            else if constexpr (OP != LOGSUMEXP) v[j] = entry<OP>(result, exponential(v[j]), weights[k + j]);
+        }
+        if constexpr (OP != LOG_SOFTMAX && OP != LOGSUMEXP) {
+            if (needs_care<OP, T, V>(result, v)) {
+                write_slowly<OP>(result, exponential, weights, from + k, k, V, to + k);
+                continue;
             }
         }
         store<V>(v, whole, to + k);

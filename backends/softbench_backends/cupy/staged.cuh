@@ -9,13 +9,16 @@
 #include "clusters.cuh"
 #include "sums.cuh"
 
-static constexpr int PACKS = 4;            // packs a thread works on at once
-static constexpr int STAGED_SLOTS = 2560;  // bytes of shared memory before the elements
+static constexpr int STAGED_WARPS = 8;     // of a block, at most
+static constexpr int STAGED_SLOTS = 1024;  // bytes of shared memory before the elements
 
 // Where threads, and blocks, meet.
 template <class C, class S> struct StagedSlots {
-    S sums[32], total, again;  // the last two are read by other blocks, and so is `maximum`
-    C maxima[32], maximum;
+    S sums[STAGED_WARPS], total;  // the latter is read by other blocks, and so are `other`, `exactly` and `maximum`
+    S exactly;
+    Sum<C> others[STAGED_WARPS], other;
+    C maxima[STAGED_WARPS], maximum;
+    RowResult<C> result;
 };
 
 // Bring `count` elements to shared memory, and -inf up to the end of the last pack. Every thread may then read its packs.
@@ -48,10 +51,10 @@ template <class T, int OP, int BLOCKS>
 DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length, bool whole,
                        const Targets<typename Compute<T>::type>& targets) {
     typedef typename Compute<T>::type C;
-    typedef Stats<C, OP == SMOOTH || OP == SOFT> S;
+    typedef Stats<C, kind_of<OP>> S;
     typedef StagedSlots<C, S> Slots;
     static_assert(sizeof(Slots) <= STAGED_SLOTS, "STAGED_SLOTS is too small");
-    constexpr int V = 16 / sizeof(T), E = PACKS * V;
+    constexpr int V = 16 / sizeof(T), PACKS = sizeof(T) == 2 ? 2 : 4, E = PACKS * V;  // packs worked on at once
     // Exponentials replace the elements where they have the same size; otherwise they are taken twice.
     constexpr bool keeps = sizeof(T) == sizeof(C) && OP != LOG_SOFTMAX && OP != LOGSUMEXP;
     Slots& slots = *reinterpret_cast<Slots*>(block_memory());
@@ -71,71 +74,86 @@ DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length
     const auto weights = weights_of<OP>(targets, row, n_classes);
 
     if (read) bring<V>(from, count, whole, here);
-    C m = -infinity<C>();
+    C own = -infinity<C>();
     for (int base = (int)threadIdx.x * V; read && base < count; base += lanes * V) {
         C v[V];
         load<V>(here + base, true, v);
 #pragma unroll
-        for (int j = 0; j < V; ++j) m = maximum(m, v[j]);
+        for (int j = 0; j < V; ++j) own = maximum(own, v[j]);
     }
-    m = over_lanes(m, lanes, slots.maxima, Largest());
+    C m = over_lanes(own, lanes, slots.maxima, Largest());
     m = over_blocks<BLOCKS>(m, &slots.maximum, Largest());
-
-    S stats;
-    for (int base = (int)threadIdx.x * V; read && base < count; base += step) {
-        C v[E], e[E];
+    const bool holds = __any_sync(FULL, own == m);
+    // Every element of this thread: e(x), and what is summed of it.
+    const auto add_all = [&](const auto& exponential, S& to, auto kept) {
+        for (int base = (int)threadIdx.x * V; read && base < count; base += step) {
+            C v[E], e[E];
 #pragma unroll
-        for (int p = 0; p < PACKS; ++p) {
-            const int k = base + p * lanes * V;
-            if (k < count) load<V>(here + k, true, v + p * V);
-            else fill<V>(v + p * V, -infinity<C>());
+            for (int p = 0; p < PACKS; ++p) {
+                const int k = base + p * lanes * V;
+                if (k < count) load<V>(here + k, true, v + p * V);
+                else fill<V>(v + p * V, -infinity<C>());
 #pragma unroll
-            for (int j = 0; j < V; ++j) {
-                if (k + j < count) add_weighted(stats, weights, begin + k + j, v[p * V + j], m);
-                e[p * V + j] = OP == LOGSUMEXP ? shifted_exp(v[p * V + j], m) : row_exp<T>(v[p * V + j], m);
+                for (int j = 0; j < V; ++j) {
+                    if (k + j < count) add_weighted(to, weights, begin + k + j, v[p * V + j], m);
+                    e[p * V + j] = exponential(v[p * V + j]);
+                }
+                if constexpr (keeps)
+                    if (k < count) store<V>(e + p * V, true, here + k);
             }
-            if constexpr (keeps)
-                if (k < count) store<V>(e + p * V, true, here + k);
+            add_exponentials<decltype(kept), E>(to, v, e, m, holds);
         }
-        add_exponentials<E>(stats, v, e, m);
-    }
-    stats = over_lanes(stats, lanes, slots.sums, Added());
+        return to;
+    };
+
+    const RowExp<T> exponential(m);
+    S stats;
+    stats = over_lanes(add_all(exponential, stats, T()), lanes, slots.sums, Added());
     stats = over_blocks<BLOCKS>(stats, &slots.total, Added());
-    Others<Wide<C>> s = others_of<C>(stats.ties, stats.rest.v);
+    bool again = false;
+    Sum<C> other;
     if constexpr (OP >= INDEX) {
-        if (read && lacks_terms(m, stats)) {  // all threads of the row agree
-            S other;
+        again = read && lacks_terms(m, stats);
+        if (again) {  // all threads of the row agree
             for (int base = (int)threadIdx.x * V; base < count; base += lanes * V)
                 for (int k = base; k < base + V && k < count; ++k) add_tiny(other, widen(from[k]), m);
-            other = over_lanes(other, lanes, slots.sums, Added());
-            other = over_blocks<BLOCKS>(other, &slots.again, Added());
-            s = {other.rest.v, -TINY_UNIT};
+            other = over_lanes(other, lanes, slots.others, Added());
+            other = over_blocks<BLOCKS>(other, &slots.other, Added());
+        }
+    }
+    const auto finished = [&](auto stored, const S& found) {
+        if (threadIdx.x < 32) {  // for all of them
+            const RowResult<C> result = finish_stats<OP, decltype(stored)>(r, m, found, again, other, weights, n_classes);
+            if (threadIdx.x == 0) slots.result = result;
+        }
+        __syncthreads();
+        return slots.result;
+    };
+    RowResult<C> result = finished(T(), stats);
+    if constexpr (looks_twice<OP, T>) {
+        if (cancels(result)) {
+            S exactly;
+            exactly = over_lanes(add_all(ExactExp<C>(m), exactly, C()), lanes, slots.sums, Added());
+            result = finished(C(), over_blocks<BLOCKS>(exactly, &slots.exactly, Added()));
         }
     }
     leave_blocks<BLOCKS>();
-    const RowResult<C> result = finish_stats<OP>(r, m, s, stats, weights, n_classes);
-    if (threadIdx.x == 0 && begin == 0 && rows) {
-        if (OP == LOGSUMEXP) static_cast<T*>(rows)[row] = rounded<T>(result.number);
-        else static_cast<double*>(rows)[row] = result.number;
-    }
+    if (threadIdx.x == 0 && begin == 0 && rows) set_row<OP, T>(rows, row, result);
     if (OP != LOGSUMEXP && out) {
         for (int base = (int)threadIdx.x * V; base < count; base += lanes * V) {
-            if constexpr (OP >= INDEX) {
-                if (!result.g.fast) {
-                    for (int k = base; k < base + V && k < count; ++k)
-                        here[k] = entry_anyway<OP>(result, weights, from + k, begin + k);
-                    continue;
-                }
-            }
             C v[V];
             load<V>(here + base, true, v);
 #pragma unroll
             for (int j = 0; j < V; ++j) {
                 const int k = base + j < count ? base + j : count - 1;  // what comes after the row stays here
                 if constexpr (OP == LOG_SOFTMAX) v[j] = log_entry<T>(result, v[j]);
-                else {
-                    const C e = keeps ? v[j] : row_exp<T>(v[j], m);
-                    v[j] = with_care<OP>(result, entry<OP>(result, e, weights[begin + k]), from + k);
+                else v[j] = entry<OP>(result, keeps ? v[j] : exponential(v[j]), weights[begin + k]);
+            }
+            if constexpr (OP != LOG_SOFTMAX) {
+                if (needs_care<OP, T, V>(result, v)) {
+                    const int some = count - base < V ? count - base : V;
+                    write_slowly<OP>(result, exponential, weights, from + base, begin + base, some, here + base);
+                    continue;
                 }
             }
             store<V>(v, true, here + base);
@@ -143,7 +161,7 @@ DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length
         // The thread that wrote the label's entry overwrites it.
         if (OP == INDEX || OP == SMOOTH) {
             const i64 k = r.label - begin;
-            if (!result.undefined && k >= 0 && k < count && (int)(k / V % lanes) == (int)threadIdx.x)
+            if (!result.undefined && k >= 0 && k < count && ((int)k / V & (lanes - 1)) == (int)threadIdx.x)
                 here[k] = rounded<T>(result.label_gradient);
         }
         take<V>(here, count, whole, out + row * n_classes + begin);
