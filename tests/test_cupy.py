@@ -362,6 +362,9 @@ def test_overlap_is_told_from_addresses_alone(rows: CupyOnCpu) -> None:
     assert CupyBackend.shares_memory(rows, x[:4], x[2:])
     assert not CupyBackend.shares_memory(rows, x[::2], x[1::2])
     assert not CupyBackend.shares_memory(rows, x[:3], x[3:])
+    assert CupyBackend.shares_memory(rows, x[3:], x)
+    assert CupyBackend.shares_memory(rows, x[:4], x[1::2])
+    assert not CupyBackend.shares_memory(rows, x[2:2], x)
 
 
 def test_host_arrays_are_refused_by_name() -> None:

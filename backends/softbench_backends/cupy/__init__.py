@@ -8,6 +8,7 @@ array library, and the launches. Everything runs on the caller's current stream;
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, Final
 
@@ -28,6 +29,9 @@ _FLAT_GRID: Final = 1 << 16  # kernels over single elements loop beyond this man
 _SUM_BLOCK: Final = 256
 _SUM_CHUNK: Final = 8192  # CHUNK of primitives.cuh
 _PART_DOUBLES: Final = 9  # of StoredPart in segments.cuh
+
+
+_NO_TARGET: Final = (None, None, None, np.float64(0.0), None, None, np.float64(1.0))
 
 
 class CupyBackend(RowBackend):
@@ -85,7 +89,10 @@ class CupyBackend(RowBackend):
     def asarray(self, obj: Any) -> Array:
         """A CuPy array of anything on a device or that `numpy.asarray` takes, copied to the device if need be."""
         adopted = self.device.adopt(obj)
-        return self.xp.asarray(np.asarray(obj)) if adopted is None else adopted
+        if adopted is not None:
+            return adopted
+        host = np.asarray(obj)
+        return self.xp.asarray(_plain(host)).view(host.dtype)
 
     def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
         """A copy in host memory."""
@@ -105,6 +112,9 @@ class CupyBackend(RowBackend):
 
     def shares_memory(self, a: Array, b: Array) -> bool:
         """Whether two arrays overlap, from their addresses, shapes and strides."""
+        if a.flags.c_contiguous and b.flags.c_contiguous:
+            first, second = self.address(a), self.address(b)
+            return first < second + b.nbytes and second < first + a.nbytes and a.size * b.size > 0
         return HostArrays.shares_memory(self, self._shadow(a), self._shadow(b))
 
     def _shadow(self, array: Array) -> np.ndarray[Any, Any]:
@@ -125,8 +135,10 @@ class CupyBackend(RowBackend):
 
     def as_rows(self, x: Array, axis: int, dtype: str) -> Array:
         """``x`` with ``axis`` last as C-contiguous ``(N, K)`` rows of ``dtype``; a view where possible."""
-        rows = x if axis == x.ndim - 1 else self.xp.moveaxis(_plain(x), axis, -1).view(x.dtype)
-        return self._cast(self._contiguous(rows.reshape(-1, x.shape[axis])), dtype)
+        if axis != x.ndim - 1:
+            x = self.xp.moveaxis(_plain(x), axis, -1).view(x.dtype)
+        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        return self._cast(self._contiguous(rows), dtype)
 
     def from_rows(self, rows: Array, shape: tuple[int, ...], axis: int, dtype: str, out: Array | None = None) -> Array:
         """The inverse of `as_rows` for a result: an array of ``shape`` and ``dtype``, or ``out`` filled."""
@@ -134,17 +146,20 @@ class CupyBackend(RowBackend):
         if axis != len(shape) - 1:
             moved = rows.reshape(shape[:axis] + shape[axis + 1 :] + (shape[axis],))
             rows = self.xp.moveaxis(_plain(moved), -1, axis).view(rows.dtype)
+        raised = rows if rows.shape == shape else rows.reshape(shape)
         if out is None:
-            return self._contiguous(rows.reshape(shape))
-        self.xp.copyto(_plain(out), _plain(rows.reshape(shape)))
+            return self._contiguous(raised)
+        self.xp.copyto(_plain(out), _plain(raised))
         return out
 
     def _contiguous(self, array: Array) -> Array:
+        if array.flags.c_contiguous:
+            return array
         return self.xp.ascontiguousarray(_plain(array)).view(array.dtype)
 
     def _cast(self, array: Array, dtype: str) -> Array:
         """``array`` in ``dtype``; bfloat16, for which the array module may lack a cast, goes through a kernel."""
-        source = array.dtype.name
+        source = _name(array)
         if source == dtype:
             return array
         if "bfloat16" not in (source, dtype):
@@ -334,26 +349,15 @@ class CupyBackend(RowBackend):
             operation = "SMOOTH" if target.smoothing else "INDEX"
             self._rows(operation, x, out, loss, (*_index_arguments(target), *self._divisor(divisor)))
 
-    def _rows(self, operation: str, x: Array, out: Array | None, per_row: Array | None, target: Any = None) -> None:
+    def _rows(
+        self, operation: str, x: Array, out: Array | None, per_row: Array | None, target: Any = _NO_TARGET
+    ) -> None:
         """Launch one operation over rows: ``out`` takes its ``(N, K)`` result, ``per_row`` its ``(N,)`` result."""
-        target = target or (None, None, None, np.float64(0.0), None, None, np.float64(1.0))
         n, k = x.shape
-        dtype = x.dtype.name
-        storage = plan.STORAGE[dtype]
-        how = plan.rows(k, dtype, self.device.staged_bytes)
+        how, kernel, launch, sizes = _planned(operation, _name(x), n, k, self.device.staged_bytes)
         whole = np.int32(k % how.width == 0 and self._whole(how.width, x, out))
-        if isinstance(how, plan.Resident):
-            name = f"resident<{storage}, {operation}, {how.width}, {how.elements}>"
-            launch = Launch((min(-(-n * how.lanes // how.block), _MAX_GRID), 1), how.block)
-            lanes = np.int32(how.lanes)
-            self.device.launch(name, launch, (x, out, per_row, np.int64(n), np.int64(k), lanes, whole, *target))
-            return
-        if isinstance(how, plan.Staged):
-            kernel, size = ("clustered", f", {how.blocks}") if how.blocks > 1 else ("staged", "")
-            launch = Launch((n * how.blocks, 1), how.block, how.shared, how.blocks)
-            name = f"{kernel}<{storage}, {operation}{size}>"
-            lengths = np.int64(k), np.int64(how.length)
-            self.device.launch(name, launch, (x, out, per_row, *lengths, whole, *target))
+        if launch is not None:
+            self.device.launch(kernel, launch, (x, out, per_row, *sizes, whole, *target))
             return
         self._segments(operation, how, whole, x, out, per_row, target)
 
@@ -400,7 +404,10 @@ class CupyBackend(RowBackend):
 
     def _whole(self, width: int, *arrays: Array | None) -> bool:
         """Whether all arrays allow accesses of ``width`` elements at once."""
-        return all(array is None or self.address(array) % (width * array.dtype.itemsize) == 0 for array in arrays)
+        for array in arrays:
+            if array is not None and self.device.address(array) % (width * array.dtype.itemsize):
+                return False
+        return True
 
     def _divisor(self, divisor: Any) -> tuple[Array | None, np.float64]:
         """A divisor as two kernel arguments: where the two numbers of `divisor` lie, or its value."""
@@ -446,9 +453,35 @@ class _Shadow:
         }
 
 
+@functools.cache
+def _name_of(dtype: np.dtype[Any]) -> str:
+    return dtype.name  # which NumPy puts together anew each time
+
+
+def _name(array: Array) -> str:
+    return _name_of(array.dtype)
+
+
 def _plain(array: Array) -> Array:
-    """Half precision as 16-bit integers, which any array module can copy."""
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+    """bfloat16 as 16-bit integers, which any array module can copy."""
+    return array.view(np.uint16) if _name(array) == "bfloat16" else array
+
+
+@functools.lru_cache(maxsize=4096)
+def _planned(
+    operation: str, dtype: str, n: int, k: int, staged_bytes: int
+) -> tuple[plan.Resident | plan.Staged | plan.Segments, str, Launch | None, tuple[np.generic, ...]]:
+    """The plan of an operation over ``(n, k)`` rows, its kernel, launch and sizes; of segments the plan alone."""
+    storage, how = plan.STORAGE[dtype], plan.rows(k, dtype, staged_bytes)
+    if isinstance(how, plan.Resident):
+        kernel = f"resident<{storage}, {operation}, {how.width}, {how.elements}>"
+        launch = Launch((-(-n * how.lanes // how.block), 1), how.block)
+        return how, kernel, launch, (np.int64(n), np.int64(k), np.int32(how.lanes))
+    if isinstance(how, plan.Staged):
+        name, size = ("clustered", f", {how.blocks}") if how.blocks > 1 else ("staged", "")
+        launch = Launch((n * how.blocks, 1), how.block, how.shared, how.blocks)
+        return how, f"{name}<{storage}, {operation}{size}>", launch, (np.int64(k), np.int64(how.length))
+    return how, "", None, ()
 
 
 def _index_arguments(target: IndexTarget) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from softbench.dtypes import numpy_dtype
 from softbench.host_arrays import Layout
 from softbench_backends.cupy.plan import BLOCK_BYTES, MOST_BLOCK_BYTES, MOST_BLOCKS, STAGED_SLOTS
 from softbench_backends.cupy.source import PROBE, source
@@ -148,14 +149,15 @@ class CupyDevice:
                 if how.shared:  # beyond 48 KB a kernel has to ask; later launches may need more than this one
                     function.max_dynamic_shared_size_bytes = STAGED_SLOTS + most
                 self._kernels[key] = function
-        function(how.grid, (how.block,), tuple(_NULL if a is None else a for a in arguments), shared_mem=how.shared)
+        given = tuple([_NULL if argument is None else argument for argument in arguments])
+        function(how.grid, (how.block,), given, shared_mem=how.shared)
 
     def adopt(self, obj: Any) -> Array | None:
         """CuPy arrays as they are; Numba and torch arrays on this device without a copy, ordered by their streams."""
         if not isinstance(obj, self.xp.ndarray):
             device = getattr(obj, "__dlpack_device__", None)
             if device is not None and int(device()[0]) in _CUDA_KINDS:
-                obj = self.xp.from_dlpack(obj.detach() if _is_torch(obj) else obj)
+                obj = self._of_torch(obj) if _is_torch(obj) else self.xp.from_dlpack(obj)
             elif hasattr(obj, "__cuda_array_interface__"):
                 obj = self.xp.asarray(obj)
             else:
@@ -168,12 +170,23 @@ class CupyDevice:
             )
         return obj
 
+    def _of_torch(self, tensor: Any) -> Array:
+        """A torch array; in bfloat16 by way of 16-bit integers, as not every CuPy takes it through DLPack."""
+        tensor = tensor.detach()
+        torch = sys.modules["torch"]
+        if tensor.dtype != torch.bfloat16:
+            return self.xp.from_dlpack(tensor)
+        return self.xp.from_dlpack(tensor.view(torch.int16)).view(numpy_dtype("bfloat16"))
+
     def give(self, result: Array, like: Any) -> Any:
         """Numba and torch arrays for Numba and torch arrays; else CuPy's own."""
         if isinstance(like, self.xp.ndarray):
             return result
         if _is_torch(like):
-            return sys.modules["torch"].from_dlpack(result)
+            torch = sys.modules["torch"]
+            if result.dtype.name != "bfloat16":
+                return torch.from_dlpack(result)
+            return torch.from_dlpack(result.view(np.int16)).view(torch.bfloat16)
         if type(like).__module__.startswith("numba"):
             from numba import cuda
 
@@ -191,7 +204,11 @@ class CupyDevice:
     def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
         """A copy in host memory, in the order of the current stream."""
         adopted = self.adopt(array)
-        return np.asarray(array) if adopted is None else np.asarray(self.xp.asnumpy(adopted))
+        if adopted is None:
+            return np.asarray(array)
+        if adopted.dtype.name == "bfloat16":
+            return np.asarray(self.xp.asnumpy(adopted.view(np.uint16))).view(adopted.dtype)
+        return np.asarray(self.xp.asnumpy(adopted))
 
     def synchronize(self) -> None:
         """Wait for the current stream."""
