@@ -1,6 +1,6 @@
 /* A stand-in for NVIDIA's driver, libcuda.so.1, without a card: it counts kernel launches instead of running them.
  *
- * Device memory is host memory, so that copies work; one device of compute capability 9.0 with the limits of an H100;
+ * Device memory is host memory, zero at first, so that copies work; one device of compute capability 9.0 with the limits of an H100;
  * every function that is not here succeeds and does nothing. With it the host's side of a GPU library runs for real, up
  * to the call that would start a kernel: enough to time that, and to see what a launch is asked for. What kernels
  * compute is not shown by it.
@@ -64,6 +64,7 @@ int cuMemAlloc(address *pointer, size_t size) {
     void *found = NULL;
     ++stand_in_allocations;
     if (posix_memalign(&found, 256, size ? size : 1)) return 2;
+    memset(found, 0, size); /* what no kernel writes is the same every time */
     *pointer = (address)found;
     return 0;
 }
