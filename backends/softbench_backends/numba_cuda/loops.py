@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from softbench.labels import IGNORED, INVALID
 from softbench_backends.numba_cuda.arithmetic import arithmetic
 from softbench_backends.numba_cuda.device import device
 from softbench_backends.numba_cuda.lanes import lanes_of, slot_count
-from softbench_backends.numba_cuda.losses import HAS_CLASS, HAS_SAMPLE, IGNORED, INVALID
+from softbench_backends.numba_cuda.losses import HAS_CLASS, HAS_SAMPLE
 from softbench_backends.numba_cuda.memory import memory, reader, real_of
 from softbench_backends.numba_cuda.plan import Plan
 

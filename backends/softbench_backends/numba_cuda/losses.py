@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench.labels import IGNORED, INVALID
 from softbench_backends.numba_cuda.arithmetic import added_pair, arithmetic, normalised, quotient, scaled_pair
 from softbench_backends.numba_cuda.device import device, fma
 from softbench_backends.numba_cuda.finishing import (
@@ -25,12 +26,10 @@ from softbench_backends.numba_cuda.memory import memory, real_of
 from softbench_backends.numba_cuda.operations import WITHOUT_TARGET, Operation, no_start
 from softbench_backends.numba_cuda.plan import Plan
 
-__all__ = ["HAS_CLASS", "HAS_DIVISOR", "HAS_SAMPLE", "IGNORED", "INVALID", "index", "operation", "smooth", "soft"]
+__all__ = ["HAS_CLASS", "HAS_DIVISOR", "HAS_SAMPLE", "index", "operation", "smooth", "soft"]
 
 Device = Callable[..., Any]
 
-IGNORED: Final = -1
-INVALID: Final = -2
 HAS_SAMPLE: Final = 1
 HAS_CLASS: Final = 2
 HAS_DIVISOR: Final = 4
