@@ -73,10 +73,11 @@ def _every_k(subject: Subject, op: str, dtype: str) -> None:
             for i in (1, 2):
                 mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
         if k in _AROUND and subject.cost == "compiled":
-            y = [np.full(_MANY, label)] * len(target)
-            many = subject.call(op, x[np.arange(_MANY) % 3], *y, **options)
-            said = f"{op} of {dtype}[{_MANY},{k}], 3 rows (multiples of 1/8, shifted) again and again,"
-            mismatch(many, three[np.arange(_MANY) % 3], said, than=" (the 3 rows alone)")
+            few = np.stack([_row(k + i, dtype)[:k] for i in range(3)])
+            again = np.arange(_MANY) % 3
+            due = subject.call(op, few, *(np.full(3, label) for _ in target), **options)
+            many = subject.call(op, few[again], *(np.full(_MANY, label) for _ in target), **options)
+            mismatch(many, due[again], f"{op} of {dtype}[{_MANY},{k}], 3 rows again and again,", than=" (the 3 rows)")
         for n in (2,) if subject.cost == "simulated" else (1, 2):
             fewer = subject.call(op, x[:n], *(y[:n] for y in target), **options)
             mismatch(fewer, three[:n], f"{op} of {made}, the first {n} rows alone,", than=" (three rows)")
