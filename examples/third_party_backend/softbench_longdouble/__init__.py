@@ -38,7 +38,7 @@ class LongDoubleBackend(RowBackend):
                 others[row, label] = 0
                 gradient[row, label] = 0 - q[row, label] * (others.sum(axis=1) / total)  # never p_y - 1
             gradient /= divisor if divisor else np.nan
-        return select(target, losses), select(target, gradient).astype(x.dtype)
+            return select(target, losses), select(target, gradient).astype(x.dtype)
 
     def log_loss(self, p, target, loss):
         q = distribution(target, p.shape)
