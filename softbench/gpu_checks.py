@@ -41,7 +41,7 @@ def check_boundaries(player: BackendContestant, end: float) -> dict[str, Any]:
             x = (4.0 * rng.standard_normal((3, k))).astype(numpy_dtype(dtype))
             try:
                 player.upload(x)
-            except TypeError as error:  # the library's arrays have no such dtype
+            except (TypeError, ValueError) as error:  # the library's arrays have no such dtype
                 found["left_out"].append(f"{dtype} K={k}: {error}")
                 continue
             _judge_rows(player, x, rng.integers(0, k, 3), found)

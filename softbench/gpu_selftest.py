@@ -50,6 +50,7 @@ BOUNDARIES_SHARE: Final = 0.15
 PEER_SHARE: Final = 0.25
 MIN_BENCHMARK_SECONDS: Final = 60.0  # however long the checks took
 JUDGED_ELEMENTS: Final = 1 << 18
+SAVE_SECONDS: Final = 20.0  # between savings while measuring, should the process be killed
 
 
 def _traffic(op: Op, n: int, k: int, itemsize: int) -> int:
@@ -219,12 +220,18 @@ def _set_fraction(row: dict[str, Any], limit: float) -> None:
     row["skipped"] = f"refused: {fraction:.0%} of the measured limit is impossible"
 
 
-def benchmark(players: list[Contestant], seconds: float, told: Callable[[str], None]) -> dict[str, Any]:
+def benchmark(
+    players: list[Contestant], seconds: float, told: Callable[[str], None], found: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Ceilings, then every operation, until the time is over (what is then left is named, not guessed).
 
-    A KeyboardInterrupt ends it early with what was measured; an exception is recorded, and the rest goes on.
+    A KeyboardInterrupt ends it early with what was measured; an exception is recorded, and the rest goes on. ``found``
+    is a dict that is added to and returned, so that ``told``, which is called before each step, can save it.
     """
-    found: dict[str, Any] = {"ceilings": {}, "rows": [], "left_out": [], "errors": [], "interrupted": False}
+    found = {} if found is None else found
+    for key in ("rows", "left_out", "errors"):
+        found.setdefault(key, [])
+    found |= {"ceilings": {}, "interrupted": False}
     end = time.perf_counter() + seconds
     patience = Patience(PEER_SHARE * seconds)
     wide = [(op, (ELEMENTS // k, k), dtype) for dtype in DTYPES for k in CLASSES for op in get_args(Op)]
@@ -334,15 +341,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "boundaries": {},
         "large": {},
     }
-    lists = ("rows", "left_out", "errors")
-    record.update({key: [] for key in lists})
+    record.update({key: [] for key in ("rows", "left_out", "errors")})
+    saved = time.perf_counter()
+
+    def told(step: str) -> None:
+        nonlocal saved
+        print(f"timing {step}", file=sys.stderr)
+        if time.perf_counter() - saved > SAVE_SECONDS:
+            _save(record, parsed.out)
+            saved = time.perf_counter()
+
     try:
         _check(record, ours, parsed, began)
         left = max(MIN_BENCHMARK_SECONDS, parsed.seconds - (time.perf_counter() - began))
-        measured = benchmark(players, left, lambda text: print(f"timing {text}", file=sys.stderr))
-        for key in lists:
-            record[key] += measured.pop(key)
-        record.update(measured)
+        benchmark(players, left, told, record)
     except KeyboardInterrupt:
         record["interrupted"] = True
     names = {player.name for player in ours}

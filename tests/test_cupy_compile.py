@@ -13,6 +13,7 @@ import pytest
 
 program = pytest.importorskip("cuda.core", reason="cuda.core (numba-cuda[cu13]) is not installed: no NVRTC")
 
+from softbench.gpu_contestants import READ  # noqa: E402
 from softbench_backends.cupy import plan  # noqa: E402
 from softbench_backends.cupy.source import PROBE, source  # noqa: E402
 
@@ -144,3 +145,8 @@ def test_probe_compiles_where_there_are_clusters_only() -> None:
     assert f".reqnctapercluster {plan.MOST_BLOCKS}" in ptx
     with pytest.raises(RuntimeError, match="nvrtcCompileProgram"):
         ptx_of(PROBE.read_text(), "sm_80", [])
+
+
+def test_the_kernel_that_measures_reading_takes_16_bytes_at_once() -> None:
+    ptx, _ = ptx_of(READ, "sm_90", [])
+    assert re.search(r"ld\.global\S*\.v4\.f32", ptx)

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import cuda_on_cpu
 
 import softbench
-from softbench import gpu_checks, gpu_selftest
+from softbench import gpu_checks, gpu_contestants, gpu_selftest
 from softbench.front import Backend
 from softbench.gpu_contestants import BackendContestant, Clock, Contestant
 from softbench.gpu_goals import goals_table, judge_goals
@@ -426,3 +427,29 @@ def test_failures_are_told(monkeypatch, capsys, tmp_path):
     status, _ = run(monkeypatch, tmp_path, [Fake("numpy")], "--seconds", "0.01")
     assert status == 1
     assert "WRONG x: y" in capsys.readouterr().out
+
+
+def test_what_was_measured_is_saved_before_the_end(monkeypatch, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def killed(players, op, *rest):
+        if op == "loss":
+            raise Killed
+        return [{"contestant": "numpy", "op": op, "n": 1, "k": 1, "dtype": "float32", "skipped": "a stand-in"}]
+
+    monkeypatch.setattr(gpu_selftest, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(gpu_selftest, "KIT_SHARE", 0.0)
+    monkeypatch.setattr(gpu_selftest, "_measure", killed)
+    with pytest.raises(Killed):
+        run(monkeypatch, tmp_path, [Fake("numpy")])
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert [row["op"] for row in found["rows"]] == ["softmax", "log_softmax"]
+
+
+def test_torch_compile_does_not_become_eager_after_eight_shapes(monkeypatch):
+    config = types.SimpleNamespace(cache_size_limit=8, accumulated_cache_size_limit=64)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", types.SimpleNamespace(config=config))
+    gpu_contestants._allow_recompiling()
+    assert config.cache_size_limit == config.accumulated_cache_size_limit == 4096
+    assert not hasattr(config, "recompile_limit")

@@ -114,7 +114,7 @@ class CupyBackend(RowBackend):
         """Whether two arrays overlap, from their addresses, shapes and strides."""
         if a.flags.c_contiguous and b.flags.c_contiguous:
             first, second = self.address(a), self.address(b)
-            return first < second + b.nbytes and second < first + a.nbytes and a.size * b.size > 0
+            return bool(a.size and b.size and first < second + b.nbytes and second < first + a.nbytes)
         return HostArrays.shares_memory(self, self._shadow(a), self._shadow(b))
 
     def _shadow(self, array: Array) -> np.ndarray[Any, Any]:
@@ -356,10 +356,10 @@ class CupyBackend(RowBackend):
         n, k = x.shape
         how, kernel, launch, sizes = _planned(operation, _name(x), n, k, self.device.staged_bytes)
         whole = np.int32(k % how.width == 0 and self._whole(how.width, x, out))
-        if launch is not None:
+        if isinstance(how, plan.Segments):
+            self._segments(operation, how, whole, x, out, per_row, target)
+        else:
             self.device.launch(kernel, launch, (x, out, per_row, *sizes, whole, *target))
-            return
-        self._segments(operation, how, whole, x, out, per_row, target)
 
     def _segments(
         self,
@@ -470,7 +470,7 @@ def _plain(array: Array) -> Array:
 @functools.lru_cache(maxsize=4096)
 def _planned(
     operation: str, dtype: str, n: int, k: int, staged_bytes: int
-) -> tuple[plan.Resident | plan.Staged | plan.Segments, str, Launch | None, tuple[np.generic, ...]]:
+) -> tuple[plan.Resident | plan.Staged | plan.Segments, str, Launch, tuple[np.generic, ...]]:
     """The plan of an operation over ``(n, k)`` rows, its kernel, launch and sizes; of segments the plan alone."""
     storage, how = plan.STORAGE[dtype], plan.rows(k, dtype, staged_bytes)
     if isinstance(how, plan.Resident):
@@ -481,7 +481,7 @@ def _planned(
         name, size = ("clustered", f", {how.blocks}") if how.blocks > 1 else ("staged", "")
         launch = Launch((n * how.blocks, 1), how.block, how.shared, how.blocks)
         return how, f"{name}<{storage}, {operation}{size}>", launch, (np.int64(k), np.int64(how.length))
-    return how, "", None, ()
+    return how, "", Launch((0, 0), 0), ()
 
 
 def _index_arguments(target: IndexTarget) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ beyond                ``segment_sums``, ``segment_write``: up to 256 blocks per 
 
 What only losses or logsumexp want of the last regime is read once. A device without clusters (compute capability below
 9.0, or a partition of a device in which the largest cluster does not start) uses the last regime from 72 KB on, one
-with 64 KB of shared memory per block from 61 KB on, one whose blocks have 99 KB and clusters from 772 KB on. Bits may
+with 64 KB of shared memory per block from 63 KB on, one whose blocks have 99 KB and clusters from 784 KB on. Bits may
 differ between such devices, but not on one device.
 """
 
