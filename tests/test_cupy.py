@@ -502,6 +502,55 @@ def test_clusters_are_used_where_the_largest_one_starts(
         assert isinstance(how, plan.Segments) == (4 * k > staged)
 
 
+class OnDevice(np.ndarray):
+    device = SimpleNamespace(id=0)
+
+
+class Tensor:
+    """What a torch array shows of itself, and the 16-bit integers that are in it."""
+
+    def __init__(self, array: np.ndarray, dtype: str) -> None:
+        self.array, self.dtype = array, dtype
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def detach(self) -> Tensor:
+        return self
+
+    def view(self, dtype: str) -> Tensor:
+        return Tensor(self.array, dtype)
+
+
+Tensor.__module__ = "torch"
+
+
+def test_bfloat16_of_torch_comes_and_goes_as_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CuPy 13 takes no bfloat16 through DLPack, and later ones where ml_dtypes is installed."""
+
+    def from_dlpack(tensor: Tensor) -> OnDevice:
+        assert tensor.dtype == "int16"
+        return tensor.array.view(OnDevice)
+
+    def to_torch(array: OnDevice) -> Tensor:
+        assert array.dtype == np.int16
+        return Tensor(np.asarray(array), "int16")
+
+    stub: Any = StubCupy(9, 227 << 10, "")
+    stub.ndarray, stub.from_dlpack, stub.asnumpy = OnDevice, from_dlpack, np.asarray
+    monkeypatch.setitem(sys.modules, "cupy", stub)
+    torch = SimpleNamespace(bfloat16="bfloat16", int16="int16", from_dlpack=to_torch)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    device = device_module.CupyDevice()
+    given = Tensor(np.array([0x3F80, 0x4000], np.int16), "bfloat16")
+    adopted = device.adopt(given)
+    assert adopted.dtype.name == "bfloat16"
+    assert device.to_numpy(given).tolist() == [1.0, 2.0]
+    back = device.give(adopted, given)
+    assert back.dtype == "bfloat16"
+    assert back.array.tolist() == given.array.tolist()
+
+
 # -- the shim itself ---------------------------------------------------------------------------------------------------
 
 BROKEN = """
