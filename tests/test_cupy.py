@@ -6,6 +6,7 @@ What passes here is never "tested on a GPU": see `cuda_on_cpu`.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import math
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from cuda_on_cpu import CupyOnCpu
 import softbench
 from softbench import gates
 from softbench.conformance import run
+from softbench.dtypes import numpy_dtype
 from softbench.front import Backend
 from softbench.inputs import HARD_INPUTS
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
@@ -195,9 +197,12 @@ def test_maxima_of_any_size(be: Backend, dtype: str, k: int) -> None:
 @pytest.mark.parametrize("k", [8, 700, 5000, 40000])
 def test_logsumexp_near_0_of_half_precision(be: Backend, without_clusters: CupyOnCpu, dtype: str, k: int) -> None:
     """What is left where the maximum and the log of the sum cancel needs all digits of both."""
-    x = draw("normal-1", 6, k, dtype).astype(np.float64)
-    x -= np.log(np.sum(np.exp(x), axis=1, keepdims=True))
-    x = (x + np.array([[0.0], [1e-3], [-1e-4], [0.02], [1.0], [-3.0]])).astype(draw("normal-1", 1, 1, dtype).dtype)
+    few = np.random.default_rng(k).standard_normal((5000, 8))
+    few -= np.log(np.sum(np.exp(few), axis=1, keepdims=True))
+    few = few.astype(numpy_dtype(dtype))
+    left = np.abs(np.log(np.sum(np.exp(few.astype(np.float64)), axis=1)))
+    x = np.full((12, k), -60.0).astype(few.dtype)
+    x[:, :8] = few[np.argsort(left)[:12]]  # the closest
     for backend in (be, Backend(without_clusters)):
         verdict = gates.judge("logsumexp", backend.to_numpy(backend.logsumexp(x)), x)
         assert verdict.ok, verdict.message
@@ -549,6 +554,34 @@ def test_bfloat16_of_torch_comes_and_goes_as_integers(monkeypatch: pytest.Monkey
     back = device.give(adopted, given)
     assert back.dtype == "bfloat16"
     assert back.array.tolist() == given.array.tolist()
+
+
+# -- the benchmarks that need no card ----------------------------------------------------------------------------------
+
+
+def benchmark_module(name: str) -> Any:
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_counts_instructions_finds_its_places_in_the_source() -> None:
+    module = benchmark_module("gpu_instructions")
+    texts = {module.as_executed(first=a, holds=b, result=c) for a in (True, False) for b in (True, False)
+             for c in (True, False)}  # fmt: skip
+    assert len(texts) == 8
+    with pytest.raises(ValueError, match="have no"):
+        module.replaced(source(), "no such line", "")
+
+
+def test_calls_without_a_device_go_through() -> None:
+    module = benchmark_module("gpu_calls")
+    for name, call in module.calls().items():
+        assert 0 < module.seconds(call, 5) < 1, name
 
 
 # -- the shim itself ---------------------------------------------------------------------------------------------------
