@@ -394,3 +394,24 @@ def test_floats_of_another_width_are_rounded(name, axis, width):
     assert got.dtype == expected.dtype == np.float32
     assert np.array_equal(got, expected)
     assert type(be.loss(x, Y)) is np.float64
+
+
+def test_indices_of_its_own_are_taken_and_floats_are_none():
+    assert _returning("argmax", np.copy).argmax(X).tolist() == [0, 0]
+    with pytest.raises(
+        TypeError, match=r"argmax returned an array of shape \(2,\) and dtype float64, expected .* int64"
+    ):
+        _returning("argmax", lambda result: result.astype(np.float64)).argmax(X)
+
+
+def test_bfloat16_of_its_own_is_taken():
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    for axis in (-1, LONG_WAY):
+        result = _returning("softmax", lambda result: result.astype(bfloat16)).softmax(X[:, :2], axis=axis)
+        assert (result.dtype, result.tolist()) == (np.float32, [[0.5, 0.5]] * 2)
+
+
+def test_arrays_in_and_out_go_through_the_backend():
+    be = Backend(NumpyBackend())
+    assert be.asarray([[1.0]]).tolist() == [[1.0]]
+    assert be.to_numpy(X) is X
