@@ -1,7 +1,10 @@
 """Properties of arbitrary inputs, searched by hypothesis: what the sweeps of the kit did not think of.
 
-A fixed profile here (the same examples every time); ``python -m pytest -m deep`` searches longer and at random.
+A fixed profile here (the same examples every time); ``python -m pytest -m deep`` searches at random, for some seconds
+per property and backend.
 """
+
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +17,8 @@ from softbench.conformance.subject import mismatch
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 fixed = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=QUIET)
-deep = settings(max_examples=3000, deadline=None, suppress_health_check=QUIET)
+deep = settings(max_examples=200, deadline=None, suppress_health_check=QUIET)
+SECONDS = 3.0  # of random search per property and backend, in rounds of `deep`
 
 
 def pytest_generate_tests(metafunc):
@@ -133,7 +137,9 @@ def test_property(title, name):
 @pytest.mark.deep
 @pytest.mark.parametrize("title", PROPERTIES)
 def test_property_searched_for_long(title, name):
-    _search(title, name, deep)
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        _search(title, name, deep)
 
 
 def _search(title, name, profile):

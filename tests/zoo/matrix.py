@@ -1,8 +1,7 @@
 """Write docs/kill-matrix.md: every wrong backend of the zoo, and which rows of the contract reject it.
 
-    python tests/zoo/matrix.py
-
-Runs the quick profile and the named case on every mutant: some minutes.
+python tests/zoo/matrix.py              # some minutes: the quick profile and the named case on every mutant
+python tests/zoo/matrix.py NAME ...     # these lines only, the others as they are
 """
 
 from __future__ import annotations
@@ -47,14 +46,18 @@ def judged(mutant: Mutant) -> str:
     return ", ".join(f"{row} {count}" for row, count in rows.most_common())
 
 
-def main() -> None:
-    """Judge the whole zoo and write the page."""
-    lines = ["| wrong backend | the bug | caught by | rows that reject it (cases) |", "|---|---|---|---|"]
-    for mutant in MUTANTS.values():
-        lines.append(line(mutant, judged(mutant)))
-        print(lines[-1], flush=True)
-    PAGE.write_text(f"{HEAD}{len(MUTANTS)} wrong backends, {len(MUTANTS)} rejected.\n\n" + "\n".join(lines) + "\n")
+def main(names: list[str]) -> None:
+    """Judge the zoo, or some of it, and write the page after every line."""
+    page = PAGE.read_text(encoding="utf-8").splitlines()
+    lines = {text.split(" | ")[0].removeprefix("| "): text for text in page if text.startswith("| ")}
+    for name in names or MUTANTS:
+        lines[name] = line(MUTANTS[name], judged(MUTANTS[name]))
+        print(lines[name], flush=True)
+        table = ["| wrong backend | the bug | caught by | rows that reject it (cases) |", "|---|---|---|---|"]
+        table += [lines[mutant] for mutant in MUTANTS if mutant in lines]
+        rejected = f"{len(table) - 2} wrong backends, {len(table) - 2} rejected.\n\n"
+        PAGE.write_text(HEAD + rejected + "\n".join(table) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
