@@ -178,6 +178,22 @@ def test_weights_beyond_the_range_of_the_rows_neither_flush_nor_overflow(be, nam
         assert verdict.ok, verdict.message
 
 
+@pytest.mark.parametrize("name", ["several rows in a warp", "shared memory", "segments"])
+def test_subnormal_sums_keep_their_digits_under_huge_weights(be, name, use_plan):
+    plan, k = PLANS[name]
+    use_plan(plan)
+    x = np.array([np.linspace(-725.0, -710.0, k), np.linspace(-712.0, -740.0, k)])
+    x[0, k - 1] = x[1, 0] = 0.0  # in the last tile or segment, and in the first
+    labels, weight = np.array([k - 1, 0]), np.array([1e300, 1e290])
+    options = {"sample_weight": weight, "reduction": "none"}
+    there = {**options, "sample_weight": be.asarray(weight)}
+    for target in (labels, np.eye(k)[labels]):
+        loss, gradient = be.loss_and_gradient(be.asarray(x), be.asarray(target), **there)
+        for kind, result in (("loss", loss), ("gradient", gradient)):
+            verdict = judge(kind, be.to_numpy(result), x, target, **options)
+            assert verdict.ok, verdict.message
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
 def test_half_precisions_are_rounded_once(be, dtype):
     x = np.random.default_rng(0).normal(0, 4, (2, 9)).astype(dtype)

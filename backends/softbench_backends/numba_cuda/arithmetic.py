@@ -26,6 +26,7 @@ from softbench_backends.numba_cuda.device import (
 )
 
 __all__ = [
+    "RAISE",
     "UNIT",
     "Arithmetic",
     "added_pair",
@@ -42,6 +43,9 @@ Device = Callable[..., Any]
 UNIT: Final = {"float16": 90, "bfloat16": 90, "float32": 90, "float64": 600}
 """Sums hold ``exp(d) * 2^UNIT``: terms far below the smallest normal number keep all their digits, and 2^31 of
 them do not overflow."""
+
+RAISE: Final = np.int64(600)
+"""Sums of a row are also held in units of 2^-RAISE, for those that are subnormal themselves."""
 
 _POLYNOMIAL: Final = {  # degree 6 and 12 in all; truncation and rounded coefficients cost 0.031 and 0.009 ulp
     "float32": (
@@ -261,6 +265,7 @@ _ZERO, _ONE, _EMPTY = np.float64(0.0), np.float64(1.0), np.float64(-np.inf)
 _MANTISSA_BITS, _EXPONENTS, _BIAS = np.int64(52), np.int64(0x7FF), np.int64(1023)
 _LIFT, _LIFT_BITS = np.float64(2.0**54), np.int64(54)
 _NONE = np.int64(0)
+_INFINITE = np.float64(np.inf)
 
 
 @device
@@ -279,31 +284,34 @@ def normalised(a: Any) -> Any:
 
 
 @device
-def merge(m: Any, high: Any, low: Any, m_part: Any, high_part: Any, low_part: Any) -> Any:
+def merge(
+    m: Any, high: Any, low: Any, raised: Any, m_part: Any, high_part: Any, low_part: Any, raised_part: Any
+) -> Any:
     """Join two parts of a row: their maxima ``m`` and ``s = high + low``, the sum without one argmax. All float64.
 
+    ``raised`` is ``s * 2^RAISE``, which keeps its digits where ``s`` is subnormal, and is not used where it overflows.
     A part without finite entries has ``m = -inf`` and counts for nothing; a NaN maximum wins. Rescaling adds
     ``(1 + s) expm1(d)``, not ``(1 + s) exp(d)`` rounded: many small steps of the maximum do not add up to an error.
     """
     if m_part == _EMPTY or m != m:
-        return m, high, low
+        return m, high, low, raised
     if m == _EMPTY:
-        return m_part, high_part, low_part
+        return m_part, high_part, low_part, raised_part
     if m == m_part:
         s, error = _two_sum(high, high_part)
         s, tie = _two_sum(s, _ONE)
-        return m, s, ((low + low_part) + error) + tie
+        return m, s, ((low + low_part) + error) + tie, _INFINITE  # s is at least 1
     if m > m_part:
         d, r = _shift(m_part, m)
         lesser, lesser_low = high_part, low_part
-        top, base, base_low = m, high, low
+        top, base, base_low, base_raised = m, high, low, raised
     else:
         d, r = _shift(m, m_part)
         lesser, lesser_low = high, low
-        top, base, base_low = m_part, high_part, low_part
+        top, base, base_low, base_raised = m_part, high_part, low_part, raised_part
     g, n = _expm1_parts(d, r)
     whole, whole_low = _two_sum(lesser, _ONE)
     whole_low += lesser_low
     whole, error = _two_sum(whole, fma(whole, g, fma(whole_low, g, whole_low)))
     s, rest = _two_sum(base, _scale(whole, n))
-    return top, s, (base_low + _scale(error, n)) + rest
+    return top, s, (base_low + _scale(error, n)) + rest, base_raised + _scale(whole, n + RAISE)

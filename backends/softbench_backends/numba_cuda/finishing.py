@@ -13,13 +13,14 @@ from softbench_backends.numba_cuda.arithmetic import UNIT, arithmetic, normalise
 from softbench_backends.numba_cuda.device import device, fma
 from softbench_backends.numba_cuda.memory import compute_dtype, real_of
 
-__all__ = ["Scaling", "coefficient", "divisor_of", "log_sum", "scaling", "weight_over"]
+__all__ = ["Scaling", "coefficient", "divisor_of", "log_sum", "scaling", "tiny", "weight_over"]
 
 Device = Callable[..., Any]
 
 _wide = arithmetic("float64")
 _two_sum, _scale = _wide.two_sum, _wide.scale
 _ZERO, _ONE, _NAN = np.float64(0.0), np.float64(1.0), np.float64(np.nan)
+_TINY = np.float64(2.0**-900)
 
 
 @device
@@ -28,6 +29,12 @@ def log_sum(m: Any, high: Any, low: Any) -> Any:
     if m - m != _ZERO:
         return _NAN, _NAN, _NAN
     return high, low, math.log1p(high) + low / (_ONE + high)
+
+
+@device
+def tiny(high: Any) -> Any:
+    """Whether ``s`` is so small that it loses digits as a float64: then ``L = s``, and what is held raised counts."""
+    return high < _TINY
 
 
 @device

@@ -219,8 +219,8 @@ def in_shared_memory(name: str, dtype: str, plan: Plan, numbers: bool, entries: 
             high, low, ties = add(tile, m, high, low, ties)
             if held:
                 put(tile, staged, at, k)
-        wide_high, wide_low = total(high, low, ties, slots)
-        number, r = finish_row((np.float64(m), wide_high, wide_low), start, row, k, target, slots)
+        wide_high, wide_low, raised = total(high, low, ties, slots)
+        number, r = finish_row((np.float64(m), wide_high, wide_low, raised), start, row, k, target, slots)
         if numbers and lane == 0:
             per_row[row] = number_of(number)
         if entries:

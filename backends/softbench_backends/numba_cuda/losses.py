@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.labels import IGNORED, INVALID
-from softbench_backends.numba_cuda.arithmetic import added_pair, arithmetic, normalised, quotient, scaled_pair
+from softbench_backends.numba_cuda.arithmetic import RAISE, added_pair, arithmetic, normalised, quotient, scaled_pair
 from softbench_backends.numba_cuda.device import device, fma
 from softbench_backends.numba_cuda.finishing import (
     QUICK_LIMIT,
@@ -20,6 +20,7 @@ from softbench_backends.numba_cuda.finishing import (
     divisor_of,
     log_sum,
     scaling,
+    tiny,
     weight_over,
 )
 from softbench_backends.numba_cuda.memory import memory, real_of
@@ -88,14 +89,19 @@ def index(dtype: str, plan: Plan) -> Operation:
             others, others_low = _two_sum(_ONE, high)
             others, error = _two_sum(others, -_scale(f, e))
             others_low = (others_low + low) + error
-        others = others + others_low
+        others, others_power = others + others_low, power
+        if tiny(high) and d == _ZERO:
+            others, others_power = sums[3], power - RAISE
         result[at] = m
         result[at + 1] = c
         result[at + 2] = c_low
         result[at + 3] = np.float64(power)
-        result[at + 4] = _ZERO - _scale(fma(others, c, others * c_low), power)
+        result[at + 4] = _ZERO - _scale(fma(others, c, others * c_low), others_power)
         result[at + 5] = np.float64(label == IGNORED)
-        return _ZERO if label == IGNORED else s * w * ((log_s - d) - r)
+        loss = s * w * ((log_s - d) - r)
+        if tiny(high) and d == _ZERO:
+            loss = _scale(s * w * sums[3], -RAISE)
+        return _ZERO if label == IGNORED else loss
 
     @device
     def unpack(result: Any, at: Any) -> Any:
@@ -199,8 +205,9 @@ def _beyond_quick_8(r: Any) -> Any:
 @device
 def _loss_of(sums: Any, log_s: Any) -> Any:
     """``(sum q) L + sum q (m - x)``."""
-    gap, gap_low = sums[5], sums[6]
-    return (sums[3] + sums[4]) * log_s + (gap + gap_low if gap_low - gap_low == _ZERO else gap)
+    mass, gap, gap_low = sums[4] + sums[5], sums[6], sums[7]
+    of_mass = _scale(mass * sums[3], -RAISE) if tiny(sums[1]) and log_s == log_s else mass * log_s
+    return of_mass + (gap + gap_low if gap_low - gap_low == _ZERO else gap)
 
 
 @device
@@ -208,7 +215,7 @@ def _mass_coefficient(
     sums: Any, high: Any, low: Any, over: Any, over_low: Any, exponent: Any, result: Any, at: Any
 ) -> None:
     """``m`` and the coefficient of the probabilities, ``(sum q) 2^exponent / divisor / (1 + s)``, into ``result``."""
-    mass, mass_low = sums[3], sums[4]
+    mass, mass_low = sums[4], sums[5]
     _, size_power = normalised(abs(mass))
     to_size = _scale(_ONE, -size_power)
     c, c_low = quotient(mass * to_size, mass_low * to_size, over, over_low)

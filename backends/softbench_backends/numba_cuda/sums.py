@@ -3,7 +3,7 @@
 Notation of `softbench.interface`: ``m`` the maximum, ``d + r = x - m`` exactly, ``s`` the sum of ``exp(d + r)`` over
 all classes but one argmax. Sums of a row, or of part of one, are a tuple of float64:
 
-* ``(m, high, low)``, where ``s = high + low``;
+* ``(m, high, low, raised)``, where ``s = high + low`` and ``raised = s 2^RAISE``, which counts where ``s`` is tiny;
 * with a distribution as target, also ``(mass, mass_low, gap, gap_low)``: ``sum q`` and ``sum q (m - x)``, as pairs.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softbench_backends.numba_cuda.arithmetic import UNIT, Arithmetic, arithmetic, merge, normalised
+from softbench_backends.numba_cuda.arithmetic import RAISE, UNIT, Arithmetic, arithmetic, merge, normalised
 from softbench_backends.numba_cuda.device import device, shuffle_xor
 from softbench_backends.numba_cuda.lanes import greater, lanes_of
 from softbench_backends.numba_cuda.memory import real_of
@@ -52,7 +52,7 @@ class Exponentials(NamedTuple):
     add: Device
     """``(tile, m, high, low, ties)``: the sum of a lane with a tile of it added; maxima are counted instead."""
     total: Device
-    """``(high, low, ties, slots)``: all lanes' sums as ``(high, low)`` of ``s``."""
+    """``(high, low, ties, slots)``: all lanes' sums as ``(high, low, raised)`` of ``s``."""
 
 
 def exponential_sums(a: Arithmetic, dtype: str, plan: Plan, keep: bool) -> Exponentials:
@@ -60,7 +60,7 @@ def exponential_sums(a: Arithmetic, dtype: str, plan: Plan, keep: bool) -> Expon
     shift, exp_unit, accumulate = a.shift, a.exp_unit, a.accumulate
     total_and_count, values = lanes_of(plan.lanes, dtype).total_and_count, plan.values
     zero = real_of(dtype)(0.0)
-    to_unit = np.float64(2.0 ** -UNIT[dtype])
+    raise_by, lower_by = np.float64(2.0 ** (int(RAISE) - UNIT[dtype])), np.float64(2.0 ** -int(RAISE))
 
     @device
     def add(tile: Any, m: Any, high: Any, low: Any, ties: Any) -> Any:
@@ -75,10 +75,14 @@ def exponential_sums(a: Arithmetic, dtype: str, plan: Plan, keep: bool) -> Expon
 
     @device
     def total(high: Any, low: Any, ties: Any, slots: Any) -> Any:
-        wide_high, wide_low, count = total_and_count(np.float64(high) * to_unit, np.float64(low) * to_unit, ties, slots)
+        wide_high, wide_low, count = total_and_count(
+            np.float64(high) * raise_by, np.float64(low) * raise_by, ties, slots
+        )
+        raised = wide_high + wide_low
+        wide_high, wide_low = wide_high * lower_by, wide_low * lower_by
         others = np.float64(count) - _ONE
         wide_high, error = _two_sum(others if others > _ZERO else _ZERO, wide_high)
-        return wide_high, wide_low + error
+        return wide_high, wide_low + error, raised
 
     return Exponentials(add, total)
 
@@ -151,46 +155,46 @@ class Parts(NamedTuple):
 def parts(spread: bool) -> Parts:
     """For parts with ``mass`` and ``gap`` or without."""
     if spread:
-        return Parts(7, _merge_spread, _none_spread, _get_spread, _put_spread, _exchange_spread)
-    return Parts(3, _merge_plain, _none_plain, _get_plain, _put_plain, _exchange_plain)
+        return Parts(8, _merge_spread, _none_spread, _get_spread, _put_spread, _exchange_spread)
+    return Parts(4, _merge_plain, _none_plain, _get_plain, _put_plain, _exchange_plain)
 
 
 @device
 def _merge_plain(a: Any, b: Any) -> Any:
-    return merge(a[0], a[1], a[2], b[0], b[1], b[2])
+    return merge(a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3])
 
 
 @device
 def _merge_spread(a: Any, b: Any) -> Any:
-    m, high, low = merge(a[0], a[1], a[2], b[0], b[1], b[2])
-    mass, mass_low, gap, gap_low = a[3], a[4], a[5], a[6]
+    m, high, low, raised = _merge_plain(a, b)
+    mass, mass_low, gap, gap_low = a[4], a[5], a[6], a[7]
     # Refer both parts to the joint maximum. A part of nothing but -inf has no distance to it.
     step = m - a[0] if a[0] > -_INF else _ZERO
     other_step = m - b[0] if b[0] > -_INF else _ZERO
-    gap, error = _two_sum(gap, b[5])
-    gap_low += error + b[6]
+    gap, error = _two_sum(gap, b[6])
+    gap_low += error + b[7]
     gap, error = _two_sum(gap, mass * step if step > _ZERO else _ZERO)
     gap_low += error
-    gap, error = _two_sum(gap, b[3] * other_step if other_step > _ZERO else _ZERO)
+    gap, error = _two_sum(gap, b[4] * other_step if other_step > _ZERO else _ZERO)
     gap_low += error
-    mass, error = _two_sum(mass, b[3])
-    mass_low += error + b[4]
-    return m, high, low, mass, mass_low, gap, gap_low
+    mass, error = _two_sum(mass, b[4])
+    mass_low += error + b[5]
+    return m, high, low, raised, mass, mass_low, gap, gap_low
 
 
 @device
 def _none_plain() -> Any:
-    return -_INF, _ZERO, _ZERO
+    return -_INF, _ZERO, _ZERO, _ZERO
 
 
 @device
 def _none_spread() -> Any:
-    return -_INF, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+    return -_INF, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
 
 
 @device
 def _get_plain(memory: Any, at: Any) -> Any:
-    return memory[at], memory[at + 1], memory[at + 2]
+    return memory[at], memory[at + 1], memory[at + 2], memory[at + 3]
 
 
 @device
@@ -203,23 +207,30 @@ def _get_spread(memory: Any, at: Any) -> Any:
         memory[at + 4],
         memory[at + 5],
         memory[at + 6],
+        memory[at + 7],
     )
 
 
 @device
 def _put_plain(memory: Any, at: Any, part: Any) -> None:
-    memory[at], memory[at + 1], memory[at + 2] = part[0], part[1], part[2]
+    for i in range(4):
+        memory[at + i] = part[i]
 
 
 @device
 def _put_spread(memory: Any, at: Any, part: Any) -> None:
-    for i in range(7):
+    for i in range(8):
         memory[at + i] = part[i]
 
 
 @device
 def _exchange_plain(part: Any, distance: Any) -> Any:
-    return shuffle_xor(part[0], distance), shuffle_xor(part[1], distance), shuffle_xor(part[2], distance)
+    return (
+        shuffle_xor(part[0], distance),
+        shuffle_xor(part[1], distance),
+        shuffle_xor(part[2], distance),
+        shuffle_xor(part[3], distance),
+    )
 
 
 @device
@@ -232,4 +243,5 @@ def _exchange_spread(part: Any, distance: Any) -> Any:
         shuffle_xor(part[4], distance),
         shuffle_xor(part[5], distance),
         shuffle_xor(part[6], distance),
+        shuffle_xor(part[7], distance),
     )

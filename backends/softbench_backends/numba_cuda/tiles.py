@@ -95,16 +95,16 @@ def tile_summer(op: Operation, dtype: str, plan: Plan, keep: bool) -> Device:
             m = maximum(largest(tile, least), slots)
             mass, mass_low, gap, gap_low = of_targets(tile, targets, m, slots)
             high, low, ties = add(tile, m, zero, zero, none)
-            wide_high, wide_low = total(high, low, ties, slots)
-            return np.float64(m), wide_high, wide_low, mass, mass_low, gap, gap_low
+            wide_high, wide_low, raised = total(high, low, ties, slots)
+            return np.float64(m), wide_high, wide_low, raised, mass, mass_low, gap, gap_low
     else:
 
         @device
         def tile_sums(tile: Any, targets: Any, slots: Any) -> Any:
             m = maximum(largest(tile, least), slots)
             high, low, ties = add(tile, m, zero, zero, none)
-            wide_high, wide_low = total(high, low, ties, slots)
-            return np.float64(m), wide_high, wide_low
+            wide_high, wide_low, raised = total(high, low, ties, slots)
+            return np.float64(m), wide_high, wide_low, raised
 
     return tile_sums
 
