@@ -74,7 +74,16 @@ def logits(n, k, dtype, seed=0):
     return x.astype(DTYPES[dtype])
 
 
-@pytest.mark.parametrize(("name", "dtype"), [(n, d) for n in PLANS for d in DTYPES if n not in SLOW or d == "float32"])
+# By default every plan in float32, and one plan in every dtype.
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        pytest.param(n, d, marks=() if d == "float32" or n == IN_FEW[0] else pytest.mark.deep)
+        for n in PLANS
+        for d in DTYPES
+        if n not in SLOW or d == "float32"
+    ],
+)
 def test_every_plan_is_within_the_gates(be, name, dtype, use_plan):
     plan, k = PLANS[name]
     use_plan(plan)

@@ -77,11 +77,12 @@ def test_without_a_driver_its_own_words_are_the_reason():
 
 
 @NEEDS
-def test_kernels_in_the_simulator():
+@pytest.mark.parametrize("marked", ["not deep", pytest.param("deep", marks=pytest.mark.deep)])
+def test_kernels_in_the_simulator(marked):
     """simulated_numba_cuda.py, in a process where numba simulates."""
     pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
     module = str(HERE / "simulated_numba_cuda.py")
-    done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", module, NUMBA_ENABLE_CUDASIM="1")
+    done = run_python("-m", "pytest", "-q", "-m", marked, "-p", "no:cacheprovider", module, NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout)
     assert "skipped" not in done.stdout
