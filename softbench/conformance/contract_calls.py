@@ -92,6 +92,12 @@ def _out_along_axis(subject: Subject, view: View) -> None:
         mismatch(wide[:, ::2], due, f"{view.name} into a strided out=", than=" (without out)")
         if not (wide[:, 1::2] == _GARBAGE).all():
             raise Failure(f"{view.name} into a strided out= wrote between its entries")
+        for form, other in (
+            ("Fortran-ordered", np.full((6, 4), _GARBAGE, order="F")),
+            ("reversed", np.full((6, 4), _GARBAGE)[::-1]),
+        ):
+            _into(subject, view, rows, rows.x, other)
+            mismatch(other, due, f"{view.name} into a {form} out=", than=" (without out)")
 
 
 def _bad_out(name: str, x: Array) -> tuple[Any, Any]:

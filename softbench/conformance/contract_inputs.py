@@ -138,13 +138,14 @@ LAYOUTS = Row(
 # -- axes ----------------------------------------------------------------------------------------------
 
 
-def _any_axis(subject: Subject, view: View, axis: int) -> None:
-    """An array of three dimensions along any axis is its rows put together."""
-    shape = (3, 4, 5) if subject.cost != "simulated" else (2, 2, 3)
+def _any_axis(subject: Subject, view: View, axis: int, shape: tuple[int, ...] = (3, 4, 5)) -> None:
+    """An array of several dimensions along any axis is its rows put together."""
+    if subject.cost == "simulated":
+        shape = tuple(n - 1 for n in shape)
     k = shape[axis]
     n = math.prod(shape) // k
     rows = batch(n, k, "float64")
-    outer = shape[: axis % 3] + shape[axis % 3 + 1 :]
+    outer = shape[:axis] + shape[axis + 1 :]
 
     def lift(a: Array) -> Array:
         return np.moveaxis(a.reshape(*outer, k), -1, axis)
@@ -158,9 +159,15 @@ def _any_axis(subject: Subject, view: View, axis: int) -> None:
     flat = view.run(subject, rows)
     due = lift(flat) if view.maps else flat.reshape(outer)
     said = f"{view.name} of a {shape} array, axis={axis},"
-    for place in (axis, axis - 3):
+    for place in (axis, axis - len(shape)):
         result = subject.call(view.op, np.ascontiguousarray(lifted), target, axis=place, **options)
         mismatch(result, due, said, than=" (row by row)")
+
+
+def _square(subject: Subject, view: View) -> None:
+    """A square matrix has the same shape along both axes, so that only its entries tell them apart."""
+    for axis in (0, 1):
+        _any_axis(subject, view, axis, (5, 5))
 
 
 def _keepdims(subject: Subject) -> None:
@@ -201,6 +208,7 @@ AXES = Row(
     + tuple(_with_axis("softmax", axis, TypeError) for axis in (1.0, None, "1"))
     + (Example("softmax", [[0.0, 0.0]], expect=[[1.0, 1.0]], options={"axis": np.int64(0)}, name="numpy-integer"),),
     check("axes", _any_axis, name="any-axis", view=VIEWS, axis=(0, 1, 2))
+    + check("axes", _square, name="square", view=VIEWS)
     + check("axes", _one_row, name="one-row", view=VIEWS)
     + check("axes", _keepdims),
 )

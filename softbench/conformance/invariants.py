@@ -228,7 +228,8 @@ BOUNDS = Row(
 
 def _fused(subject: Subject, view: View, dtype: str) -> None:
     """loss_and_gradient gives the bits of loss and of gradient."""
-    for made, rows in _inputs(subject, dtype):
+    many = subject.rows_of(5, 131)
+    for made, rows in (*_inputs(subject, dtype), (f"{dtype}[{many},5]", batch(many, 5, dtype))):
         logits, target, options = view.arguments(rows)
         for reduction in ("none", "sum", "mean"):
             options["reduction"] = reduction

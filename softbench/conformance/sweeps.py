@@ -83,6 +83,20 @@ def _every_k(subject: Subject, op: str, dtype: str) -> None:
             mismatch(fewer, three[:n], f"{op} of {made}, the first {n} rows alone,", than=" (three rows)")
 
 
+def _every_k_soft(subject: Subject, dtype: str) -> None:
+    """Soft targets at the numbers of classes where kernels change, and the odd ones among them."""
+    for k in (k for k in _sweep_ks(subject) if k in _AROUND):
+        x = (_row(k, dtype) + _SHIFTS[:, None]).astype(dtype)
+        weights = np.random.default_rng(k).integers(0, 9, k) + 1.0
+        q = np.tile(weights / weights.sum(), (3, 1))
+        for op in ("loss", "gradient"):
+            three = subject.call(op, x, q, reduction="none")
+            made = f"{dtype}[3,{k}] (multiples of 1/8, rows shifted by 0, 40, -24), one soft target"
+            subject.judge(op, three[:1], x[:1], q[:1], made=made, reduction="none")
+            for i in (1, 2):
+                mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
+
+
 def _every_k_argmax(subject: Subject, dtype: str) -> None:
     for k in _sweep_ks(subject):
         row = _row(k, dtype)
@@ -227,6 +241,7 @@ ROWS = (
         "every K in 1..4097 with 1, 2 and 3 rows (what the profile and the cost of the backend allow)",
         "within the gates; rows that are exact shifts of each other agree bit for bit in every batch",
         checks=check("every-k", _every_k, name="sweep", op=_SWEPT, dtype=WIDE)
+        + check("every-k", _every_k_soft, name="sweep-soft", dtype=WIDE)
         + check("every-k", _every_k_argmax, name="sweep-argmax", dtype=WIDE),
     ),
     Row(

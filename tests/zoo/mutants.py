@@ -1043,3 +1043,51 @@ class subnormal_sum_rounded(Rows):
 class full_smoothing_is_none(Rows):
     def soft_rows(self, y, dtype, smoothing, *options):
         return super().soft_rows(y, dtype, 0.0 if smoothing == 1.0 else smoothing, *options)
+
+
+@mutant(
+    "the gradient of a soft target ends a thousandth of its entry too high where K is odd", "every-k/sweep-soft-float32"
+)
+class odd_tails_of_soft_targets(Rows):
+    def gradient(self, x, target, divisor, out):
+        result = super().gradient(x, target, divisor, out)
+        if isinstance(target, SoftTarget) and x.shape[1] % 2 and x.shape[1] > 32:
+            result[:, -1] += (target.q[:, -1] * 1e-3).astype(x.dtype)
+        return result
+
+
+@mutant(
+    "the fused loss is the next float64 above that of loss() in large batches", "equivalent-calls/fused-loss-float64"
+)
+class fused_loss_apart(Rows):
+    def loss(self, x, target, loss):
+        return super().loss_and_gradient(x, target, 1, loss, np.empty_like(x))[0]
+
+    def loss_and_gradient(self, x, target, divisor, loss, out):
+        loss, gradient = super().loss_and_gradient(x, target, divisor, loss, out)
+        return (np.nextafter(loss, np.inf) if len(x) > 100 else loss), gradient
+
+
+@mutant("a square matrix comes back transposed along its first axis", "axes/square-log_softmax", front=True)
+class square_transposed(Backend):
+    def log_softmax(self, logits, *, axis=-1, out=None):
+        result = super().log_softmax(logits, axis=axis, out=out)
+        square = out is None and axis == 0 and result.ndim == 2 and result.shape[0] == result.shape[1]
+        return np.ascontiguousarray(result.T) if square else result
+
+
+@mutant("a Fortran-ordered out= is filled in C order", "out/axis-softmax", front=True)
+class fortran_filled_in_order(Backend):
+    def softmax(self, logits, *, axis=-1, out=None):
+        if isinstance(out, np.ndarray) and out.flags.f_contiguous and not out.flags.c_contiguous:
+            out.T.reshape(-1)[...] = super().softmax(logits, axis=axis).reshape(-1)
+            return out
+        return super().softmax(logits, axis=axis, out=out)
+
+
+@mutant("an out= with a negative stride is filled from the wrong end", "out/axis-softmax")
+class reversed_out_filled_forwards(Rows):
+    def from_rows(self, rows, shape, axis, dtype, out=None):
+        if out is not None and out.ndim and out.strides[0] < 0:
+            return super().from_rows(rows, shape, axis, dtype, out[::-1])[::-1]
+        return super().from_rows(rows, shape, axis, dtype, out)
