@@ -171,6 +171,7 @@ class Slow(Fake):
         return super().call(op, logits, labels)
 
 
+@pytest.mark.deep
 def test_a_peer_that_compiles_for_long_uses_up_its_own_time_only():
     found = benchmark([Fake(), Slow("slow")], 60.0, lambda text: None)
     assert not any("skipped" in row for row in found["rows"] if row["contestant"] == "fake")
