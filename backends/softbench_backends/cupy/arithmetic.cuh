@@ -138,6 +138,20 @@ template <class C> struct Exp;
 template <> struct Exp<float> {
     static constexpr int unit = 64;
     static constexpr float lowest = -131.0f;
+
+    // As for double.
+    static __device__ __forceinline__ float parts(float d, float r, int& n) {
+        const float z = fused(d, 1.44269502f, 12582912.0f);  // 1.5 * 2^23: rounds to an integer in the last bits
+        n = __float_as_int(z) - 0x4b400000;
+        const float k = subtract(z, 12582912.0f);
+        const float t = add(fused(k, -0.693145751953125f, d), fused(k, -1.4286068e-06f, r));
+        float p = 0.0013814465f;
+        p = fused(p, t, 0.008368781f);
+        p = fused(p, t, 0.041668393f);
+        p = fused(p, t, 0.1666652f);
+        p = fused(p, t, 0.49999994f);
+        return fused(multiply(t, t), p, t);
+    }
 };
 
 template <> struct Exp<double> {
@@ -186,39 +200,19 @@ template <> struct ExactExp<double> {
     __device__ __forceinline__ double gain() const { return 1; }
 };
 
-// 13 instructions. x is reduced as it is where |m| < 512, and x - m, exact for every x that matters, elsewhere: so no error
-// of the shift has to be carried along. With m = (a multiple of ln 2) + rest, the multiple only changes the exponent, and
-// exp(-rest) is the gain.
 template <> struct ExactExp<float> {
-    static constexpr float integers = 12582912.0f;  // 1.5 * 2^23: sums with it are rounded to integers
-    float anchor, least, shift;
-    double rest;
+    float m;
+    __device__ __forceinline__ explicit ExactExp(float shift) : m(shift) {}
 
-    __device__ __forceinline__ explicit ExactExp(float m) {
-        if (m == -infinity<float>()) m = 0;  // no finite logit: any shift will do
-        anchor = fabsf(m) < 512.0f ? 0.0f : m;
-        const float c = subtract(m, anchor), k = subtract(fused(c, 1.44269502f, integers), integers);
-        least = add(c, Exp<float>::lowest);
-        shift = subtract(integers + Exp<float>::unit, k);
-        rest = fused(-(double)k, 0x1.62e42fefa39efp-1, (double)c);
-    }
+    // From the error-free shift, too: a row that is an exact shift of another has the same results, bit for bit.
     __device__ __forceinline__ float operator()(float x) const {
-        const float d = fmaxf(subtract(x, anchor), least), z = fused(d, 1.44269502f, shift), k = subtract(z, shift);
-        const float t = fused(k, -1.4286068e-06f, fused(k, -0.693145751953125f, d));
-        float p = 0.0013814465f;
-        p = fused(p, t, 0.008368781f);
-        p = fused(p, t, 0.041668393f);
-        p = fused(p, t, 0.1666652f);
-        p = fused(p, t, 0.49999994f);
-        p = fused(p, t, 1.0f);
-        p = fused(p, t, 1.0f);
-        return __int_as_float((int)((unsigned)__float_as_int(p) + ((unsigned)__float_as_int(z) << 23)));
-    }
-    __device__ __forceinline__ double gain() const {
+        constexpr int unit = Exp<float>::unit;
+        float r;
         int n;
-        const double f = 1.0 + Exp<double>::parts(-rest, 0, n);
-        return n == 0 ? f : n > 0 ? 2 * f : 0.5 * f;
+        const float d = two_difference(x, m, r), f = add(1.0f, Exp<float>::parts(d, r, n));
+        return d >= Exp<float>::lowest ? __int_as_float(__float_as_int(f) + (n + unit) * (1 << 23)) : 0.0f;
     }
+    __device__ __forceinline__ double gain() const { return 1; }
 };
 
 // 2^v with a relative error of 2^-22; 0 where that is subnormal.
@@ -232,27 +226,16 @@ DEVICE float exp2_approximately(float v) {
 #endif
 }
 
-// For rows stored in half precision, whose results need no more than 2^-12: 2 instructions, with a relative error of
-// 2^-17. What the rounding of `offset` changes is common to all elements, and so part of the gain. Logits as large as
-// 2^16 are at least 128 apart, so that a slope by which they stay in range does as well as log2(e).
+// For rows stored in half precision, whose results need no more than 2^-12: 3 instructions, with a relative error of 2^-16,
+// as the shift and the product with log2(e) are rounded where |x - m| < 131, or the result is 0. The maximum has exactly
+// 2^unit.
 struct ApproximateExp {
-    float slope, offset;
-    double rest;
-
-    __device__ __forceinline__ explicit ApproximateExp(float m) {
-        if (m == -infinity<float>()) m = 0;
-        const int exponent = __float_as_int(m) >> 23 & 0xff;
-        slope = exponent < 127 + 16 ? 1.44269502f : __int_as_float((127 + 127 + 16 - exponent) << 23);
-        offset = fused(-m, slope, (float)Exp<float>::unit);
-        rest = fused((double)m, (double)slope, (double)offset - Exp<float>::unit);
+    float m;
+    __device__ __forceinline__ explicit ApproximateExp(float shift) : m(shift) {}
+    __device__ __forceinline__ float operator()(float x) const {
+        return exp2_approximately(fused(subtract(x, m), 1.44269502f, (float)Exp<float>::unit));
     }
-    __device__ __forceinline__ float operator()(float x) const { return exp2_approximately(fused(x, slope, offset)); }
-
-    // 2^-rest, where |rest| <= 2^-8.
-    __device__ __forceinline__ double gain() const {
-        const double t = rest * -0x1.62e42fefa39efp-1;
-        return fused(fused(fused(t, 1.0 / 6, 0.5), t, 1.0), t, 1.0);
-    }
+    __device__ __forceinline__ double gain() const { return 1; }
 };
 
 // Of rows stored as T.
