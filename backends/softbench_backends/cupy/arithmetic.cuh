@@ -127,7 +127,7 @@ template <class C> DEVICE Sum<C> combined(Sum<C> a, const Sum<C>& b) {
     return a;
 }
 
-// Sums of exponentials are in units of 2^-`unit`, so that no term that could still matter is subnormal; those of d below
+// Sums of exponentials are in units of `per_unit` = 2^-`unit`, so that no term that could still matter is subnormal; those of d below
 // `lowest` are too small to matter anywhere but in a sum that has nothing else.
 //
 // The constants of the reduction are those of Cody and Waite: the leading part of ln 2 is short, so its multiple is
@@ -137,9 +137,10 @@ template <class C> struct Exp;
 
 template <> struct Exp<float> {
     static constexpr int unit = 64;
+    static constexpr double per_unit = 0x1p-64;
     static constexpr float lowest = -131.0f;
 
-    // As for double.
+    // exp(d + r) = (1 + q) 2^n with |q| < 0.42, for d <= 0 or slightly above.
     static __device__ __forceinline__ float parts(float d, float r, int& n) {
         const float z = fused(d, 1.44269502f, 12582912.0f);  // 1.5 * 2^23: rounds to an integer in the last bits
         n = __float_as_int(z) - 0x4b400000;
@@ -152,13 +153,18 @@ template <> struct Exp<float> {
         p = fused(p, t, 0.49999994f);
         return fused(multiply(t, t), p, t);
     }
+
+    // f 2^n
+    static __device__ __forceinline__ float raised(float f, int n) {
+        return __int_as_float(__float_as_int(f) + n * (1 << 23));
+    }
 };
 
 template <> struct Exp<double> {
     static constexpr int unit = 512;
+    static constexpr double per_unit = 0x1p-512;
     static constexpr double lowest = -1062.0;
 
-    // exp(d + r) = (1 + q) 2^n with |q| < 0.42, for d <= 0 or slightly above.
     static __device__ __forceinline__ double parts(double d, double r, int& n) {
         const double z = fused(d, 0x1.71547652b82fep+0, 0x1.8p+52);  // rounds to an integer in the last bits
         n = __double2loint(z);
@@ -177,42 +183,22 @@ template <> struct Exp<double> {
         p = fused(p, t, 0.5);
         return fused(multiply(t, t), p, t);
     }
+    static __device__ __forceinline__ double raised(double f, int n) {
+        return __hiloint2double(__double2hiint(f) + n * (1 << 20), __double2loint(f));
+    }
 };
 
-// The exponentials of logits that share a shift m: e(x) gain() = exp(x - m) 2^unit, for x <= m or slightly above. What
-// is the same for all of them is left to gain(), which is near 1 and multiplies once what is summed or scaled.
-template <class C> struct ExactExp;
-
-template <> struct ExactExp<double> {
-    double m;
-    __device__ __forceinline__ explicit ExactExp(double shift) : m(shift) {}
-
-    // From the error-free shift x - m = d + r.
-    __device__ __forceinline__ double operator()(double x) const {
-        constexpr int unit = Exp<double>::unit;
-        double r;
+// exp(x - m) 2^unit of logits that share a shift m, for x <= m or slightly above. From the error-free shift x - m = d + r:
+// rows that are exact shifts of each other have the same results, bit for bit.
+template <class C> struct ExactExp {
+    C m;
+    __device__ __forceinline__ explicit ExactExp(C shift) : m(shift) {}
+    __device__ __forceinline__ C operator()(C x) const {
+        C r;
         int n;
-        const double d = two_difference(x, m, r), f = add(1.0, Exp<double>::parts(d, r, n));
-        return d >= Exp<double>::lowest
-                   ? __hiloint2double(__double2hiint(f) + (n + unit) * (1 << 20), __double2loint(f))
-                   : 0.0;
+        const C d = two_difference(x, m, r), f = add((C)1, Exp<C>::parts(d, r, n));
+        return d >= Exp<C>::lowest ? Exp<C>::raised(f, n + Exp<C>::unit) : 0;
     }
-    __device__ __forceinline__ double gain() const { return 1; }
-};
-
-template <> struct ExactExp<float> {
-    float m;
-    __device__ __forceinline__ explicit ExactExp(float shift) : m(shift) {}
-
-    // From the error-free shift, too: a row that is an exact shift of another has the same results, bit for bit.
-    __device__ __forceinline__ float operator()(float x) const {
-        constexpr int unit = Exp<float>::unit;
-        float r;
-        int n;
-        const float d = two_difference(x, m, r), f = add(1.0f, Exp<float>::parts(d, r, n));
-        return d >= Exp<float>::lowest ? __int_as_float(__float_as_int(f) + (n + unit) * (1 << 23)) : 0.0f;
-    }
-    __device__ __forceinline__ double gain() const { return 1; }
 };
 
 // 2^v with a relative error of 2^-22; 0 where that is subnormal.
@@ -226,7 +212,7 @@ DEVICE float exp2_approximately(float v) {
 #endif
 }
 
-// For rows stored in half precision, whose results need no more than 2^-12: 3 instructions, with a relative error of 2^-16,
+// The same for rows stored in half precision, whose results need no more than 2^-12: 3 instructions, with a relative error of 2^-16,
 // as the shift and the product with log2(e) are rounded where |x - m| < 131, or the result is 0. The maximum has exactly
 // 2^unit.
 struct ApproximateExp {
@@ -235,7 +221,6 @@ struct ApproximateExp {
     __device__ __forceinline__ float operator()(float x) const {
         return exp2_approximately(fused(subtract(x, m), 1.44269502f, (float)Exp<float>::unit));
     }
-    __device__ __forceinline__ double gain() const { return 1; }
 };
 
 // Of rows stored as T.

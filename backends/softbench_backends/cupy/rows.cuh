@@ -38,9 +38,9 @@ template <class W> DEVICE W scaled(W a, int exponent) {
 
 // s from the number of classes that attain the maximum and the sum of e(x) over the rest, which in double may be too
 // small without its unit.
-template <class C> DEVICE Others<Wide<C>> others_of(int ties, Wide<C> rest, double scale) {
+template <class C> DEVICE Others<Wide<C>> others_of(int ties, Wide<C> rest) {
     if (sizeof(C) == sizeof(double) && ties <= 1) return {rest, -Exp<C>::unit};
-    return {sum(wide<Wide<C>>(ties > 1 ? ties - 1.0 : 0.0), times(rest, scale)), 0};
+    return {sum(wide<Wide<C>>(ties > 1 ? ties - 1.0 : 0.0), times(rest, Exp<C>::per_unit)), 0};
 }
 
 template <class W> DEVICE W plain(const Others<W>& s) { return scaled(s.v, s.exponent); }
@@ -62,11 +62,6 @@ template <class C> struct Factor {
 template <class C> DEVICE Factor<C> factor_of(Wide<C> v) {
     const C leading = (C)v.hi;
     return {leading, (C)((v.hi - (double)leading) + trailing(v))};
-}
-
-// What turns e(x) into exp(x - m).
-template <class C, class E> DEVICE double scale_of(const E& exponential) {
-    return exponential.gain() * power_of_two(-Exp<C>::unit);
 }
 
 template <class C> struct Range;
@@ -115,11 +110,10 @@ template <class C> struct Gradient {
     Factor<C> fa, fb;  // the same, for the fast path
     bool fast;
 
-    // `scale`: see scale_of.
-    __device__ __forceinline__ void set(Wide<C> multiplied, Wide<C> subtracted, double scale) {
+    __device__ __forceinline__ void set(Wide<C> multiplied, Wide<C> subtracted) {
         a = multiplied.hi;
         b = subtracted.hi;
-        fa = factor_of<C>(times(multiplied, scale));
+        fa = factor_of<C>(times(multiplied, Exp<C>::per_unit));
         fb = factor_of<C>(subtracted);
         fast = in_range<C>(a) && in_range<C>(b);
     }
@@ -180,12 +174,12 @@ template <class W> DEVICE double label_loss(W L, double xy, double m) {
 
 // Row loss and the label's gradient under plain labels.
 template <class C>
-DEVICE void finish_index(const Row<C>& r, double m, const Others<Wide<C>>& s, double scale, double& loss,
+DEVICE void finish_index(const Row<C>& r, double m, const Others<Wide<C>>& s, double& loss,
                          double& label_gradient, Gradient<C>& g) {
     typedef Wide<C> W;
     const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s);
     const W weight = quotient(r.s_w, r.divisor);
-    g.set(quotient(weight, S), wide<W>(0), scale);
+    g.set(quotient(weight, S), wide<W>(0));
     if (r.xy == m && plain_s.hi < 0x1p-100) {  // log1p(s) is s then
         loss = times(s, r.s_w.hi);
         label_gradient = 0.0 - times(s, weight.hi);
@@ -209,7 +203,7 @@ template <> struct DistanceUnit<double> {
 // Row loss under a distribution: `weight` = sum of w_k, `distance` = sum of w_k (m - x_k) in its unit.
 template <int OP, class C>
 DEVICE void finish_soft(const Row<C>& r, double m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance,
-                        double scale, double& loss, double& label_gradient, Gradient<C>& g) {
+                        double& loss, double& label_gradient, Gradient<C>& g) {
     typedef Wide<C> W;
     const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s), divisor = r.divisor;
     const double each = OP == SOFT ? 1.0 : r.each.hi;
@@ -218,12 +212,12 @@ DEVICE void finish_soft(const Row<C>& r, double m, const Others<Wide<C>>& s, Wid
     // A row of weight 0 contributes 0, even where a class is absent.
     loss = each != 0 ? value(distance) * each * DistanceUnit<C>::inverse + spread * each : 0.0;
     if (OP == SOFT) {
-        g.set(quotient(quotient(weight, divisor), S), quotient(wide<W>(1), divisor), scale);
+        g.set(quotient(quotient(weight, divisor), S), quotient(wide<W>(1), divisor));
         return;
     }
     // So does a class of weight 0.
     if (r.s_w.hi != 0) loss += label_loss(L, r.xy, m) * r.s_w.hi;
-    g.set(quotient(quotient(sum(r.s_w, times(weight, r.each.hi)), divisor), S), quotient(r.each, divisor), scale);
+    g.set(quotient(quotient(sum(r.s_w, times(weight, r.each.hi)), divisor), S), quotient(r.each, divisor));
     const W q = quotient(sum(r.s_w, times(r.each, r.label_weight)), divisor);
     label_gradient = (wide_exp(r.xy, m, g.a, 0) - trailing(q)) - q.hi;
 }
@@ -238,22 +232,21 @@ template <class C> struct RowResult {
     double label_gradient;
 };
 
-// weight and distance: see finish_soft. scale: see scale_of.
+// weight and distance: see finish_soft.
 template <int OP, class C>
-DEVICE RowResult<C> finish(const Row<C>& r, C m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance,
-                           double scale) {
+DEVICE RowResult<C> finish(const Row<C>& r, C m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance) {
     typedef Wide<C> W;
     const double nan = not_a_number();
     RowResult<C> result = {m, !is_finite(m)};
     if constexpr (OP == LOGSUMEXP) {
         result.number = result.undefined ? (double)m : value(sum(wide<W>(m), log1p_of(plain(s))));
     } else if constexpr (OP == SOFTMAX) {
-        result.f = factor_of<C>(times(quotient(wide<W>(1), one_plus(plain(s))), scale));
+        result.f = factor_of<C>(times(quotient(wide<W>(1), one_plus(plain(s))), Exp<C>::per_unit));
     } else if constexpr (OP == LOG_SOFTMAX) {
         result.f = factor_of<C>(log1p_of(plain(s)));
     } else {
-        if constexpr (OP == INDEX) finish_index(r, m, s, scale, result.number, result.label_gradient, result.g);
-        else finish_soft<OP>(r, m, s, weight, distance, scale, result.number, result.label_gradient, result.g);
+        if constexpr (OP == INDEX) finish_index(r, m, s, result.number, result.label_gradient, result.g);
+        else finish_soft<OP>(r, m, s, weight, distance, result.number, result.label_gradient, result.g);
         if (result.undefined || r.label == INVALID) result.number = nan;
         if (r.ignored()) result.number = 0;
         result.undefined = result.undefined || !r.has_label();
@@ -306,13 +299,10 @@ template <int OP, class T, int V, class C> DEVICE bool needs_care(const RowResul
 template <int OP, class T, class C> DEVICE C with_care(const RowResult<C>& row, C result, const T* x) {
     if (!takes_care<OP, T> || !below_normal<1>(&result)) return result;
     const Factor<C>& f = OP == SOFTMAX ? row.f : row.g.fa;
-    const double gain = RowExp<T>(row.m).gain();  // 1 in double
-    const double hi = sizeof(C) == sizeof(double) ? f.hi : ((double)f.hi + (double)f.lo) / gain;
-    const double lo = sizeof(C) == sizeof(double) ? f.lo : 0;
     double r;
     int n;
-    const double d = two_difference((double)widen(*x), (double)row.m, r), q = Exp<double>::parts(d, r, n);
-    narrow(scaled(hi + fused(q, hi, (1.0 + q) * lo), n + Exp<C>::unit), result);
+    const double d = two_difference((double)widen(*x), (double)row.m, r), q = Exp<double>::parts(d, r, n), hi = f.hi;
+    narrow(scaled(hi + fused(q, hi, (1.0 + q) * (double)f.lo), n + Exp<C>::unit), result);
     return result;
 }
 

@@ -113,7 +113,7 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
     typedef typename ExpOf<typename Either<OP == LOGSUMEXP, C, T>::type>::type Exponential;
     C m = -infinity<C>(), anchor = -infinity<C>(), lowest = infinity<C>();
     Exponential exponential(anchor);
-    Sum<C> s, since, weight, distance;  // `since`: e(x) since the anchor was raised
+    Sum<C> s, weight, distance;
     for (i64 base = begin; base < end; base += (i64)W * blockDim.x) {
         C v[W];
 #pragma unroll
@@ -130,11 +130,8 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
             most = loser[i] > most ? loser[i] : most;
         }
         if (most > anchor + Anchor<C>::slack) {  // always at first
-            if (anchor > -infinity<C>()) {
-                s.v = sum(s.v, times(since.v, exponential.gain()));
-                s.v = times(s.v, wide_exp(anchor, most, 1.0, 0));
-            }
-            since = Sum<C>();
+            if (anchor > -infinity<C>()) s.v = times(s.v, wide_exp(anchor, most, 1.0, 0));
+            else s = Sum<C>();  // without an anchor there were no numbers
             anchor = most;
             exponential = Exponential(anchor);
         }
@@ -154,9 +151,9 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
         C e[W];
 #pragma unroll
         for (int i = 0; i < W; ++i) e[i] = exponential(loser[i]);
-        add_terms<T, W>(since, e);
+        add_terms<T, W>(s, e);
     }
-    if (anchor > -infinity<C>()) s.v = sum(s.v, times(since.v, exponential.gain()));
+    if (!(anchor > -infinity<C>())) s = Sum<C>();
     Part<C> part;
     part.m = m;
     part.anchor = anchor;
@@ -216,8 +213,7 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
         Row<C> r = row_of<OP>(targets, row, n_classes);
         if ((OP == INDEX || OP == SMOOTH) && read) r.xy = chosen[blockIdx.y];
         const W weight = weights.summed() ? part.weight.v : wide<W>((double)n_classes);
-        const double scale = scale_of<C>(RowExp<T>((C)part.m));
-        const RowResult<C> result = finish<OP>(r, (C)part.m, s, weight, part.distance.v, scale);
+        const RowResult<C> result = finish<OP>(r, (C)part.m, s, weight, part.distance.v);
         if (threadIdx.x == 0) shared = result;
         if (threadIdx.x == 0 && blockIdx.x == 0 && rows) set_row<OP, T>(rows, row, result);
     }

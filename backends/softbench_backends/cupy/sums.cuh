@@ -120,14 +120,13 @@ template <int OP, class T, class C, int KIND, class G>
 DEVICE RowResult<C> finish_stats(const Row<C>& r, C m, const Stats<C, KIND>& stats, bool again, const Sum<C>& tiny,
                                  const G& weights, i64 n_classes) {
     typedef Wide<C> W;
-    const double scale = scale_of<C>(RowExp<T>(m));
-    Others<W> s = others_of<C>(stats.ties, stats.rest.v, scale);
+    Others<W> s = others_of<C>(stats.ties, stats.rest.v);
     if (OP >= INDEX && again) s = {tiny.v, -TINY_UNIT};
     if constexpr (KIND == SPREAD) {
         const W weight = weights.summed() ? stats.weight.v : wide<W>((double)n_classes);
-        return finish<OP>(r, m, s, weight, stats.distance.v, scale);
+        return finish<OP>(r, m, s, weight, stats.distance.v);
     } else {
-        return finish<OP>(r, m, s, wide<W>(0), wide<W>(0), scale);
+        return finish<OP>(r, m, s, wide<W>(0), wide<W>(0));
     }
 }
 
