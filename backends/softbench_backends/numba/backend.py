@@ -12,13 +12,21 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
-from softbench_backends.numba.limits import ALIGNED_SIZE, BLOCK_BYTES, HUGE, LANEWISE, SERIAL_SIZE, SHARED, SHORT
+from softbench_backends.numba.limits import (
+    ALIGNED_SIZE,
+    BLOCK_BYTES,
+    FEW_LOSSES,
+    HUGE,
+    LANEWISE,
+    REMEMBERED,
+    SERIAL_SIZE,
+    SHARED,
+    SHORT,
+)
 
 __all__ = ["NumbaBackend"]
 
 _NONE: Final = np.empty(0)
-_REMEMBERED: Final = 1024  # shapes of small calls
-_FEW_LOSSES: Final = 16  # sooner summed by Python than handed to compiled code
 _NO_LABELS: Final = np.empty(0, np.int64)
 
 # The kernels behind every public function, and the forms (shape, parallel) that any of them comes in.
@@ -99,7 +107,7 @@ class NumbaBackend(RowBackend):
 
     def total(self, values: Array, divisor: Any = None) -> Any:
         """As the base class, compiled where that pays: a sum takes less than the kernel that made what it sums."""
-        if values.size <= _FEW_LOSSES:
+        if values.size <= FEW_LOSSES:
             return super().total(values, divisor)
         result = np.empty(1)
         self._entry(*_TOTAL)(values, result, 0, values.size, False)
@@ -178,7 +186,7 @@ class NumbaBackend(RowBackend):
         if len(shape) != 2 or shape[0] * shape[1] > SERIAL_SIZE:
             return None
         kernel = self._entry(op, itemsize, "short" if shape[1] <= SHORT[itemsize] else "long", False)
-        if len(self._small) < _REMEMBERED:
+        if len(self._small) < REMEMBERED:
             self._small[op, shape, itemsize] = kernel
         return kernel
 

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["ALIGNED_SIZE", "BLOCK_BYTES", "HUGE", "LANEWISE", "SERIAL_SIZE", "SHARED", "SHORT", "TILE"]
+__all__ = [
+    "ALIGNED_SIZE",
+    "BLOCK_BYTES",
+    "FEW_LOSSES",
+    "HUGE",
+    "LANEWISE",
+    "REMEMBERED",
+    "SERIAL_SIZE",
+    "SHARED",
+    "SHORT",
+    "TILE",
+]
 
 SHORT: Final = {4: 64, 8: 32}
 """Rows up to this length are taken many at a time (`columns`), longer ones one by one (`rows`)."""
 
 SERIAL_SIZE: Final = 1 << 15
 """Elements up to which starting threads costs more than it gains."""
+
+FEW_LOSSES: Final = 16
+"""Losses up to this number are sooner summed by Python than handed to compiled code."""
+
+REMEMBERED: Final = 1024
+"""Shapes of calls up to `SERIAL_SIZE` whose kernel is remembered; more find theirs in the longer way."""
 
 ALIGNED_SIZE: Final = 1 << 18
 """Results of this many elements and more start on a cache line."""

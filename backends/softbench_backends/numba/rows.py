@@ -450,14 +450,6 @@ def skip(y, loss, i, out, k, gradient):
 
 
 @part
-def slope(x, n, m, hi, lo, argmaxes, smallest, at_label, weight, divisor):
-    """Of a row and its label: what `factor` gives, and the gradient's entry at the label."""
-    share, less = quotient(weight, 0.0, divisor, 0.0)
-    s, rest, f, h, g = row_factor(x, n, m, hi, lo, argmaxes, smallest, share, less)
-    return f, h, g, label_entry(m, s, rest, at_label, f, h, g, share)
-
-
-@part
 def note(notes, i, m, s, rest, at_label, weight, share, less, row):
     """Remember of a row what `settle_labels` needs, as the ``i``-th."""
     p = address(notes)

@@ -16,9 +16,11 @@ from numba import types
 from softbench_backends.numba.blocks import (
     index_loss,
     join,
+    label_entry,
     log_sum,
     logsumexp,
     others,
+    quotient,
 )
 from softbench_backends.numba.calls import invoke
 from softbench_backends.numba.jit import part
@@ -29,7 +31,6 @@ from softbench_backends.numba.rows import (
     row_factor,
     row_max,
     row_weight,
-    slope,
     smaller_positive,
     tile_sum,
     write_log_probabilities,
@@ -132,6 +133,14 @@ def logsumexp_tiles(share, jobs, x, out, streaming):
     for i in range(x.shape[0]):
         s, rest = others(m[i], sums[i, 0], sums[i, 1], sums[i, 2])
         put(address(out), i, logsumexp(m[i], s, rest, sums[i, 0]))
+
+
+@part
+def slope(x, n, m, hi, lo, argmaxes, smallest, at_label, weight, divisor):
+    """Of a row and its label: what `factor` gives, and the gradient's entry at the label."""
+    share, less = quotient(weight, 0.0, divisor, 0.0)
+    s, rest, f, h, g = row_factor(x, n, m, hi, lo, argmaxes, smallest, share, less)
+    return f, h, g, label_entry(m, s, rest, at_label, f, h, g, share)
 
 
 @part

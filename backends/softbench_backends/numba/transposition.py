@@ -14,7 +14,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from softbench_backends.numba.jit import part
-from softbench_backends.numba.lanes import VECTOR_BYTES, Lanes, llvm_type
+from softbench_backends.numba.lanes import VECTOR_BYTES, Lanes, Vector, llvm_type
 from softbench_backends.numba.memory import masked_load, masked_store, offset, vector_at, vector_pointer, width
 
 __all__ = ["collect", "columns_to_rows", "deal", "rows_to_columns", "transpose"]
@@ -109,6 +109,21 @@ def _lanes_of(vectors: list[Lanes], sources: list[tuple[int, int]]) -> Lanes:
     return result
 
 
+def _load_all(builder: ir.IRBuilder, p: ir.Value, vector: Vector, count: int, align: int) -> list[Lanes]:
+    """``count`` vectors, one behind the other."""
+    places = [
+        vector_pointer(builder, p, ir.Constant(ir.IntType(64), i * vector.n), llvm_type(vector)) for i in range(count)
+    ]
+    return [Lanes(builder, builder.load(place, align=align)) for place in places]
+
+
+def _store_all(builder: ir.IRBuilder, values: list[Lanes], p: ir.Value, vector: Vector, align: int) -> None:
+    """The inverse of `_load_all`."""
+    for i, value in enumerate(values):
+        place = vector_pointer(builder, p, ir.Constant(ir.IntType(64), i * vector.n), llvm_type(vector))
+        builder.store(value.value, place, align=align)
+
+
 @intrinsic
 def deal(typingctx: Any, x: types.CPointer, k: types.IntegerLiteral, tile: types.CPointer) -> Any:
     """`rows_to_columns` for a full set of contiguous rows of ``k`` (a small literal) elements, with fewer shuffles."""
@@ -118,14 +133,9 @@ def deal(typingctx: Any, x: types.CPointer, k: types.IntegerLiteral, tile: types
     classes = k.literal_value
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        flat = []
-        for v in range(classes):
-            pointer = vector_pointer(builder, args[0], ir.Constant(ir.IntType(64), v * vector.n), llvm_type(vector))
-            flat.append(Lanes(builder, builder.load(pointer, align=vector.element.bitwidth // 8)))
-        for c in range(classes):
-            pointer = vector_pointer(builder, args[2], ir.Constant(ir.IntType(64), c * vector.n), llvm_type(vector))
-            value = _lanes_of(flat, [divmod(c + classes * j, vector.n) for j in range(vector.n)])
-            builder.store(value.value, pointer, align=VECTOR_BYTES)
+        flat = _load_all(builder, args[0], vector, classes, vector.element.bitwidth // 8)
+        sources = [[divmod(c + classes * j, vector.n) for j in range(vector.n)] for c in range(classes)]
+        _store_all(builder, [_lanes_of(flat, lanes) for lanes in sources], args[2], vector, VECTOR_BYTES)
         return context.get_dummy_value()
 
     return types.none(x, k, tile), codegen
@@ -140,15 +150,10 @@ def collect(typingctx: Any, tile: types.CPointer, k: types.IntegerLiteral, x: ty
     classes = k.literal_value
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        columns = []
-        for c in range(classes):
-            pointer = vector_pointer(builder, args[0], ir.Constant(ir.IntType(64), c * vector.n), llvm_type(vector))
-            columns.append(Lanes(builder, builder.load(pointer, align=VECTOR_BYTES)))
-        for v in range(classes):
-            flat = [divmod(v * vector.n + j, classes) for j in range(vector.n)]  # row, class
-            pointer = vector_pointer(builder, args[2], ir.Constant(ir.IntType(64), v * vector.n), llvm_type(vector))
-            value = _lanes_of(columns, [(c, row) for row, c in flat])
-            builder.store(value.value, pointer, align=vector.element.bitwidth // 8)
+        columns = _load_all(builder, args[0], vector, classes, VECTOR_BYTES)
+        places = [[divmod(v * vector.n + j, classes) for j in range(vector.n)] for v in range(classes)]  # row, class
+        flat = [_lanes_of(columns, [(c, row) for row, c in lanes]) for lanes in places]
+        _store_all(builder, flat, args[2], vector, vector.element.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.none(tile, k, x), codegen
