@@ -8,8 +8,10 @@ plans; here are the other plans, which real rows are too long for, and the array
 from __future__ import annotations
 
 import threading
+import time
 
 import ml_dtypes
+import numba
 import numpy as np
 import pytest
 from numba import cuda
@@ -17,7 +19,8 @@ from numba import cuda
 from softbench.front import Backend
 from softbench.gates import judge
 from softbench_backends.numba_cuda import NumbaCudaBackend, rows
-from softbench_backends.numba_cuda.device import SIMULATED
+from softbench_backends.numba_cuda.device import SIMULATED, device
+from softbench_backends.numba_cuda.launch import launch
 from softbench_backends.numba_cuda.plan import Plan, Regime
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1 before numba is imported"
@@ -288,6 +291,25 @@ def test_arrays_that_do_not_begin_on_16_bytes_give_the_same_bits(be, name, dtype
     monkeypatch.setattr(rows, "_aligned", lambda *views: True)
     with pytest.raises(ValueError, match="16 aligned bytes"):
         be.softmax(shifted(x))
+
+
+def test_a_kernel_that_fails_leaves_no_thread_behind():
+    """While a thread is in a function, that function's ``cuda`` stays swapped, for the next kernel too."""
+
+    @device
+    def linger():
+        time.sleep(0.2 * cuda.threadIdx.x)
+
+    @cuda.jit
+    def fail():
+        if cuda.threadIdx.x == 0:
+            raise ArithmeticError("thread 0")
+        linger()
+        cuda.syncthreads()
+
+    with pytest.raises(ArithmeticError, match="thread 0"):
+        launch(fail, (1, 1), 3, 0)
+    assert cuda is numba.cuda
 
 
 def test_six_dimensions_and_any_axis(be):

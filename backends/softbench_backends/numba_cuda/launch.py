@@ -160,9 +160,9 @@ def launch(
     if grid[0] > _LARGEST_GRID:
         raise ValueError(f"{grid[0]} blocks of rows are more than a grid can hold")
     if SIMULATED:
-        from softbench_backends.numba_cuda.simulated import prompt_threads
+        from softbench_backends.numba_cuda.simulated import launching
 
-        with _one_at_a_time, prompt_threads():
+        with _one_at_a_time, launching():
             kernel[grid, threads, 0, shared](*(_memory(a) if isinstance(a, View) else a for a in arguments))
         return
     kernel(grid, threads, shared, stream, [a.address if isinstance(a, View) else a or 0 for a in arguments])

@@ -181,19 +181,28 @@ def soft(dtype: str, plan: Plan, q_dtype: str) -> Operation:
     def careful(x: Any, q: Any, r: Any) -> Any:
         return fma(-q, r[4], fma(-q, r[5], exact(x, r[0], r[6], r[7], r[8])))
 
+    targets = load_targets, load_targets_again, target_again
+    return _of_distribution(dtype, no_start, finish, 6, unpack, entry, careful, targets)
+
+
+def _of_distribution(
+    dtype: str, begin: Any, finish: Any, size: int, unpack: Any, entry: Any, careful: Any, targets: tuple[Any, Any, Any]
+) -> Operation:
+    """What `soft` and `smooth` have in common; ``targets`` load them, load them again, and make one again."""
+    load, load_again, again = targets
     return Operation(
         arithmetic(dtype),
-        no_start,
+        begin,
         finish,
-        6,
+        size,
         unpack,
         entry,
         True,
         _beyond_quick_8,
         careful,
-        load_targets=load_targets,
-        load_targets_again=load_targets_again,
-        target_again=target_again,
+        load_targets=load,
+        load_targets_again=load_again,
+        target_again=again,
     )
 
 
@@ -314,20 +323,8 @@ def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
     def careful(x: Any, q: Any, r: Any) -> Any:
         return zero if r[4] != _NO else exact(x, r[0], r[6], r[7], r[8]) - q
 
-    return Operation(
-        arithmetic(dtype),
-        begin,
-        finish,
-        9,
-        unpack,
-        entry,
-        True,
-        _beyond_quick_8,
-        careful,
-        load_targets=load_targets,
-        load_targets_again=load_targets_again,
-        target_again=target_again,
-    )
+    targets = load_targets, load_targets_again, target_again
+    return _of_distribution(dtype, begin, finish, 9, unpack, entry, careful, targets)
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numba import cuda
+from numba.cuda.simulator.kernel import BlockThread
 
 __all__ = [
     "add",
@@ -29,8 +30,8 @@ __all__ = [
     "fma",
     "half_from_bits",
     "half_to_bits",
+    "launching",
     "load16",
-    "prompt_threads",
     "quiet",
     "shuffle_xor",
     "store16",
@@ -94,13 +95,23 @@ def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def prompt_threads() -> Iterator[None]:
-    """While a kernel runs: switch threads often, because the simulator's scheduler polls its threads in a busy loop."""
+def launching() -> Iterator[None]:
+    """While a kernel runs: switch threads often, because the simulator's scheduler polls its threads in a busy loop.
+
+    A kernel that fails or is interrupted leaves threads behind, and while one of them is inside a function that
+    function's ``cuda`` stays swapped, for whoever comes next too: they are ended first.
+    """
     interval = sys.getswitchinterval()
     sys.setswitchinterval(2e-4)
     try:
         yield
     finally:
+        left = [thread for thread in threading.enumerate() if isinstance(thread, BlockThread)]
+        for thread in left:
+            thread.abort = True
+            thread.syncthreads_event.set()
+        for thread in left:
+            thread.join()
         sys.setswitchinterval(interval)
 
 
