@@ -12,8 +12,8 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
+from softbench_backends.numba import results
 from softbench_backends.numba.limits import (
-    ALIGNED_SIZE,
     BLOCK_BYTES,
     FEW_LOSSES,
     HUGE,
@@ -97,13 +97,8 @@ class NumbaBackend(RowBackend):
     # -- arrays ----------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """As the base class; large arrays start on a cache line, so that rows may be streamed past the caches."""
-        array = np.empty(shape, dtype)
-        if array.size < ALIGNED_SIZE or array.ctypes.data % 64 == 0:
-            return array
-        raw = np.empty(array.nbytes + 64, np.uint8)
-        start = -raw.ctypes.data % 64
-        return raw[start : start + array.nbytes].view(array.dtype).reshape(shape)
+        """As the base class, large arrays aligned, and in memory of earlier results (`results`)."""
+        return results.empty(shape, dtype)
 
     def total(self, values: Array, divisor: Any = None) -> Any:
         """As the base class, compiled where that pays: a sum takes less than the kernel that made what it sums."""

@@ -9,7 +9,9 @@ __all__ = [
     "BLOCK_BYTES",
     "FEW_LOSSES",
     "HUGE",
+    "KEPT_BYTES",
     "LANEWISE",
+    "MAPPED_BYTES",
     "REMEMBERED",
     "SERIAL_SIZE",
     "SHARED",
@@ -31,6 +33,12 @@ REMEMBERED: Final = 1024
 
 ALIGNED_SIZE: Final = 1 << 18
 """Results of this many elements and more start on a cache line."""
+
+MAPPED_BYTES: Final = 1 << 22
+"""Results from this size on come from memory that is kept for others (`results`)."""
+
+KEPT_BYTES: Final = 1 << 30
+"""Most that is kept when no array uses it; the system may take all of it."""
 
 TILE: Final = 16384
 """Classes that are summed together; also the unit in which a row is shared out to threads."""
