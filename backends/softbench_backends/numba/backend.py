@@ -14,6 +14,7 @@ import numpy as np
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
 from softbench_backends.numba import results
 from softbench_backends.numba.limits import (
+    ALIGNED_SIZE,
     BLOCK_BYTES,
     FEW_LOSSES,
     HUGE,
@@ -98,6 +99,8 @@ class NumbaBackend(RowBackend):
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """As the base class, large arrays aligned, and in memory of earlier results (`results`)."""
+        if math.prod(shape) < ALIGNED_SIZE:
+            return np.empty(shape, dtype)
         return results.empty(shape, dtype)
 
     def total(self, values: Array, divisor: Any = None) -> Any:

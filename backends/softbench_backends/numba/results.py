@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench_backends.numba.limits import ALIGNED_SIZE, KEPT_BYTES, MAPPED_BYTES
+from softbench_backends.numba.limits import KEPT_BYTES, MAPPED_BYTES
 
 __all__ = ["empty"]
 
@@ -83,15 +83,12 @@ def _take(size: int) -> _Mapping:
 
 
 def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
-    """As `numpy.empty`; large arrays start on a cache line, so that rows may be streamed past the caches.
+    """As `numpy.empty`; arrays start on a cache line, so that rows may be streamed past the caches.
 
     MemoryError: there is no memory.
     """
     dtype = np.dtype(dtype)
-    size = math.prod(shape)
-    nbytes = size * dtype.itemsize
-    if size < ALIGNED_SIZE:
-        return np.empty(shape, dtype)
+    nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < MAPPED_BYTES or not _CAN_KEEP:
         raw = np.empty(nbytes + 64, np.uint8)
         start = -raw.ctypes.data % 64
