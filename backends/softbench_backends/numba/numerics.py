@@ -115,6 +115,12 @@ def two_diff(a: Lanes, b: Lanes) -> tuple[Lanes, Lanes]:
     return d, (a - (d - t)) - (b + t)
 
 
+def ordered_diff(a: Lanes, b: Lanes) -> tuple[Lanes, Lanes]:
+    """`two_diff` where the exponent of ``a`` is at most that of ``b`` (Dekker)."""
+    d = a - b
+    return d, a - (d + b)
+
+
 def two_product(a: Lanes, b: Lanes) -> tuple[Lanes, Lanes]:
     """``a b`` and its rounding error, exactly."""
     p = a * b
@@ -167,8 +173,17 @@ def shifted_exp(x: Lanes, m: Lanes) -> Lanes:
 
 def near_exp(x: Lanes, m: Lanes) -> Lanes:
     """``e``: the exponential of ``x - m``, not scaled, for differences above ``-near`` (`is_near`) only; or NaN."""
-    scale, high, low = _reduced(*two_diff(x, m), 0)
-    return _horner(high + low, (1.0, 1.0, *_FORMATS[x.bits].exp)) * scale
+    return _near_exp(*two_diff(x, m))
+
+
+def ordered_exp(x: Lanes, m: Lanes) -> Lanes:
+    """`near_exp` of rows that are also `is_ordered`: the same bits in three operations less."""
+    return _near_exp(*ordered_diff(x, m))
+
+
+def _near_exp(d: Lanes, r: Lanes) -> Lanes:
+    scale, high, low = _reduced(d, r, 0)
+    return _horner(high + low, (1.0, 1.0, *_FORMATS[d.bits].exp)) * scale
 
 
 def precise_exp(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
@@ -214,6 +229,13 @@ def smallest(v: Lanes) -> Lanes:
 def is_near(m: Lanes, least: Lanes) -> Lanes:
     """Whether a row from ``least`` to its maximum is narrow enough for `near_exp`; not if an end is infinite."""
     return (m - least < _FORMATS[m.bits].near) & (absolute(m) < math.inf)
+
+
+def is_ordered(m: Lanes, least: Lanes) -> Lanes:
+    """Whether no number from ``least`` to ``m`` has an exponent above that of ``m``."""
+    unit = 1 << _FORMATS[m.bits].mantissa
+    power = ((m.as_bits() & -unit) + unit).as_float()  # the next power of two
+    return (m > 0.0) & (least > -power)
 
 
 def every(mask: Lanes) -> Lanes:

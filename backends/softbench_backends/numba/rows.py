@@ -23,6 +23,7 @@ from softbench_backends.numba.blocks import (
     fold_terms,
     index_loss,
     is_near,
+    is_ordered,
     join,
     label_entry,
     larger,
@@ -36,6 +37,7 @@ from softbench_backends.numba.blocks import (
     nan_seen,
     near_exp,
     near_factor,
+    ordered_exp,
     others,
     precise_probability,
     precise_term,
@@ -74,6 +76,9 @@ from softbench_backends.numba.memory import (
 
 KEEP_BYTES = 1 << 22
 """Exponentials of a row up to this size are kept between the passes, those of a larger one computed again."""
+
+EARLY_BYTES = 1 << 13
+"""Up to this size, the extrema of a row are found before the row before it is written: L1 holds all of both."""
 
 AHEAD_BYTES = 1 << 12
 """From this size on, the next row is prefetched."""
@@ -120,8 +125,8 @@ def row_extrema(x, n):
 
 
 @part
-def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
-    """`tile_sum` of a row that `is_near`: the exponentials in ``e`` are not scaled, the results are the same.
+def near_tile_sum(x, e, n, m, ordered, keep, ahead, behind, f_behind, j, rest):
+    """`tile_sum` of a row that `is_near`, and maybe `is_ordered`: the results are the same, but ``e`` is not scaled.
 
     What ``e`` held before are the exponentials of the row behind. Its results are written meanwhile, ``behind[j:rest] =
     e f_behind``, a group for a group, so that memory is busy while the cores are. ``j`` keeps ahead of what is
@@ -133,7 +138,7 @@ def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
     i = 0
     while i + GROUP * w <= n:
         v = load_group(x, i)
-        e0 = near_exp(v, m)
+        e0 = ordered_exp(v, m) if ordered else near_exp(v, m)
         if ahead:
             for p in range(GROUP):
                 prefetch(x, i + ahead + p * w)
@@ -161,12 +166,12 @@ def near_tile_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
 
 
 @part
-def near_row_sum(x, e, n, m, keep, ahead, behind, f_behind, j, rest):
+def near_row_sum(x, e, n, m, ordered, keep, ahead, behind, f_behind, j, rest):
     """`near_tile_sum` over all tiles of a row."""
     hi, lo, argmaxes = 0.0, 0.0, 0
     for start in range(0, n, TILE):
         high, low, more, j = near_tile_sum(
-            offset(x, start), offset(e, start), min(TILE, n - start), m, keep, ahead,
+            offset(x, start), offset(e, start), min(TILE, n - start), m, ordered, keep, ahead,
             offset(behind, start), f_behind, j - start, rest - start,
         )  # fmt: skip
         j += start
@@ -384,7 +389,7 @@ def row_others(x, n, ahead):
     """The maximum of a row, what `others` gives, and the sum that it was given."""
     m, low = row_extrema(x, n)
     if is_near(m, low):
-        hi, lo, argmaxes, _ = near_row_sum(x, x, n, m, False, ahead, x, m, 0, 0)
+        hi, lo, argmaxes, _ = near_row_sum(x, x, n, m, is_ordered(m, low), False, ahead, x, m, 0, 0)
     else:
         hi, lo, argmaxes, _ = row_sum(x, x, n, m, False, ahead)
     s, rest = others(m, hi, lo, float(argmaxes))
@@ -501,6 +506,10 @@ def _row_kernel(labelled):
         notes, noted = np.empty(9 * NOTES if labelled else 0), 0
         # The row behind: its results, whose exponentials are in the buffer, their factor, and which are left to write.
         behind, f_behind, j, rest = address(out), get(address(x), 0), 0, 0
+        # The row whose extrema are known. The operations one after the other between a row's sum and its factor, and
+        # between its extrema and its first exponential, leave a core idle that has no other row to work on.
+        early, known = k * x.itemsize <= EARLY_BYTES, first - 1
+        m_next, low_next = f_behind, f_behind
         for i in range(first, last):
             xi, oi = offset(address(x), i * k), offset(address(out), i * k)
             y, weight, at_label = -1, 1.0, get(xi, 0)
@@ -514,10 +523,12 @@ def _row_kernel(labelled):
                     weight = row_weight(i, y, sample_weight, class_weight)
                     share, more = quotient(weight, 0.0, divisor, 0.0)
             e = address(buffer) if apart else oi
-            m, low = row_extrema(xi, k)
-            near = is_near(m, low)
+            m, low = m_next, low_next
+            if known != i:
+                m, low = row_extrema(xi, k)
+            near, ordered = is_near(m, low), is_ordered(m, low)
             if near:
-                hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, keep, ahead, behind, f_behind, j, rest)
+                hi, lo, argmaxes, j = near_row_sum(xi, e, k, m, ordered, keep, ahead, behind, f_behind, j, rest)
             finish(e, behind, f_behind, j, rest)
             j, rest = 0, 0
             if labelled and noted == NOTES:
@@ -527,20 +538,22 @@ def _row_kernel(labelled):
             if not near:
                 hi, lo, argmaxes, tiniest = row_sum(xi, e, k, m, keep, ahead)
             s, less = others(m, hi, lo, float(argmaxes))
-            if near:
-                whole, normal = near_factor(m, s, less, share, more)
-                if normal or not gradient:
-                    if labelled:
-                        note(notes, noted, m, s, less, at_label, weight, share, more, i)
-                        noted += 1
-                    if not gradient:
-                        continue
-                    if streaming and keep:
-                        j, rest = leave_behind(e, oi, k, whole)
-                        behind, f_behind = oi, whole
-                    else:
-                        near_write(xi, e, oi, k, keep, m, whole)
+            whole, normal = near_factor(m, s, less, share, more)
+            if early and i + 1 < last:
+                m_next, low_next = row_extrema(offset(xi, k), k)
+                known = i + 1
+            if near and (normal or not gradient):
+                if labelled:
+                    note(notes, noted, m, s, less, at_label, weight, share, more, i)
+                    noted += 1
+                if not gradient:
                     continue
+                if streaming and keep:
+                    j, rest = leave_behind(e, oi, k, whole)
+                    behind, f_behind = oi, whole
+                else:
+                    near_write(xi, e, oi, k, keep, m, whole)
+                continue
             if labelled:
                 loss[i] = index_loss(m, s, log_sum(m, s, less), at_label, weight)
             if gradient:
