@@ -66,6 +66,13 @@ def _two_scales(rng: Rng, n: int, k: int, dtype: str) -> Array:
     return x
 
 
+def _far_below(rng: Rng, n: int, k: int, dtype: str) -> Array:
+    """Sizes beyond that of the maximum: a difference is error-free then only if neither is taken for the larger."""
+    x = rng.uniform(-50.0, -2.0, (n, k))
+    x[np.arange(n), rng.integers(0, k, n)] = rng.uniform(0.5, 2.0, n)
+    return x
+
+
 FAMILIES: Final[dict[str, Callable[[Rng, int, int, str], Array]]] = {
     "N(0,1)": _normal(1.0),
     "N(0,30)": _normal(30.0),
@@ -76,6 +83,7 @@ FAMILIES: Final[dict[str, Callable[[Rng, int, int, str], Array]]] = {
     "ladder": _ladder,
     "ascending": _ascending,
     "two-scales": _two_scales,
+    "far-below": _far_below,
 }
 
 

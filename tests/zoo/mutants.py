@@ -117,6 +117,19 @@ class rounded_shift(Rows):
         return normalised(exp_shifted(x), out)
 
 
+@mutant(
+    "the rest of a difference as if the maximum were the larger number",
+    "accuracy-softmax/gate-softmax-float64-far-below",
+)
+class unordered_difference(Rows):
+    def softmax(self, x, out):
+        with np.errstate(all="ignore"):
+            x = wide(x)
+            m = x.max(axis=1, keepdims=True)
+            d = x - m
+            return normalised(np.exp(d) * (1.0 + (x - (d + m))), out)
+
+
 @mutant("exp(x - logsumexp) in float32", "accuracy-softmax/gate-softmax-float32-offset-1e6")
 class exp_of_x_minus_lse(Rows):
     def softmax(self, x, out):
