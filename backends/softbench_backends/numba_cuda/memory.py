@@ -158,26 +158,40 @@ def memory(dtype: str, width: int, whole: bool) -> Memory:
         return Memory(read, write, load, store)
 
     each = 16 // ITEMSIZE[dtype]
-    steps = width // each
     unpack, pack = (_unpack_halves(dtype), _pack_halves(dtype)) if dtype in HALVES else (_moved(each), _moved(each))
     count = min(each, 4)
     word = np.int32 if dtype in HALVES else real_of(dtype)
 
     @device
-    def load_whole(source: Any, at: Any, tile: Any, i: Any) -> None:
+    def load_each(source: Any, at: Any, tile: Any, i: Any) -> None:
         words = cuda.local.array(count, word)
-        for step in range(steps):
-            load16(source, at + step * each, words)
-            unpack(words, 0, tile, i + step * each)
+        load16(source, at, words)
+        unpack(words, 0, tile, i)
 
     @device
-    def store_whole(target: Any, at: Any, tile: Any, i: Any) -> None:
+    def store_each(target: Any, at: Any, tile: Any, i: Any) -> None:
         words = cuda.local.array(count, word)
-        for step in range(steps):
-            pack(tile, i + step * each, words, 0)
-            store16(target, at + step * each, words)
+        pack(tile, i, words, 0)
+        store16(target, at, words)
 
-    return Memory(read, write, load_whole, store_whole)
+    return Memory(read, write, _repeated(load_each, width // each, each), _repeated(store_each, width // each, each))
+
+
+def _repeated(move: Device, times: int, apart: int) -> Device:
+    """``move`` at ``times`` places. Not by a loop: where a compiler leaves it one, the tile it indexes is in memory."""
+    repeated = move
+    for before in range(1, times):
+        repeated = _followed(repeated, move, before * apart)
+    return repeated
+
+
+def _followed(first: Device, then: Device, apart: int) -> Device:
+    @device
+    def both(memory: Any, at: Any, tile: Any, i: Any) -> None:
+        first(memory, at, tile, i)
+        then(memory, at + apart, tile, i + apart)
+
+    return both
 
 
 def _moved(count: int) -> Device:
