@@ -291,6 +291,49 @@ def test_an_unaligned_array_gives_the_same_bits(rows: CupyOnCpu, dtype: str, k: 
         assert_same(getattr(rows, name)(shifted, result), getattr(rows, name)(x, np.empty_like(x)), name)
 
 
+# Device arrays of each layout, and an axis.
+LAYOUTS: dict[str, Any] = {
+    "Fortran order": (lambda x: np.asfortranarray(x), 1),
+    "the first axis": (lambda x: np.ascontiguousarray(x.T), 0),
+    "strided": (lambda x: np.repeat(np.repeat(x, 2, 0), 3, 1)[::2, ::3], 1),
+    "negative strides": (lambda x: np.ascontiguousarray(x[::-1, ::-1])[::-1, ::-1], 1),
+    "an axis in the middle": (lambda x: np.ascontiguousarray(np.stack([x.T] * 2)), 1),
+    "three axes, strided": (lambda x: np.stack([x] * 4)[::2], 2),
+}
+
+
+class AsCupy(np.ndarray):
+    """A device array of a CuPy that cannot copy bfloat16, as those before 14."""
+
+    def reshape(self, *shape: Any, **options: Any) -> Any:
+        assert self.dtype.name != "bfloat16" or self.flags.c_contiguous, "a copy of bfloat16"
+        return super().reshape(*shape, **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_layout_gives_the_same_bits_without_a_trip_to_the_host(
+    rows: CupyOnCpu, be: Backend, monkeypatch: pytest.MonkeyPatch, layout: str, dtype: str
+) -> None:
+    x = draw("normal-4", 5, 24, dtype)
+    labels = np.repeat(target_of(5, 24, x), 2)[::2]
+    lay, axis = LAYOUTS[layout]
+    given = lay(x)
+    due, gradient = be.softmax(x), be.gradient(x, labels, reduction="sum", validate=False)
+    for name in ("to_numpy", "synchronize"):
+        monkeypatch.setattr(rows.device, name, lambda *a, name=name: pytest.fail(f"{name} of a strided array"))
+    result = np.moveaxis(be.softmax(given, axis=axis), axis, -1)
+    assert all(np.ascontiguousarray(part).tobytes() == due.tobytes() for part in result.reshape(-1, 5, 24))
+    out = np.zeros_like(given)
+    assert be.softmax(given, axis=axis, out=out) is out
+    assert np.ascontiguousarray(np.moveaxis(out, axis, -1)).tobytes() == np.ascontiguousarray(result).tobytes()
+    in_rows = CupyBackend.as_rows(rows, given.view(AsCupy), axis, dtype)
+    assert np.asarray(in_rows).tobytes() == np.ascontiguousarray(np.moveaxis(given, axis, -1)).tobytes()
+    if given.ndim == 2:
+        found = be.gradient(given if axis else given.T, labels, reduction="sum", validate=False)
+        assert_same(np.asarray(found), gradient, "gradient")
+
+
 def test_no_launch_has_an_empty_grid(be: Backend, rows: CupyOnCpu) -> None:
     rows.device.launched.clear()
     empty = np.empty((0, 5), np.float32)

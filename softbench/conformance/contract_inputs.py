@@ -88,6 +88,38 @@ def _layout(subject: Subject, layout: str, view: View, dtype: str) -> None:
     )
 
 
+_STEPS: Final = {"strided": 2, "negative-stride": -1}
+
+
+def _relaid_there(subject: Subject, a: Array, layout: str) -> Any:
+    """The backend's own array with the elements of ``a``, as a view of one that lies otherwise."""
+    if layout == "fortran":
+        return subject.be.asarray(np.ascontiguousarray(a.T)).T
+    step = _STEPS[layout]
+    cut = (slice(None, None, step),) * a.ndim
+    base = np.full([abs(step) * n for n in a.shape], 7, a.dtype)
+    base[cut] = a
+    return subject.be.asarray(base)[cut]
+
+
+def _layout_there(subject: Subject, layout: str, view: View, dtype: str) -> None:
+    """`_layout` on a device, whose arrays other arrays view; and into an ``out`` that lies so."""
+    if subject.host:
+        raise NotApplicable("computes in host memory")
+    rows = batch(subject.rows_of(33, 9), 33, dtype)
+    due = view.run(subject, rows)
+    try:
+        parts = (rows.x, rows.p, rows.labels, rows.q, rows.s, rows.w)
+        other = Batch(*(_relaid_there(subject, part, layout) for part in parts))
+        out = _relaid_there(subject, np.zeros_like(due), layout) if view.maps else None
+    except Exception as error:  # which views there are depends on the library
+        raise NotApplicable(f"has no {layout} arrays ({type(error).__name__}: {error})") from error
+    mismatch(view.run(subject, other), due, f"{view.name} of {layout} {dtype} arrays", than=" (contiguous)")
+    if view.maps:
+        view.run(subject, rows, out=out)
+        mismatch(subject.get(out), due, f"{view.name} into a {layout} {dtype} array", than=" (contiguous)")
+
+
 def _memmap(subject: Subject, dtype: str) -> None:
     rows = batch(4, 9, dtype)
     with tempfile.TemporaryDirectory() as folder:
@@ -129,6 +161,14 @@ LAYOUTS = Row(
         layout=_LAYOUTS,
         view=[v for v in VIEWS if v.name in ("softmax", "gradient")],
         dtype=("float16", "bfloat16"),
+    )
+    + check(
+        "layouts",
+        _layout_there,
+        name="same-on-a-device",
+        layout=("fortran", *_STEPS),
+        view=[v for v in VIEWS if v.name in ("softmax", "smoothed-gradient", "soft-loss")],
+        dtype=("float32", "float16"),
     )
     + check("layouts", _memmap, needs=("host",), dtype=WIDE)
     + check("layouts", _unwritten, needs=("host",), name="inputs-unwritten", view=VIEWS, dtype=WIDE),

@@ -135,10 +135,12 @@ class CupyBackend(RowBackend):
 
     def as_rows(self, x: Array, axis: int, dtype: str) -> Array:
         """``x`` with ``axis`` last as C-contiguous ``(N, K)`` rows of ``dtype``; a view where possible."""
+        plain = _plain(x)
         if axis != x.ndim - 1:
-            x = self.xp.moveaxis(_plain(x), axis, -1).view(x.dtype)
-        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
-        return self._cast(self._contiguous(rows), dtype)
+            plain = self.xp.moveaxis(plain, axis, -1)
+        if x.ndim != 2:
+            plain = plain.reshape(math.prod(plain.shape[:-1]), plain.shape[-1])
+        return self._cast(self._contiguous(plain).view(x.dtype), dtype)
 
     def from_rows(self, rows: Array, shape: tuple[int, ...], axis: int, dtype: str, out: Array | None = None) -> Array:
         """The inverse of `as_rows` for a result: an array of ``shape`` and ``dtype``, or ``out`` filled."""
