@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
+import mmap
 import subprocess
 import sys
 from pathlib import Path
@@ -332,6 +333,42 @@ def test_any_layout_gives_the_same_bits_without_a_trip_to_the_host(
     if given.ndim == 2:
         found = be.gradient(given if axis else given.T, labels, reduction="sum", validate=False)
         assert_same(np.asarray(found), gradient, "gradient")
+
+
+def untouched(shape: tuple[int, int], dtype: str) -> np.ndarray:
+    """Zeros that take no memory before they are written."""
+    size = math.prod(shape) * numpy_dtype(dtype).itemsize
+    not_reserved = 0x4000  # MAP_NORESERVE of Linux, which Python 3.11 does not name
+    try:
+        memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | not_reserved)
+    except OSError as error:
+        pytest.skip(f"no addresses for {size >> 30} GB: {error}")
+    return np.frombuffer(memory, numpy_dtype(dtype)).reshape(shape)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs memory that is not there before it is written")
+@pytest.mark.parametrize("k", [100, 1000, 5000, 40000, 1 << 20])
+def test_offsets_have_64_bits(rows: CupyOnCpu, monkeypatch: pytest.MonkeyPatch, k: int) -> None:
+    """Of an array of more than 2^32 elements the last blocks run; a shorter offset would end up in its first rows."""
+    n = (1 << 32) // k + 1
+    x, out, gradient = (untouched((n, k), "float16") for _ in range(3))
+    labels, best, loss = (untouched((n, 1), dtype)[:, 0] for dtype in ("int64", "int64", "float64"))
+    x[-1] = draw("normal-4", 1, k, "float16")[0]
+    labels[-1] = k - 1
+    monkeypatch.setattr(rows.device, "cache_bytes", 1 << 50)  # segments of all rows in one launch
+    monkeypatch.setattr(
+        rows.device, "first_block", lambda how: (how.grid[0] - how.cluster, 0) if how.grid[1] == 1 else (0, n - 1)
+    )
+    assert rows.argmax(x, best)[-1] == x[-1].argmax()
+    rows.softmax(x, out)
+    rows.loss_and_gradient(x, IndexTarget(labels), 1, loss, gradient)
+    monkeypatch.undo()
+    last = x[-1:].copy()
+    assert_same(out[-1:], rows.softmax(last, np.empty_like(last)), "softmax")
+    found = rows.loss_and_gradient(last, IndexTarget(labels[-1:].copy()), 1, np.empty(1), np.empty_like(last))
+    assert_same(loss[-1:], found[0], "loss")
+    assert_same(gradient[-1:], found[1], "gradient")
+    assert not out[: 4096 // k + 1].any()
 
 
 def test_no_launch_has_an_empty_grid(be: Backend, rows: CupyOnCpu) -> None:

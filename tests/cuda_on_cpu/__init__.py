@@ -79,7 +79,13 @@ class _Dim3(ctypes.Structure):
 
 
 class _Launch(ctypes.Structure):
-    _fields_ = (("grid", _Dim3), ("block", _Dim3), ("shared", ctypes.c_size_t), ("cluster", ctypes.c_uint))
+    _fields_ = (
+        ("grid", _Dim3),
+        ("block", _Dim3),
+        ("shared", ctypes.c_size_t),
+        ("cluster", ctypes.c_uint),
+        ("begin", _Dim3),
+    )
 
 
 _Call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(_Launch), ctypes.POINTER(ctypes.c_void_p))
@@ -127,9 +133,14 @@ class CpuDevice:
             assert isinstance(argument, np.generic), f"{kernel}: argument {i} has no exact type: {argument!r}"
             cells.append(ctypes.create_string_buffer(argument.tobytes(), 16))
             pointers[i] = ctypes.addressof(cells[-1])
-        launch = _Launch(_Dim3(*how.grid, 1), _Dim3(how.block, 1, 1), how.shared, how.cluster)
+        begin = _Dim3(*self.first_block(how), 0)
+        launch = _Launch(_Dim3(*how.grid, 1), _Dim3(how.block, 1, 1), how.shared, how.cluster, begin)
         failed = call(ctypes.byref(launch), pointers)
         assert failed == 0, f"{kernel}: {'divergent barrier' if failed == 1 else 'impossible launch'} ({how})"
+
+    def first_block(self, how: Launch) -> tuple[int, int]:
+        """The blocks of a grid before this one are left out."""
+        return 0, 0
 
     def _find(self, kernel: str) -> Any:
         _, _, inside = kernel.partition("<")

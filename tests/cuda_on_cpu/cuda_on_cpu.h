@@ -24,6 +24,8 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <functional>
+#include <map>
 #include <thread>
 #else
 #include <csetjmp>
@@ -85,23 +87,50 @@ struct Block {
 inline thread_local Block* block = nullptr;
 inline Barrier* cluster = nullptr;
 
+// Threads that stay from launch to launch, because starting one takes longer than most blocks. They are never ended: the
+// process takes them with it.
+class Team {
+    Barrier begin, end;
+    std::function<void(unsigned)> work;
+
+  public:
+    explicit Team(unsigned threads) : begin(threads + 1), end(threads + 1) {
+        for (unsigned t = 0; t < threads; ++t)
+            std::thread([this, t] {
+                for (;;) {
+                    begin.wait();
+                    work(t);
+                    end.wait();
+                }
+            }).detach();
+    }
+    void run(std::function<void(unsigned)> what) {
+        work = std::move(what);
+        begin.wait();
+        end.wait();
+    }
+    static Team& of(unsigned threads) {
+        static auto& teams = *new std::map<unsigned, Team*>();
+        Team*& team = teams[threads];
+        if (!team) team = new Team(threads);
+        return *team;
+    }
+};
+
 template <class Run> int run_blocks(unsigned threads, unsigned blocks, dim3 first, dim3 grid, Run run) {
     std::vector<std::unique_ptr<Block>> here;
     for (unsigned b = 0; b < blocks; ++b) here.push_back(std::make_unique<Block>(threads));
     Barrier all(threads * blocks);
     cluster = &all;
-    std::vector<std::thread> pool;
-    for (unsigned t = 0; t < threads * blocks; ++t)
-        pool.emplace_back([&, t] {
-            block = here[t / threads].get();
-            block_rank = t / threads;
-            threadIdx = {t % threads, 0, 0};
-            blockIdx = {first.x + t / threads, first.y, first.z};
-            blockDim = {threads, 1, 1};
-            gridDim = grid;
-            run();
-        });
-    for (auto& thread : pool) thread.join();
+    Team::of(threads * blocks).run([&](unsigned t) {
+        block = here[t / threads].get();
+        block_rank = t / threads;
+        threadIdx = {t % threads, 0, 0};
+        blockIdx = {first.x + t / threads, first.y, first.z};
+        blockDim = {threads, 1, 1};
+        gridDim = grid;
+        run();
+    });
     return 0;
 }
 
@@ -283,6 +312,7 @@ struct Launch {
     dim3 grid, block;
     size_t shared;
     unsigned cluster = 1;  // blocks along x
+    dim3 from = {0, 0, 0};  // the blocks before are left out
 };
 
 template <class... A> int launch(void (*kernel)(A...), const Launch& how, void** args) {
@@ -290,9 +320,9 @@ template <class... A> int launch(void (*kernel)(A...), const Launch& how, void**
     if (how.shared > MAX_SHARED || how.block.y * how.block.z != 1 || how.block.x > 1024) return 2;
     if (how.grid.x == 0 || how.grid.y == 0 || how.grid.y > 65535 || how.grid.z > 65535) return 2;
     if (how.cluster == 0 || how.cluster > MAX_CLUSTER || how.grid.x % how.cluster != 0) return 2;
-    for (unsigned z = 0; z < how.grid.z; ++z)
-        for (unsigned y = 0; y < how.grid.y; ++y)
-            for (unsigned x = 0; x < how.grid.x; x += how.cluster) {
+    for (unsigned z = how.from.z; z < how.grid.z; ++z)
+        for (unsigned y = how.from.y; y < how.grid.y; ++y)
+            for (unsigned x = how.from.x; x < how.grid.x; x += how.cluster) {
                 for (unsigned b = 0; b < how.cluster; ++b)
                     std::memset(shared_memory[b], 0xa5, how.shared);  // garbage on entry, as on the device
                 const int failed = run_blocks(how.block.x, how.cluster, {x, y, z}, how.grid, [&] {
