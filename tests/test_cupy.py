@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import math
 import mmap
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -688,7 +689,7 @@ def test_shim_reports_a_barrier_that_not_all_reach(tmp_path: Path) -> None:
 
 def sanitized(tmp_path: Path, text: str, *flags: str) -> subprocess.CompletedProcess[str]:
     try:
-        program = executable(tmp_path, text, "-DCUDA_ON_CPU_THREADS", "-fsanitize=thread", "-g", "-pthread", *flags)
+        program = executable(tmp_path, text, *cuda_on_cpu.SANITIZED, *flags)
     except RuntimeError as error:
         pytest.skip(f"cannot build with -fsanitize=thread: {str(error)[-200:]}")
     done = subprocess.run([program], capture_output=True, text=True, check=False, timeout=300)
@@ -762,4 +763,42 @@ def test_thread_sanitizer_sees_a_barrier_left_out(tmp_path: Path, left_out: str)
     assert source().count(barrier) == 1
     without = source().replace(barrier, barrier.splitlines()[-1] if "\n" in barrier else "")
     done = sanitized(tmp_path, RACES.format(kernels=without))
+    assert "data race" in done.stderr
+
+
+def conformance_sanitized(left_out: str = "") -> subprocess.CompletedProcess[str]:
+    """`sanitized_cupy.py` in a process with the thread sanitizer."""
+    asked = [cuda_on_cpu.compiler() or "", "-print-file-name=libtsan.so"]
+    library = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+    if not Path(library).is_file():
+        pytest.skip("the C++ compiler has no shared thread sanitizer")
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / "sanitized_cupy.py"), left_out],
+        env={
+            **os.environ,
+            "LD_PRELOAD": str(Path(library).resolve()),
+            "TSAN_OPTIONS": "exitcode=66",
+            "CUDA_ON_CPU_THREADS": "1",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+    if "FATAL: ThreadSanitizer" in done.stderr:
+        pytest.skip(f"ThreadSanitizer cannot run here: {done.stderr[:200]}")
+    return done
+
+
+@pytest.mark.deep
+def test_conformance_cases_have_no_race_that_the_thread_sanitizer_sees() -> None:
+    done = conformance_sanitized()
+    assert done.returncode == 0, done.stderr[:4000]
+    assert int(done.stdout.split()[0]) > 40, done.stdout
+
+
+@pytest.mark.deep
+def test_thread_sanitizer_sees_a_barrier_left_out_of_conformance_cases() -> None:
+    done = conformance_sanitized("        __syncthreads();\n        if (threadIdx.x < 32) v = over_slots")
+    assert done.returncode == 66, done.stdout + done.stderr[:4000]
     assert "data race" in done.stderr

@@ -5,8 +5,10 @@ Needs neither a card nor a driver nor CuPy: the compiler comes with the wheels o
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -124,6 +126,120 @@ def ptx_of(text: str, architecture: str, names: list[str]) -> tuple[str, dict[st
     ptx = b" " * ask(nvrtc.nvrtcGetPTXSize, unit)
     ask(nvrtc.nvrtcGetPTX, unit, ptx)
     return ptx.decode(), {name: ask(nvrtc.nvrtcGetLoweredName, unit, name.encode()).decode() for name in names}
+
+
+def bodies(text: str, architecture: str, names: list[str]) -> dict[str, str]:
+    """The PTX of each kernel instance by itself."""
+    ptx, symbols = ptx_of(text, architecture, names)
+    found = {}
+    for name, symbol in symbols.items():
+        entry = ptx[ptx.index(f".entry {symbol}(") :]
+        found[name] = entry[: entry.index("\n}")]
+    return found
+
+
+SIXTEEN_BYTES = r"\.global\.(?:nc\.)?(?:v4\.[bfu]32|v2\.[bfu]64)\b"
+
+
+def vectors(body: str) -> tuple[int, int]:
+    """How many accesses of 16 bytes read and write global memory."""
+    return len(re.findall(r"\bld" + SIXTEEN_BYTES + r"|\bcp\.async\.cg", body)), len(
+        re.findall(r"\bst" + SIXTEEN_BYTES, body)
+    )
+
+
+def due_vectors(name: str, itemsize: int) -> tuple[int, int]:
+    """The least that `vectors` must find: as many as an aligned row's elements in a thread take, or 1 in a loop."""
+    kernel, inside = name[:-1].split("<")
+    _, *rest = inside.split(", ")
+    operation = rest[0]
+    width = int(rest[1]) if kernel in ("resident", "segment_sums", "segment_write") else 16 // itemsize
+    if kernel == "argmax":
+        return int(int(operation) * itemsize == 16), 0
+    if width * itemsize < 16:
+        return 0, 0
+    each = int(rest[2]) // width if kernel == "resident" else 1
+    return each, each if operation != "LOGSUMEXP" and kernel != "segment_sums" else 0
+
+
+def assert_vectors(architecture: str, names: list[str], itemsize: int) -> None:
+    for name, body in bodies(source(), architecture, names).items():
+        (loads, stores), (least_loads, least_stores) = vectors(body), due_vectors(name, itemsize)
+        assert loads >= least_loads, f"{name} for {architecture}: {loads} loads of 16 bytes"
+        assert stores >= least_stores, f"{name} for {architecture}: {stores} stores of 16 bytes"
+        if due_vectors(name, itemsize) == (0, 0):
+            assert (loads, stores) == (0, 0), name
+
+
+FOR_ROWS = ("resident", "staged", "clustered", "segment_sums", "segment_write", "argmax")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_rows_are_read_and_written_16_bytes_at_a_time(dtype: str) -> None:
+    storage, itemsize = plan.STORAGE[dtype], plan.ITEMSIZE[dtype]
+    width = 16 // itemsize
+    names = [f"resident<{storage}, SOFTMAX, {width}, 16>", f"resident<{storage}, INDEX, 1, 16>"]
+    names += [f"staged<{storage}, INDEX>", f"clustered<{storage}, SOFTMAX, 2>", f"argmax<{storage}, {width}>"]
+    names += [f"segment_{part}<{storage}, SOFTMAX, {width}>" for part in ("sums", "write")]
+    assert_vectors("sm_90", names, itemsize)
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("dtype", plan.STORAGE)
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_all_rows_are_read_and_written_16_bytes_at_a_time(architecture: str, dtype: str) -> None:
+    names = [name for name in plan.instances((dtype,), architecture == "sm_90") if name.startswith(FOR_ROWS)]
+    assert_vectors(architecture, names, plan.ITEMSIZE[dtype])
+
+
+def test_planted_scalar_stores_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack that is assigned is taken apart beside a branch that stores elements one by one."""
+    assigned = source().replace("if constexpr (sizeof(P) == 16) {", "if constexpr (false) {")
+    name = "segment_write<float, SOFTMAX, 4>"
+    assert vectors(bodies(assigned, "sm_90", [name])[name])[1] == 0 < due_vectors(name, 4)[1]
+
+
+@pytest.mark.parametrize(("storage", "most"), [("float", 0.5), ("bf16_t", 0.3)])
+@pytest.mark.parametrize("operation", ["SOFTMAX", "LOG_SOFTMAX", "INDEX"])
+def test_float64_is_for_sums_alone(storage: str, most: float, operation: str) -> None:
+    """One addition in double for four elements, or eight, and its conversion; rare rows and entries left out."""
+    few, many = (f"resident<{storage}, {operation}, 4, {elements}>" for elements in (4, 16))
+    width = 16 // (4 if storage == "float" else 2)
+    names = [few, many.replace(", 4, ", f", {width}, ")]
+    assert doubles_per_element(executed(), *names) <= most
+
+
+def executed() -> str:
+    """The source without what only rare rows and entries take."""
+    path = Path(__file__).parents[1] / "benchmarks" / "gpu_instructions.py"
+    spec = importlib.util.spec_from_file_location("gpu_instructions", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.as_executed(first=False, holds=False, result=True)
+
+
+def doubles_per_element(text: str, few: str, many: str) -> float:
+    found = bodies(text, "sm_90", [few, many])
+    counts = [len(re.findall(r"\.f64\b", found[name])) for name in (few, many)]
+    return (counts[1] - counts[0]) / 12
+
+
+def test_planted_float64_per_element_is_found() -> None:
+    sums = "add(add(e[i], e[i + 1]), add(e[i + 2], e[i + 3]))"
+    text = executed().replace(sums, "(float)((double)e[i] + e[i + 1] + e[i + 2] + e[i + 3])")
+    assert doubles_per_element(text, *(f"resident<float, SOFTMAX, 4, {elements}>" for elements in (4, 16))) > 1
+
+
+def test_nothing_is_atomic_but_the_search_for_the_first_wrong_value() -> None:
+    """A minimum of integers, whose order does not matter."""
+    names = ["check_labels<i64>", "check_range<float>", "check_distribution<float>"]
+    names += ["resident<float, INDEX, 4, 16>", "staged<float, SOFT>", "clustered<float, SMOOTH, 2>", "sum_chunks"]
+    names += ["sum_total", "segment_sums<float, SOFT, 4>", "segment_write<float, INDEX, 4>", "log_loss_soft<float>"]
+    for name, body in bodies(source(), "sm_90", names).items():
+        atomics = set(re.findall(r"\b(?:atom|red)\.(?:global|shared)\S*", body))
+        assert atomics == ({"atom.global.min.u64"} if name.startswith("check_") else set()), name
 
 
 def cluster_sizes(text: str, names: list[str]) -> dict[str, int]:

@@ -24,10 +24,14 @@ from softbench_backends.cupy import CupyBackend, plan
 from softbench_backends.cupy.device import Launch
 from softbench_backends.cupy.source import FOLDER, source
 
-__all__ = ["CpuDevice", "CupyOnCpu", "build", "compiler", "generate"]
+__all__ = ["SANITIZED", "CpuDevice", "CupyOnCpu", "build", "compiler", "generate"]
 
 SHIM = Path(__file__).parent / "cuda_on_cpu.h"
 FLAGS = ("-std=c++20", "-O1", "-ffp-contract=off", "-U_FORTIFY_SOURCE")
+SANITIZED = ("-DCUDA_ON_CPU_THREADS", "-fsanitize=thread", "-g", "-pthread")
+"""For the thread sanitizer, which a process that loads what is built so must have loaded first."""
+THREADS = "CUDA_ON_CPU_THREADS" in os.environ
+"""Whether kernels are built like that, in this process."""
 
 
 def compiler() -> str | None:
@@ -42,9 +46,14 @@ def _cpu_flags() -> tuple[str, ...]:
     return ("-mfma",) if " fma " in text else ()
 
 
+def kernels() -> str:
+    """The unmodified source."""
+    return f'#include "{FOLDER / "kernels.cu"}"'
+
+
 def generate(dtypes: tuple[str, ...]) -> str:
     """A translation unit with every kernel instance for rows of ``dtypes``."""
-    lines = [f'#include "{SHIM}"', f'#include "{FOLDER / "kernels.cu"}"']
+    lines = [f'#include "{SHIM}"', kernels()]
     lines.append('extern "C" const cuda_on_cpu::Instance instances[] = {')
     lines += [f"CUDA_ON_CPU_INSTANCE({name})," for name in plan.instances(dtypes)]
     lines.append("{nullptr, nullptr}};")
@@ -98,7 +107,8 @@ class _Instance(ctypes.Structure):
 @functools.cache
 def _library(dtype: str) -> dict[str, Any]:
     """Kernel instances for rows of one dtype, by name."""
-    library = ctypes.CDLL(str(build(generate((dtype,)), "-fPIC", "-shared")))
+    flags = "-fPIC", "-shared", *(SANITIZED if THREADS else ())
+    library = ctypes.CDLL(str(build(generate((dtype,)), *flags)))
     instances = (_Instance * 4096).in_dll(library, "instances")
     found: dict[str, Any] = {"": library}  # keeps the library loaded
     for instance in instances:

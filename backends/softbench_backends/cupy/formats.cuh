@@ -94,12 +94,31 @@ template <int V, class T, class C> DEVICE void load(const T* from, bool whole, C
     }
 }
 
+template <int V, class T, class C> DEVICE Pack<T, V> packed(const C* from) {
+    Pack<T, V> pack;
+#pragma unroll
+    for (int v = 0; v < V; ++v) narrow(from[v], pack.v[v]);
+    return pack;
+}
+
+// The compiler takes a pack apart, and beside a branch that stores its elements one by one it stays so: 16 bytes are
+// stored in words, by name. Global memory.
+template <class P, class T> DEVICE void store_pack(const P& pack, T* to) {
+#ifdef __CUDA_ARCH__
+    if constexpr (sizeof(P) == 16) {
+        unsigned w[4];
+        memcpy(w, &pack, 16);
+        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3])
+                     : "memory");
+        return;
+    }
+#endif
+    *reinterpret_cast<P*>(to) = pack;
+}
+
 template <int V, class T, class C> DEVICE void store(const C* from, bool whole, T* to) {
     if (V > 1 && whole) {
-        Pack<T, V> pack;
-#pragma unroll
-        for (int v = 0; v < V; ++v) narrow(from[v], pack.v[v]);
-        *reinterpret_cast<Pack<T, V>*>(to) = pack;
+        store_pack(packed<V, T>(from), to);
     } else {
 #pragma unroll
         for (int v = 0; v < V; ++v) narrow(from[v], to[v]);

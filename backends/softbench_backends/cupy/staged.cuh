@@ -46,6 +46,11 @@ template <int V, class T> DEVICE void take(const T* here, int count, bool whole,
     for (int k = threadIdx.x; k < count; k += blockDim.x) to[k] = here[k];
 }
 
+// V elements, a pack, into shared memory.
+template <int V, class T, class C> DEVICE void keep(const C* from, T* here) {
+    *reinterpret_cast<Pack<T, V>*>(here) = packed<V, T>(from);
+}
+
 // Arguments as of `resident`; a block holds up to `length` elements of its row.
 template <class T, int OP, int BLOCKS>
 DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length, bool whole,
@@ -99,7 +104,7 @@ DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length
                     e[p * V + j] = exponential(v[p * V + j]);
                 }
                 if constexpr (keeps)
-                    if (k < count) store<V>(e + p * V, true, here + k);
+                    if (k < count) keep<V>(e + p * V, here + k);
             }
             add_exponentials<decltype(kept), E>(to, v, e, m, holds);
         }
@@ -156,7 +161,7 @@ DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length
                     continue;
                 }
             }
-            store<V>(v, true, here + base);
+            keep<V>(v, here + base);
         }
         // The thread that wrote the label's entry overwrites it.
         if (OP == INDEX || OP == SMOOTH) {
