@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import numpy as np
@@ -11,40 +12,60 @@ import numpy as np
 from softbench import gates
 from softbench.dtypes import numpy_dtype
 from softbench.gpu_contestants import BackendContestant, Host
+from softbench.machine import usable_cores
 
 __all__ = ["check_boundaries", "check_large"]
 
 DTYPES: Final = ("float32", "bfloat16", "float64", "float16")
+MOST_AT_ONCE: Final = 16
 LARGE: Final = (1 << 31) + 1
 LARGE_CLASSES: Final = (1000, 131072)
 ROOM: Final = 1.1  # of the bytes of input and result: the allocator's own, labels
 
 
 def check_boundaries(player: BackendContestant, end: float) -> dict[str, Any]:
-    """Every function against the gates for rows of each K at which the backend changes its kernel, and of K + 1.
+    """Every function against the gates for rows of each K at which the backend changes its kernel, and just beyond it.
+
+    Just beyond are K + 1, where elements are read one by one, and the next K that 16 bytes divide. Kernels are compiled
+    when first asked for, so several shapes are judged at once, which keeps all cores of the host busy.
 
     Until ``end`` (of `time.perf_counter`). Returns the number of results ``judged``, the ``failures`` as sentences, and
     the shapes ``left_out`` for lack of time.
     """
     found: dict[str, Any] = {"judged": 0, "failures": [], "left_out": []}
+    shapes = []
     for dtype in DTYPES:
         try:
-            numpy_dtype(dtype)
+            width = 16 // numpy_dtype(dtype).itemsize
         except ImportError:
             found["left_out"].append(f"{dtype}: needs ml_dtypes")
             continue
-        for k in sorted({k for most in player.boundaries(dtype) for k in (most, most + 1)}):
-            if time.perf_counter() > end:
-                found["left_out"].append(f"{dtype} K={k}")
-                continue
-            rng = np.random.default_rng(k)
-            x = (4.0 * rng.standard_normal((3, k))).astype(numpy_dtype(dtype))
-            try:
-                player.upload(x)
-            except (TypeError, ValueError) as error:  # the library's arrays have no such dtype
-                found["left_out"].append(f"{dtype} K={k}: {error}")
-                continue
-            _judge_rows(player, x, rng.integers(0, k, 3), found)
+        ks = {k for most in player.boundaries(dtype) for k in (most, most + 1, (most // width + 1) * width)}
+        shapes += [(dtype, k) for k in sorted(ks)]
+    pool = ThreadPoolExecutor(min(usable_cores(), MOST_AT_ONCE))
+    try:
+        for part in [pool.submit(_judge_shape, player, dtype, k, end) for dtype, k in shapes]:
+            verdict = part.result()
+            for key, value in verdict.items():
+                found[key] += value
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return found
+
+
+def _judge_shape(player: BackendContestant, dtype: str, k: int, end: float) -> dict[str, Any]:
+    found: dict[str, Any] = {"judged": 0, "failures": [], "left_out": []}
+    if time.perf_counter() > end:
+        found["left_out"].append(f"{dtype} K={k}")
+        return found
+    rng = np.random.default_rng(k)
+    x = (4.0 * rng.standard_normal((3, k))).astype(numpy_dtype(dtype))
+    try:
+        player.upload(x)
+    except (TypeError, ValueError) as error:  # the library's arrays have no such dtype
+        found["left_out"].append(f"{dtype} K={k}: {error}")
+        return found
+    _judge_rows(player, x, rng.integers(0, k, 3), found)
     return found
 
 

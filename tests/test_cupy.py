@@ -12,6 +12,7 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -586,6 +587,31 @@ def test_clusters_are_used_where_the_largest_one_starts(
         if isinstance(how, plan.Staged):
             device.launch(f"k{k}", device_module.Launch((8, 1), 256, how.shared, how.blocks), ())
         assert isinstance(how, plan.Segments) == (4 * k > staged)
+
+
+def test_kernels_are_compiled_at_once_but_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = StubCupy(8, 163 << 10, "")
+    meeting, compiled = threading.Barrier(2, timeout=20), []
+    module = stub.RawModule
+
+    class Slow(module):  # type: ignore[misc, valid-type]
+        def __init__(self, code: str, options: Any, name_expressions: Any = ()) -> None:
+            super().__init__(code, options, name_expressions)
+            compiled.extend(name_expressions)
+            meeting.wait()
+
+    stub.RawModule = Slow
+    monkeypatch.setitem(sys.modules, "cupy", stub)
+    device = device_module.CupyDevice()
+    calls = [
+        threading.Thread(target=device.launch, args=(name, device_module.Launch((1, 1), 32), ())) for name in "abab"
+    ]
+    for call in calls:
+        call.start()
+    for call in calls:
+        call.join()
+    assert sorted(compiled) == ["a", "b"]
+    assert sorted(name for name, _ in stub.launched) == ["a", "a", "b", "b"]
 
 
 class OnDevice(np.ndarray):

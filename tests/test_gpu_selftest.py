@@ -3,6 +3,7 @@
 import json
 import math
 import sys
+import threading
 import time
 import types
 from pathlib import Path
@@ -246,16 +247,34 @@ def test_both_sides_of_every_boundary_are_judged(monkeypatch):
     monkeypatch.setattr(gpu_checks, "DTYPES", ("float32",))
     player = Fake()
     found = gpu_checks.check_boundaries(player, math.inf)
-    assert found == {"judged": 4 * 7, "failures": [], "left_out": []}
+    assert found == {"judged": 5 * 7, "failures": [], "left_out": []}
     player.backend = Wrong(18)
     found = gpu_checks.check_boundaries(player, math.inf)
-    assert found["judged"] == 4 * 7
+    assert found["judged"] == 5 * 7
     assert [text.partition(":")[0].strip() for text in found["failures"]] == [
         "softmax 3x18 float32",
         "log_softmax 3x18 float32",
     ]
     assert "too many resources" in found["failures"][1]
     assert gpu_checks.check_boundaries(player, 0.0)["left_out"][0] == "float32 K=3"
+
+
+def test_shapes_of_boundaries_are_judged_at_once(monkeypatch):
+    """Kernels are compiled when first asked for: one after the other would leave most cores idle."""
+    meeting = threading.Barrier(2, timeout=20)
+
+    class Meets(Fake):
+        def upload(self, host):
+            if host.ndim == 2 and host.shape[1] in (3, 4) and not self.met[host.shape[1]]:
+                self.met[host.shape[1]] = True
+                meeting.wait()
+            return super().upload(host)
+
+        met = {3: False, 4: False}  # noqa: RUF012
+
+    monkeypatch.setattr(gpu_checks, "DTYPES", ("float32",))
+    monkeypatch.setattr(gpu_checks, "usable_cores", lambda: 2)
+    assert gpu_checks.check_boundaries(Meets(), math.inf) == {"judged": 5 * 7, "failures": [], "left_out": []}
 
 
 def test_a_dtype_that_the_library_has_not_is_left_out(monkeypatch):
@@ -363,7 +382,7 @@ def test_the_whole_of_it(monkeypatch, capsys, tmp_path):
     assert found["errors"] == []
     assert found["devices"]["numpy"]["name"] == "numpy"
     assert found["conformance"]["numpy"]["failures"] == []
-    assert found["boundaries"]["numpy"]["judged"] == 28
+    assert found["boundaries"]["numpy"]["judged"] == 5 * 7
     assert "large of numpy: " in found["left_out"][-1]
 
 
@@ -382,7 +401,7 @@ def test_the_contestant_of_a_backend_with_cuda_source_executed_on_the_cpu(monkey
     assert all(row["within_contract"] and row["kernel_seconds"] > 0 for row in found["rows"])
     monkeypatch.setattr(OnCpu, "boundaries", lambda self, dtype: [16, 512])
     monkeypatch.setattr(gpu_checks, "DTYPES", ("float32", "float16"))
-    assert gpu_checks.check_boundaries(player, math.inf) == {"judged": 2 * 4 * 7, "failures": [], "left_out": []}
+    assert gpu_checks.check_boundaries(player, math.inf) == {"judged": 2 * 6 * 7, "failures": [], "left_out": []}
 
 
 def test_conformance_ends_when_its_time_is_over(monkeypatch, tmp_path):

@@ -96,7 +96,8 @@ class CupyDevice:
         self._clusters = clusters
         self._kernels: dict[tuple[int, str], Any] = {}
         self._limits: dict[int, _Limits] = {}
-        self._compiling = threading.Lock()
+        self._probing = threading.Lock()
+        self._locks: dict[tuple[int, str], threading.Lock] = {}
 
     @property
     def cache_bytes(self) -> int:
@@ -113,7 +114,7 @@ class CupyDevice:
         device = self.xp.cuda.runtime.getDevice()
         limits = self._limits.get(device)
         if limits is None:
-            with self._compiling:
+            with self._probing:
                 properties = self.xp.cuda.runtime.getDeviceProperties(device)
                 block = int(properties["sharedMemPerBlockOptin"]) - STAGED_SLOTS
                 most = min(MOST_BLOCK_BYTES, block)
@@ -142,15 +143,22 @@ class CupyDevice:
         key = (self.xp.cuda.runtime.getDevice(), kernel)
         function = self._kernels.get(key)
         if function is None:
-            most = self._of_device().block
-            with self._compiling:
-                module = self.xp.RawModule(code=source(), options=("-std=c++17",), name_expressions=(kernel,))
-                function = module.get_function(kernel)
-                if how.shared:  # beyond 48 KB a kernel has to ask; later launches may need more than this one
-                    function.max_dynamic_shared_size_bytes = STAGED_SLOTS + most
-                self._kernels[key] = function
+            function = self._compiled(key, bool(how.shared))
         given = tuple([_NULL if argument is None else argument for argument in arguments])
         function(how.grid, (how.block,), given, shared_mem=how.shared)
+
+    def _compiled(self, key: tuple[int, str], shared: bool) -> Any:
+        """A kernel for the current device; other threads may compile others meanwhile."""
+        most = self._of_device().block
+        with self._locks.setdefault(key, threading.Lock()):
+            function = self._kernels.get(key)
+            if function is None:
+                module = self.xp.RawModule(code=source(), options=("-std=c++17",), name_expressions=(key[1],))
+                function = module.get_function(key[1])
+                if shared:  # beyond 48 KB a kernel has to ask; later launches may need more than this one
+                    function.max_dynamic_shared_size_bytes = STAGED_SLOTS + most
+                self._kernels[key] = function
+        return function
 
     def adopt(self, obj: Any) -> Array | None:
         """CuPy arrays as they are; Numba and torch arrays on this device without a copy, ordered by their streams."""
