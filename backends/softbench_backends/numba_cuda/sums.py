@@ -155,8 +155,8 @@ class Parts(NamedTuple):
 def parts(spread: bool) -> Parts:
     """For parts with ``mass`` and ``gap`` or without."""
     if spread:
-        return Parts(8, _merge_spread, _none_spread, _get_spread, _put_spread, _exchange_spread)
-    return Parts(4, _merge_plain, _none_plain, _get_plain, _put_plain, _exchange_plain)
+        return Parts(8, _merge_spread, _none_spread, _get_spread, _put, _exchange_spread)
+    return Parts(4, _merge_plain, _none_plain, _get_plain, _put, _exchange_plain)
 
 
 @device
@@ -199,27 +199,12 @@ def _get_plain(memory: Any, at: Any) -> Any:
 
 @device
 def _get_spread(memory: Any, at: Any) -> Any:
-    return (
-        memory[at],
-        memory[at + 1],
-        memory[at + 2],
-        memory[at + 3],
-        memory[at + 4],
-        memory[at + 5],
-        memory[at + 6],
-        memory[at + 7],
-    )
+    return _get_plain(memory, at) + _get_plain(memory, at + 4)
 
 
 @device
-def _put_plain(memory: Any, at: Any, part: Any) -> None:
-    for i in range(4):
-        memory[at + i] = part[i]
-
-
-@device
-def _put_spread(memory: Any, at: Any, part: Any) -> None:
-    for i in range(8):
+def _put(memory: Any, at: Any, part: Any) -> None:
+    for i in range(len(part)):
         memory[at + i] = part[i]
 
 
@@ -235,13 +220,4 @@ def _exchange_plain(part: Any, distance: Any) -> Any:
 
 @device
 def _exchange_spread(part: Any, distance: Any) -> Any:
-    return (
-        shuffle_xor(part[0], distance),
-        shuffle_xor(part[1], distance),
-        shuffle_xor(part[2], distance),
-        shuffle_xor(part[3], distance),
-        shuffle_xor(part[4], distance),
-        shuffle_xor(part[5], distance),
-        shuffle_xor(part[6], distance),
-        shuffle_xor(part[7], distance),
-    )
+    return _exchange_plain(part[:4], distance) + _exchange_plain(part[4:], distance)

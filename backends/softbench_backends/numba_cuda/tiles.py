@@ -34,12 +34,22 @@ __all__ = [
 Device = Callable[..., Any]
 
 
+@device
+def _no_targets(target: Any, base: Any, j: Any, start: Any, targets: Any, i: Any) -> None:
+    pass
+
+
+@device
+def _no_targets_again(target: Any, base: Any, j: Any, y: Any, r: Any, targets: Any, i: Any) -> None:
+    pass
+
+
 def tile_loader(op: Operation, dtype: str, plan: Plan) -> Device:
     """Device function ``(x, target, base, start, first, end, tile, targets)``: a lane's groups from class ``first`` on.
 
     Beyond ``end`` there are -inf, and targets of 0.
     """
-    load_targets: Any = op.load_targets  # there where there is a distribution
+    load_targets = op.load_targets or _no_targets
     load = memory(dtype, plan.width, plan.whole).load
     width, stride, groups = plan.width, plan.lanes * plan.width, plan.values // plan.width
     spread = op.spread
@@ -50,32 +60,17 @@ def tile_loader(op: Operation, dtype: str, plan: Plan) -> Device:
         for u in range(width):
             tile[i + u] = value
 
-    if spread:
-
-        @device
-        def load_tile(
-            x: Any, target: Any, base: Any, start: Any, first: Any, end: Any, tile: Any, targets: Any
-        ) -> None:
-            for g in range(groups):
-                j = first + g * stride
-                if j < end:
-                    load(x, base + j, tile, g * width)
-                    load_targets(target, base, j, start, targets, g * width)
-                else:
-                    fill(tile, g * width, minus_inf)
+    @device
+    def load_tile(x: Any, target: Any, base: Any, start: Any, first: Any, end: Any, tile: Any, targets: Any) -> None:
+        for g in range(groups):
+            j = first + g * stride
+            if j < end:
+                load(x, base + j, tile, g * width)
+                load_targets(target, base, j, start, targets, g * width)
+            else:
+                fill(tile, g * width, minus_inf)
+                if spread:
                     fill(targets, g * width, zero)
-    else:
-
-        @device
-        def load_tile(
-            x: Any, target: Any, base: Any, start: Any, first: Any, end: Any, tile: Any, targets: Any
-        ) -> None:
-            for g in range(groups):
-                j = first + g * stride
-                if j < end:
-                    load(x, base + j, tile, g * width)
-                else:
-                    fill(tile, g * width, minus_inf)
 
     return load_tile
 
@@ -151,7 +146,7 @@ def tile_writer(op: Operation, dtype: str, plan: Plan, held: bool, again: bool) 
 
     ``tile`` holds exponentials if ``held``, else logits. ``again``: targets are made or read again for the entries.
     """
-    load_again: Any = op.load_targets_again
+    load_again: Any = op.load_targets_again if again else _no_targets_again
     store = memory(dtype, plan.width, plan.whole).store
     shift, exp_unit, entry = op.arithmetic.shift, op.arithmetic.exp_unit, op.entry
     width, stride, groups = plan.width, plan.lanes * plan.width, plan.values // plan.width
@@ -166,17 +161,6 @@ def tile_writer(op: Operation, dtype: str, plan: Plan, held: bool, again: bool) 
     else:
         entry_of = entry
 
-    if again:
-
-        @device
-        def before(target: Any, base: Any, j: Any, y: Any, r: Any, targets: Any, i: Any) -> None:
-            load_again(target, base, j, y, r, targets, i)
-    else:
-
-        @device
-        def before(target: Any, base: Any, j: Any, y: Any, r: Any, targets: Any, i: Any) -> None:
-            pass
-
     @device
     def write_tile(
         out: Any, target: Any, base: Any, y: Any, r: Any, first: Any, end: Any, tile: Any, targets: Any
@@ -185,7 +169,7 @@ def tile_writer(op: Operation, dtype: str, plan: Plan, held: bool, again: bool) 
             i = g * width
             j = first + g * stride
             if j < end:
-                before(target, base, j, y, r, targets, i)
+                load_again(target, base, j, y, r, targets, i)
                 for u in range(width):
                     tile[i + u] = entry_of(tile[i + u], targets[i + u] if spread else zero, r)
                 store(out, base + j, tile, i)
