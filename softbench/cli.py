@@ -54,17 +54,17 @@ class _UsageError(Exception):
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,8 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(function=_run)
 
     compare = commands.add_parser("compare", help="two saved runs: what became faster or slower")
-    compare.add_argument("before", type=Path, metavar="A.json")
-    compare.add_argument("after", type=Path, metavar="B.json")
+    compare.add_argument("before", type=Path, metavar="A.json", help=f"saved by softbench run, in ./{DEFAULT_OUT}/")
+    compare.add_argument("after", type=Path, metavar="B.json", help="another one, of the same machine")
     compare.set_defaults(function=_compare)
 
     warmup = commands.add_parser(

@@ -94,10 +94,12 @@ def test_info(capsys):
         (["run", "--cases", ","], ["names nothing"]),
         (["run", "--dtype", "float23"], ["float23", "did you mean 'float32'"]),
         (["run", "--seconds", "-1"], ["-1"]),
-        (["run", "--seconds", "soon"], ["soon"]),
-        (["run", "--threads", "0"], ["0"]),
+        (["run", "--seconds", "soon"], ["'soon' is not a positive number"]),
+        (["run", "--threads", "0"], ["'0' is not a positive whole number"]),
+        (["run", "--threads", "two"], ["'two' is not a positive whole number"]),
         (["run", "--threads", "100000"], ["cores"]),
         (["compare", "a.json"], ["B.json"]),
+        (["check", "numpy", "--select", "nan-rwo"], ["'nan-rwo'", "softbench check --list"]),
     ],
 )
 def test_wrong_arguments_are_explained(arguments, words, capsys):

@@ -390,12 +390,14 @@ def test_check_of_a_named_backend_that_is_not_here_fails(capsys, monkeypatch):
     class Missing(RowBackend):
         name = "missing"
         requires = ("no_such_module_of_anybody",)
+        install = 'pip install "softbench[cuda13]"'
 
     real = registry._load
     monkeypatch.setattr(registry, "_load", lambda name: Missing if name == "cupy" else real(name))
     monkeypatch.setattr(registry, "_instances", {})
     assert cli.main(["check", "cupy"]) == 1
-    assert "no_such_module_of_anybody is not installed" in capsys.readouterr().out
+    assert "no_such_module_of_anybody is not installed" in (told := capsys.readouterr().out)
+    assert "softbench[cuda13]" in told  # brackets are no markup
 
 
 def test_check_json(capsys):
@@ -413,6 +415,13 @@ def test_check_junit(tmp_path, capsys):
     assert suite.get("failures") == "0"
     assert int(suite.get("skipped")) == len(suite.findall("testcase/skipped")) > 0
     assert len(suite.findall("testcase")) == int(suite.get("tests"))
+
+
+def test_a_report_that_cannot_be_written_is_no_news_after_minutes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("softbench.conformance.runner.run", None)  # never reached
+    path = tmp_path / "no-such-folder" / "report.xml"
+    assert cli.main(["check", "numpy", "--junit", str(path)]) == 1
+    assert str(path) in capsys.readouterr().err
 
 
 def test_check_list(capsys):

@@ -72,6 +72,8 @@ def main(args: argparse.Namespace) -> int:
     except UnknownBackendError as error:
         print(f"softbench check: error: {error}", file=sys.stderr)
         return 2
+    if args.junit:
+        args.junit.open("ab").close()  # minutes of judging are not for a file that cannot be written
     console = _console()
     reports: list[Report] = []
     for name, backend in subjects:
@@ -80,7 +82,7 @@ def main(args: argparse.Namespace) -> int:
             try:
                 report = run(backend, args.profile, advance, select=args.select)
             except ValueError as error:  # --select matches nothing
-                print(f"softbench check: error: {error}", file=sys.stderr)
+                print(f"softbench check: error: {error}; see: softbench check --list", file=sys.stderr)
                 return 2
         report.backend = name
         reports.append(report)
@@ -92,8 +94,8 @@ def main(args: argparse.Namespace) -> int:
         verdicts = {"reports": [report.to_dict() for report in reports], "unavailable": unavailable}
         print(json.dumps(verdicts, indent=1, default=str))
     else:
-        for name, reason in unavailable.items():
-            console.print(f"[bold]{name}[/] is not available here: {reason}", highlight=False)
+        for reason in unavailable.values():
+            console.print(reason, markup=False, highlight=False)
     if args.junit:
         _write_junit(args.junit, reports)
     if any(report.interrupted for report in reports):

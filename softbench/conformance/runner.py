@@ -116,7 +116,7 @@ def run(
         patterns = list(select)
         chosen = [case for case in chosen if any(matches(pattern, case.id) for pattern in patterns)]
         if not chosen:
-            raise ValueError(f"no case of profile {profile!r} matches {', '.join(patterns)}")
+            raise ValueError(f"no case of profile {profile!r} matches {', '.join(map(repr, patterns))}")
     info = subject.be.info() if hasattr(subject.be, "info") else {}
     report = Report(subject.name, subject.kind, subject.cost, profile, info)
     start = time.perf_counter()
