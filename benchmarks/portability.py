@@ -1,16 +1,19 @@
-"""The numba backend on narrower processors than this one, against plain NumPy.
+"""The numba backend on this processor and as on narrower ones, against each other and against plain NumPy.
 
-    python -m benchmarks.portability [haswell x86-64 ...] [--seconds S] [--out FILE.json]
+    python -m benchmarks.portability [native haswell x86-64] [--cases PATTERN ...] [--seconds S] [--out FILE.json]
 
 For each processor a process of its own, for which Numba compiles, and NumPy chooses its loops, as if they ran there:
-``haswell`` has AVX2 with fused multiply-add, ``x86-64`` what every such processor has. What is measured is the code for
-that processor on this one. The cases are those of `benchmarks.goals` in float32; NumPy is the expression that one
-writes without a library, and takes its turns with the backend in one process.
+``native`` is this one, ``haswell`` has AVX2 with fused multiply-add, ``x86-64`` what every such processor has. What is
+measured is the code for that processor on this one. The processes take turns case by case, so that a line compares
+what was measured within seconds. The cases are those of `benchmarks.goals` in float32; NumPy is the expression that
+one writes without a library, and takes its turns with the backend in one process.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fnmatch
 import json
 import os
 import subprocess
@@ -21,15 +24,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.goals import GOALS, Goal, _numba, _spread
+from benchmarks.goals import GOALS, Goal, _numba, _relative_spread, _spread
 from softbench import machine
 from softbench.timing import Arm, interleave
 from softbench.units import duration
 
-SCHEMA: Final = "softbench.portability/1"
+SCHEMA: Final = "softbench.portability/2"
 NATIVE: Final = "native"
 PROCESSORS: Final = (NATIVE, "haswell", "x86-64")
-CASES: Final = tuple(goal for goal in GOALS if goal.dtype == "float32")
+CASES: Final = {goal.name: goal for goal in GOALS if goal.dtype == "float32"}
 
 
 def _numpy(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
@@ -62,17 +65,25 @@ def _numpy(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     return {"softmax": softmax, "loss": loss, "loss_and_gradient": loss_and_gradient}[goal.op]
 
 
-def measure(seconds: float) -> None:
-    """The child's side: one JSON line a case, compiled for whatever processor the environment names."""
-    for goal in CASES:
-        rng = np.random.Generator(np.random.SFC64(1))
-        x = rng.standard_normal(goal.shape, dtype=np.float32) * np.float32(4.0)
-        y = rng.integers(0, goal.shape[1], goal.shape[0])
-        arms = {"numba": Arm(_numba(goal, x, y)), "numpy": Arm(_numpy(goal, x, y))}
-        timings = interleave(arms, seconds)
-        print(
-            json.dumps({"name": goal.name, **{name: _spread(timing) for name, timing in timings.items()}}), flush=True
-        )
+# -- the child: one processor --------------------------------------------------------------------------------------
+
+
+def measure(goal: Goal, seconds: float) -> dict[str, Any]:
+    """A case, compiled for whatever processor the environment names."""
+    rng = np.random.Generator(np.random.SFC64(1))
+    x = rng.standard_normal(goal.shape, dtype=np.float32) * np.float32(4.0)
+    y = rng.integers(0, goal.shape[1], goal.shape[0])
+    arms = {"numba": Arm(_numba(goal, x, y)), "numpy": Arm(_numpy(goal, x, y))}
+    return {name: _spread(timing) for name, timing in interleave(arms, seconds).items()}
+
+
+def answer(seconds: float) -> None:
+    """Measure the case that every line of the input names; one line of JSON each."""
+    for line in sys.stdin:
+        print(json.dumps(measure(CASES[line.strip()], seconds)), flush=True)
+
+
+# -- the parent: all of them ---------------------------------------------------------------------------------------
 
 
 def _has(name: str, kind: str) -> bool:
@@ -80,44 +91,79 @@ def _has(name: str, kind: str) -> bool:
     return name == "haswell" and kind != "X86_V4" and not kind.startswith("AVX512")
 
 
-def processor(name: str, seconds: float) -> list[dict[str, Any]]:
-    """Every case on the processor of that name."""
+def start(name: str, seconds: float) -> subprocess.Popen[str]:
+    """A process that answers for the processor of that name."""
     named = {}
     if name != NATIVE:
         beyond = [kind for kind in np.show_config("dicts")["SIMD Extensions"]["found"] if not _has(name, kind)]
         named = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": " ".join(beyond)}
     command = [sys.executable, "-m", "benchmarks.portability", "--child", "--seconds", str(seconds)]
-    done = subprocess.run(command, env={**os.environ, **named}, stdout=subprocess.PIPE, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return subprocess.Popen(
+        command, env={**os.environ, **named}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
-def _cell(entry: dict[str, Any]) -> str:
-    """Time with the half width of its quartiles, and how many times NumPy's time that is."""
-    ours, theirs = entry["numba"], entry["numpy"]
-    low, high = ours["quartiles"]
-    spread = (high - low) / 2 / ours["median"]
-    return f"{duration(ours['median'])} ±{spread:.0%}, {theirs['median'] / ours['median']:.1f}x"
+def ask(child: subprocess.Popen[str], case: str) -> dict[str, Any]:
+    """The child's `measure` of a case; RuntimeError if it has died."""
+    assert child.stdin
+    assert child.stdout
+    with contextlib.suppress(BrokenPipeError):
+        print(case, file=child.stdin, flush=True)
+    line = child.stdout.readline()
+    if not line:
+        with contextlib.suppress(BrokenPipeError):  # it holds the question still
+            child.stdin.close()
+        raise RuntimeError(f"{case}: the process ended with status {child.wait()}")
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def compared(entry: dict[str, Any]) -> dict[str, Any]:
+    """The record of a case: what was measured of each processor, and how many times as long it takes as the first."""
+    first, *others = entry
+    medians = {name: times["numba"]["median"] for name, times in entry.items()}
+    ratios = {f"{name} / {first}": medians[name] / medians[first] for name in others}
+    return {"processors": entry, "ratios": ratios}
+
+
+def _cell(times: dict[str, Any]) -> str:
+    """Time with the half width of its quartiles, and how many times as long NumPy takes."""
+    ours, theirs = times["numba"], times["numpy"]
+    spread = f" ±{_relative_spread(ours):.0%}" if ours["samples"] > 1 else ""
+    return f"{duration(ours['median'])}{spread}, {theirs['median'] / ours['median']:.1f}x"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.portability", description=__doc__.split("\n\n")[0])
-    parser.add_argument("processors", nargs="*", default=PROCESSORS, help=f"default: {' '.join(PROCESSORS)}")
+    parser.add_argument("processors", nargs="*", metavar="PROCESSOR", help=f"default: {' '.join(PROCESSORS)}")
+    parser.add_argument("--cases", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns of names of goals")
     parser.add_argument("--seconds", type=float, default=2.0, help="time per case and processor")
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.child:
-        measure(parsed.seconds)
+        answer(parsed.seconds)
         return 0
-    found = {name: processor(name, parsed.seconds) for name in parsed.processors}
+    names = list(dict.fromkeys(parsed.processors or PROCESSORS))
+    if unknown := sorted(set(names) - set(PROCESSORS)):
+        parser.error(f"unknown processors {', '.join(unknown)}; there are {', '.join(PROCESSORS)}")
+    cases = [case for case in CASES if any(fnmatch.fnmatch(case, pattern) for pattern in parsed.cases)]
+    if not cases:
+        parser.error(f"no case matches {' '.join(parsed.cases)}; there are {', '.join(CASES)}")
+    found: dict[str, dict[str, Any]] = {}
+    columns = [*names, *(f"{name} / {names[0]}" for name in names[1:])]
+    print(f"| case | {' | '.join(columns)} |")
+    print("|---" * (1 + len(columns)) + "|")
+    with contextlib.ExitStack() as stack:
+        children = {name: stack.enter_context(start(name, parsed.seconds)) for name in names}
+        for case in cases:
+            found[case] = compared({name: ask(child, case) for name, child in children.items()})
+            cells = [_cell(times) for times in found[case]["processors"].values()]
+            ratios = [f"{ratio:.2f}" for ratio in found[case]["ratios"].values()]
+            print(f"| {case} | " + " | ".join(cells + ratios) + " |", flush=True)
     if parsed.out:
         surroundings = {"machine": machine.fingerprint(), "versions": machine.versions(), "threads": machine.threads()}
-        record = {"schema": SCHEMA, **surroundings, "processors": found}
-        parsed.out.write_text(json.dumps(record, indent=1) + "\n")
-    print(f"| case | {' | '.join(found)} |")
-    print("|---" * (1 + len(found)) + "|")
-    for entries in zip(*found.values(), strict=True):
-        print(f"| {entries[0]['name']} | " + " | ".join(map(_cell, entries)) + " |")
+        parsed.out.write_text(json.dumps({"schema": SCHEMA, **surroundings, "cases": found}, indent=1) + "\n")
     return 0
 
 

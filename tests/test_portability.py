@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import platform
@@ -103,6 +104,40 @@ def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple
 def test_other_processors_pass_the_kit(processor, judged):
     """Everything is compiled anew, for both at a time: a minute or two."""
     assert b"passes" in _output(*judged[processor])
+
+
+# -- benchmarks.portability -----------------------------------------------------------------------------
+
+
+@x86_64
+def test_processors_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
+    from benchmarks import portability
+
+    path, case = tmp_path / "found.json", "softmax-1x10-f32"
+    command = ["portability", "native", "x86-64", "--cases", case, "--seconds", "0.1", "--out", str(path)]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.chdir(FOLDER.parent)
+    assert portability.main() == 0
+    found = json.loads(path.read_text())["cases"][case]
+    assert set(found["processors"]) == {"native", "x86-64"}
+    assert all(set(times) == {"numba", "numpy"} for times in found["processors"].values())
+    ratio = found["ratios"]["x86-64 / native"]
+    assert ratio > 1.1  # a fused multiply-add for every lane is a call there: so it was compiled for that processor
+    header, _, row = capsys.readouterr().out.splitlines()
+    assert header == "| case | native | x86-64 | x86-64 / native |"
+    assert row.startswith(f"| {case} |")
+    assert row.endswith(f"| {ratio:.2f} |")
+
+
+def test_a_process_that_died_is_named():
+    from benchmarks import portability
+
+    with subprocess.Popen(
+        [sys.executable, "-c", "raise SystemExit(3)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        child.wait()
+        with pytest.raises(RuntimeError, match="softmax-1x10-f32: the process ended with status 3"):
+            portability.ask(child, "softmax-1x10-f32")
 
 
 # -- AArch64 --------------------------------------------------------------------------------------------
