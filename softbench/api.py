@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from softbench.front import Backend, Reduction
+from softbench.front import Backend
+from softbench.options import Reduction
 from softbench.registry import select_backend
 
 __all__ = [

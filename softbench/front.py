@@ -4,76 +4,24 @@ It validates arguments, resolves axis, dtype, layout, target form, weights, smoo
 lowers a call to the rows of `softbench.interface`. What a user holds after ``get_backend(name)`` is a
 `Backend`: a front over one `RowBackend`.
 
-The order is always: all checks, then compute; so ``out`` is untouched when an error is raised.
+The order is always: all checks, then compute; so ``out`` is untouched when an error is raised. The commonest calls
+need no lowering: `softbench.plain` says which.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable
-from typing import Any, Final, Literal, get_args
+from typing import Any
 
 import numpy as np
-from numpy.exceptions import AxisError
 
 from softbench.dtypes import numpy_dtype, result_dtype, row_dtype
-from softbench.host_arrays import HostArrays
 from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target, check_pair
+from softbench.options import Reduction, check_axis, check_ignore_index, check_reduction, check_smoothing
+from softbench.plain import FLOAT32, FLOAT64, is_only_labels, is_plain_out, plain_shape, takes_plain
 
-__all__ = ["Backend", "Reduction"]
-
-Reduction = Literal["mean", "sum", "none"]
-_REDUCTIONS: Final = get_args(Reduction)
-
-# The commonest call, a NumPy float matrix along its last axis on a backend that adds nothing to `HostArrays`, skips
-# everything that could not change it. It is told by identity where that can only fail to recognise it: a byte-swapped
-# dtype is another object, and so may be an axis given as some other kind of -1.
-_LAST: Final = -1
-_SECOND: Final = 1  # the last of a matrix
-_FLOAT32: Final = np.dtype("float32")
-_FLOAT64: Final = np.dtype("float64")
-_INT64: Final = np.dtype("int64")
-_SKIPPED: Final = ("accept", "layout", "shares_memory", "as_rows", "from_rows", "wrap")
-
-
-def _plain_shape(x: Any, axis: Any) -> tuple[int, ...] | None:
-    """The shape of ``x`` if it is rows already: a native float matrix with elements, C-contiguous and aligned."""
-    if type(x) is not np.ndarray or (axis is not _LAST and axis is not _SECOND):
-        return None
-    shape = x.shape
-    if len(shape) != 2 or 0 in shape or ((dtype := x.dtype) is not _FLOAT32 and dtype is not _FLOAT64):
-        return None
-    flags = x.flags
-    # The first says it of arrays that can be written.
-    return shape if flags.carray or (flags.c_contiguous and flags.aligned) else None
-
-
-def _is_plain_out(out: Any, x: Array) -> bool:
-    """Whether the result for plain ``x`` (`_plain_shape`) can be written into ``out`` without another question."""
-    return (
-        type(out) is np.ndarray
-        and out.dtype is x.dtype
-        and out.shape == x.shape
-        and out.flags.carray
-        and (out is x or not np.may_share_memory(out, x))  # of contiguous arrays the bounds decide
-    )
-
-
-def _is_only_labels(
-    target: Any, outer: tuple[int, ...], class_weight: Any, sample_weight: Any, ignore_index: Any, smoothing: Any
-) -> bool:
-    """Whether a target is plain too: contiguous int64 labels for rows of shape ``outer``, and nothing beside them."""
-    return (
-        class_weight is None
-        and sample_weight is None
-        and ignore_index is None
-        and type(smoothing) is float
-        and smoothing == 0.0
-        and type(target) is np.ndarray
-        and target.dtype is _INT64
-        and target.shape == outer
-    )
+__all__ = ["Backend"]
 
 
 class _Rows:
@@ -91,7 +39,7 @@ class _Rows:
     result: str  # dtype of array results
     compute: str  # dtype of the rows
     strided: bool  # go to the kernel as (outer, K, inner), not as (N, K)
-    plain: bool  # `_plain_shape`: go to the kernel as they are
+    plain: bool  # `plain_shape`: go to the kernel as they are
 
 
 class Backend:
@@ -105,8 +53,7 @@ class Backend:
         """The row kernels (`softbench.interface.RowBackend`)."""
         self.name = rows.name
         self._formats: dict[Any, tuple[str, str]] = {}  # by dtype, whose name is slow to ask for
-        cls = type(rows)
-        self._takes_plain = cls.kind == "cpu" and all(getattr(cls, n) is getattr(HostArrays, n) for n in _SKIPPED)
+        self._takes_plain = takes_plain(type(rows))
 
     def __repr__(self) -> str:
         return f"<softbench backend {self.name!r}>"
@@ -160,7 +107,7 @@ class Backend:
 
     def softmax(self, logits: Any, *, axis: int = -1, out: Any = None) -> Any:
         """See `softbench.softmax`."""
-        if out is None and self._takes_plain and (shape := _plain_shape(logits, axis)):
+        if out is None and self._takes_plain and (shape := plain_shape(logits, axis)):
             # As `_map` does. The commonest call is spelled out, because on one small row the calls of functions count.
             rows = self.rows
             buffer = rows.empty(shape, logits.dtype)
@@ -187,7 +134,7 @@ class Backend:
         validate: bool = True,
     ) -> Any:
         """See `softbench.log_loss`."""
-        _check_reduction(reduction)
+        check_reduction(reduction)
         r = self._lower(probs, axis, "probs")
         r.strided = False
         lowered, divisor = self._lower_target(
@@ -218,16 +165,16 @@ class Backend:
         if (
             reduction == "mean"
             and self._takes_plain
-            and (shape := _plain_shape(logits, axis))
-            and _is_only_labels(target, outer := shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
+            and (shape := plain_shape(logits, axis))
+            and is_only_labels(target, outer := shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
         ):  # Spelled out as in `softmax`.
             rows = self.rows
             only = IndexTarget(rows.index_labels(target, shape[1], None, validate))
-            losses = rows.empty(outer, _FLOAT64)
+            losses = rows.empty(outer, FLOAT64)
             if (result := rows.loss(logits, only, losses)) is not losses:
                 losses = self._returned("loss", result, losses, outer, "float64")
             return rows.total(losses, float(shape[0]))
-        _check_reduction(reduction)
+        check_reduction(reduction)
         r = self._lower(logits, axis)
         lowered, divisor = self._lower_target(
             r, target, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate
@@ -253,7 +200,7 @@ class Backend:
         out: Any = None,
     ) -> Any:
         """See `softbench.gradient`."""
-        _check_reduction(reduction)
+        check_reduction(reduction)
         r = self._lower(logits, axis)
         lowered, divisor = self._lower_target(
             r, target, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate
@@ -282,7 +229,7 @@ class Backend:
         out: Any = None,
     ) -> tuple[Any, Any]:
         """See `softbench.loss_and_gradient`."""
-        _check_reduction(reduction)
+        check_reduction(reduction)
         r = self._lower(logits, axis)
         lowered, divisor = self._lower_target(
             r, target, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate
@@ -306,11 +253,11 @@ class Backend:
     def _lower(self, logits: Any, axis: int, argument: str = "logits") -> _Rows:
         r = _Rows()
         r.name = argument
-        if self._takes_plain and (shape := _plain_shape(logits, axis)):
+        if self._takes_plain and (shape := plain_shape(logits, axis)):
             r.x, r.axis, r.strided, r.plain = logits, 1, False, True
             r.n, r.k = shape
             r.outer = shape[:1]
-            r.result = r.compute = "float32" if logits.dtype is _FLOAT32 else "float64"
+            r.result = r.compute = "float32" if logits.dtype is FLOAT32 else "float64"
             return r
         x = self.rows.accept(logits, argument)
         try:
@@ -320,7 +267,7 @@ class Backend:
         if x.ndim == 0:
             raise TypeError(f"{argument} is 0-d: expected an array with at least one axis of classes")
         shape = x.shape
-        r.x, r.axis, r.plain = x, (index := _check_axis(axis, x.ndim)), False
+        r.x, r.axis, r.plain = x, (index := check_axis(axis, x.ndim)), False
         r.k = shape[index]
         r.outer = shape[:index] + shape[index + 1 :]
         r.n = math.prod(r.outer)
@@ -349,8 +296,8 @@ class Backend:
     def _map(self, method: str, logits: Any, axis: int, out: Any) -> Any:
         """A function from logits to an array of their shape."""
         kernel: Callable[[Array, Array], Array] = getattr(self.rows, method)
-        shape = _plain_shape(logits, axis) if self._takes_plain else None
-        if shape and (out is None or _is_plain_out(out, logits)):
+        shape = plain_shape(logits, axis) if self._takes_plain else None
+        if shape and (out is None or is_plain_out(out, logits)):
             buffer = self.rows.empty(shape, logits.dtype) if out is None else out
             if (result := kernel(logits, buffer)) is buffer:
                 return result
@@ -390,7 +337,7 @@ class Backend:
         """Memory for the losses of all rows; 0 where there is nothing to compute."""
         if r.n * r.k == 0:
             return self.rows.full((r.n,), 0.0, "float64")
-        return self.rows.empty(r.outer if r.plain else (r.n,), _FLOAT64 if r.plain else "float64")
+        return self.rows.empty(r.outer if r.plain else (r.n,), FLOAT64 if r.plain else "float64")
 
     def _in_order(self, r: _Rows) -> bool:
         """Whether a result of a kernel lies in memory as the caller wants it."""
@@ -429,7 +376,7 @@ class Backend:
         """``out`` as an array of the backend, checked: see `softbench.softmax` for what is refused."""
         if out is None:
             return None
-        given = out if r.plain and _is_plain_out(out, r.x) else self._check_any_out(out, r)
+        given = out if r.plain and is_plain_out(out, r.x) else self._check_any_out(out, r)
         for name, other in (("target", target), ("sample_weight", sample_weight), ("class_weight", class_weight)):
             if other is None or not hasattr(other, "dtype"):
                 continue
@@ -484,11 +431,11 @@ class Backend:
         """A target lowered to the waist, and the divisor of its mean; None for other reductions."""
         rows = self.rows
         mean = reduction == "mean"
-        if r.plain and _is_only_labels(target, r.outer, class_weight, sample_weight, ignore_index, smoothing):
+        if r.plain and is_only_labels(target, r.outer, class_weight, sample_weight, ignore_index, smoothing):
             return IndexTarget(rows.index_labels(target, r.k, None, validate)), float(r.n) if mean else None
         t = rows.accept(target, "target")
-        ignored = _check_ignore_index(ignore_index)
-        eps = _check_smoothing(smoothing)
+        ignored = check_ignore_index(ignore_index)
+        eps = check_smoothing(smoothing)
         if t.ndim == r.x.ndim - 1:
             index = True
             if t.dtype.kind not in "iu":
@@ -556,39 +503,3 @@ class Backend:
         if reduction == "none":
             return self._per_row(losses, r.outer, r, logits)
         return self.rows.wrap(self.rows.total(losses, divisor), logits)
-
-
-def _check_axis(axis: Any, ndim: int) -> int:
-    try:
-        index = operator.index(axis)
-    except TypeError:
-        raise TypeError(f"axis must be an integer, got {axis!r}") from None
-    if not -ndim <= index < ndim:
-        raise AxisError(index, ndim)
-    return index % ndim
-
-
-def _check_reduction(reduction: Any) -> None:
-    if reduction not in _REDUCTIONS:
-        raise ValueError(f"reduction is {reduction!r}, expected one of {', '.join(map(repr, _REDUCTIONS))}")
-
-
-def _check_ignore_index(ignore_index: Any) -> int | None:
-    if ignore_index is None:
-        return None
-    try:
-        if isinstance(ignore_index, (bool, np.bool_)):
-            raise TypeError
-        return operator.index(ignore_index)
-    except TypeError:
-        raise TypeError(f"ignore_index must be an integer or None, got {ignore_index!r}") from None
-
-
-def _check_smoothing(smoothing: Any) -> float:
-    try:
-        eps = float(smoothing)
-    except (TypeError, ValueError):
-        raise TypeError(f"label_smoothing must be a number in [0, 1], got {smoothing!r}") from None
-    if not 0.0 <= eps <= 1.0:
-        raise ValueError(f"label_smoothing is {smoothing!r}, expected a number in [0, 1]")
-    return eps

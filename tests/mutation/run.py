@@ -32,7 +32,13 @@ ROOT = Path(__file__).parents[2]
 WORK = ROOT / "build" / "mutation"
 STATE = WORK / "verdicts.json"
 SOURCES = {"softbench": ".", "softbench_backends": "backends", "tests": "."}  # folders, and where they are
-MUTATED = ("softbench_backends/python.py", "softbench/host_arrays.py", "softbench/front.py")
+MUTATED = (
+    "softbench_backends/python.py",
+    "softbench/host_arrays.py",
+    "softbench/front.py",
+    "softbench/options.py",
+    "softbench/plain.py",
+)
 TESTS = (
     "tests/mutation/cases.py",
     "tests/test_arguments.py",
@@ -47,7 +53,7 @@ ARGUMENTS = ("-q", "--no-header", "-s", "-p", "forks", "-p", "no:cacheprovider",
 class Mutant(NamedTuple):
     """A mutant by name, with what it changes."""
 
-    name: str  # softbench.front.x__check_axis__mutmut_3
+    name: str  # softbench.options.x_check_axis__mutmut_3
     function: str  # mutmut's hash of the right function
     diff: str
 
