@@ -1,0 +1,37 @@
+"""Benchmarks that are commands of their own: what they measure is what they say. (Those of asv: `test_asv`.)"""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+pytest.importorskip("numba", reason="numba is not installed")
+
+pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 assembly")
+
+
+def test_the_loops_whose_cycles_are_counted_are_those_of_the_kernels():
+    from benchmarks import cycles
+
+    found = {loop.part: cycles.counted(loop) for loop in cycles.LOOPS}
+    registers = {part: 64 // size for part, (_, size) in found.items()}
+    extrema, terms, results = (kinds for kinds, _ in found.values())
+    assert extrema == {"multiply": 0, "compare": 2 * registers["row_extrema"], "add": 0, "other": 0}
+    # At least the reduction (3), the polynomial (5) and the scale; the difference (6), the reduction (1) and the sum.
+    assert 9 <= terms["multiply"] / registers["near_tile_sum"] <= 12
+    assert 7 < terms["add"] / registers["near_tile_sum"] < 12
+    assert terms["compare"] == registers["near_tile_sum"]
+    assert results == {"multiply": registers["near_write"], "compare": 0, "add": 0, "other": 0}
+    sizes = [size for _, size in found.values()]
+    assert cycles.at_least(terms, sizes[1]) == pytest.approx((terms["multiply"] + terms["compare"]) * sizes[1] / 64)
+
+
+def test_the_clock_ticks_once_a_link(monkeypatch, capsys):
+    from benchmarks import cycles
+
+    monkeypatch.setattr("sys.argv", ["cycles", "--seconds", "0.1"])
+    monkeypatch.setattr(cycles, "LOOPS", ())
+    assert cycles.main() == 0
+    gigahertz = float(capsys.readouterr().out.split()[-2])
+    assert 0.3 < gigahertz < 8  # a compiler that shortens the chain makes it tens of GHz
