@@ -1,23 +1,30 @@
-"""What bounds rows in the caches, by counting instructions, and what they take: ``python -m benchmarks.cycles``.
+"""What bounds the numba backend, by counting instructions, beside what was measured.
 
-The inner loops of the numba backend's kernels for long rows of ordinary range (softmax with ``out=``, float32) as LLVM
-compiles them for this processor: how many instructions of each kind 64 bytes take, and how many cycles that is at least
-where, as on Zen 4, two pipes multiply and compare, two others add, and an operation holds its pipe for a cycle, a
-512-bit one for two. Beside it what 64 bytes take by the clock, on one thread.
+    python -m benchmarks.cycles [--dtype float64] [--goals FILE.json]
+
+The inner loops of the kernels for long rows of ordinary range as LLVM compiles them for this processor: how many
+instructions of each kind 64 bytes take, and how many cycles that is at least where, as on Zen 4, two pipes multiply and
+compare, two others add, and an operation holds its pipe for a cycle, a 512-bit one for two. Beside it what 64 bytes
+take by the clock, on one thread, rows in L2. With a file of `benchmarks.goals` from this machine: what its cases would
+take if arithmetic and memory overlapped, if one came after the other, and what they did take.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 import softbench as sb
+from benchmarks.goals import GOALS
 from softbench.timing import Arm, interleave
+from softbench.units import duration
 
 KINDS: Final = {
     "multiply": r"vf[n]?m\w+|vmul\w+",
@@ -54,13 +61,14 @@ LOOPS: Final = (
 )
 
 
-def _assembly(part: str) -> list[str]:
-    """A part of the kernels, compiled for float32 by itself."""
+def _assembly(part: str, dtype: str) -> list[str]:
+    """A part of the kernels, compiled for a dtype by itself."""
     from numba import njit, types
 
     from softbench_backends.numba import rows
 
-    p, number = types.CPointer(types.float32), types.float32
+    number = getattr(types, dtype)
+    p = types.CPointer(number)
     count, flag = types.int64, types.boolean
     arguments = {
         "row_extrema": (p, count),
@@ -79,10 +87,10 @@ def _inner_loops(lines: list[str]) -> list[list[str]]:
     return [lines[labels[jump[1]] : at] for at, jump in jumps if jump and labels.get(jump[1], at) < at]
 
 
-def counted(loop: Loop) -> tuple[dict[str, float], int]:
+def counted(loop: Loop, dtype: str) -> tuple[dict[str, float], int]:
     """Instructions by kind for 64 bytes, and bytes of the registers they work on."""
     best: list[str] = []
-    for lines in _inner_loops(_assembly(loop.part)):
+    for lines in _inner_loops(_assembly(loop.part, dtype)):
         vectors = [line for line in lines if re.search(r"%[xyz]mm", line)]
         if not any(re.match(loop.without, line) for line in vectors) and len(vectors) > len(best):
             best = vectors
@@ -112,27 +120,55 @@ def _clock(links: int) -> Callable[[], Any]:
     return lambda: chain(links, 1)
 
 
+def _measured(dtype: str, seconds: float) -> tuple[float, tuple[float, float, float]]:
+    """Seconds of a cycle; of 64 bytes on one thread in L2, the median and the quartiles."""
+    rows = sb.get_backend("numba").rows
+    x = np.random.default_rng(0).normal(size=(ROWS, CLASSES)).astype(dtype)
+    out, links = np.empty_like(x), 100_000
+    arms = {"softmax": Arm(lambda: rows.softmax(x, out)), "clock": Arm(_clock(links))}
+    timings = interleave(arms, seconds)
+    median, low, high = (t * 64 / x.nbytes for t in (timings["softmax"].median, *timings["softmax"].quartiles))
+    return timings["clock"].median / (links * LINK), (median, low, high)
+
+
+def predicted(record: dict[str, Any], dtype: str, cycles: float, results: float, cycle: float) -> list[str]:
+    """Lines of Markdown for the cases that move memory; 64 bytes take ``cycles``, ``results`` of them to be written."""
+    lines = ["| case | memory | arithmetic | both at once - one after the other | measured |", "|---|---|---|---|---|"]
+    goals = {goal.name: goal for goal in GOALS}
+    for entry in record["goals"]:
+        goal, medians = goals[entry["name"]], {name: time["median"] for name, time in entry["times"].items()}
+        memory = medians.get("copy", medians.get("read"))
+        if goal.dtype != dtype or memory is None:
+            continue
+        vectors = goal.shape[0] * goal.shape[1] * np.dtype(dtype).itemsize / 64
+        each = cycles - results if goal.op == "loss" else cycles
+        arithmetic = vectors * each * cycle / record["machine"]["usable_cores"]
+        bounds = f"{duration(max(memory, arithmetic))} - {duration(memory + arithmetic)}"
+        cells = (goal.name, duration(memory), duration(arithmetic), bounds, duration(medians["numba"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cycles", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--seconds", type=float, default=2.0, help="for the measurement")
+    parser.add_argument("--goals", type=Path, metavar="FILE", help="what benchmarks.goals measured on this machine")
     parsed = parser.parse_args()
-    print(f"{'float32, for 64 bytes':30}" + "".join(f"{kind:>10}" for kind in KINDS) + f"{'cycles >=':>12}")
-    total = 0.0
+    print("| 64 bytes | " + " | ".join(KINDS) + " | cycles >= |")
+    print("|---" * (2 + len(KINDS)) + "|")
+    total = last = 0.0
     for loop in LOOPS:
-        kinds, size = counted(loop)
-        total += (cycles := at_least(kinds, size))
-        print(f"{loop.does:30}" + "".join(f"{number:>10.2f}" for number in kinds.values()) + f"{cycles:>12.2f}")
-    print(f"{'all':30}{'':{10 * len(KINDS)}}{total:>12.2f}")
-
-    rows = sb.get_backend("numba").rows
-    x = np.random.default_rng(0).normal(size=(ROWS, CLASSES)).astype(np.float32)
-    out, links = np.empty_like(x), 100_000
-    timings = interleave({"softmax": Arm(lambda: rows.softmax(x, out)), "clock": Arm(_clock(links))}, parsed.seconds)
-    cycle = timings["clock"].median / (links * LINK)
-    vector = timings["softmax"].median / (x.size / 16)
-    low, high = (quartile / (x.size / 16) / cycle for quartile in timings["softmax"].quartiles)
-    print(f"measured: {vector / cycle:.2f} cycles ({low:.2f}-{high:.2f}), {1e9 * vector / 16:.3f} ns per element,")
-    print(f"rows of {CLASSES} on one thread in L2, {1e-9 / cycle:.2f} GHz")
+        kinds, size = counted(loop, parsed.dtype)
+        total += (last := at_least(kinds, size))
+        print(f"| {loop.does} | " + " | ".join(f"{number:.3g}" for number in kinds.values()) + f" | {last:.3g} |")
+    cycle, (median, low, high) = _measured(parsed.dtype, parsed.seconds)
+    print(
+        f"at least {total:.1f} cycles, measured {median / cycle:.1f} ({low / cycle:.1f}-{high / cycle:.1f}),", end=" "
+    )
+    print(f"{parsed.dtype} rows of {CLASSES} on one thread in L2, at {1e-9 / cycle:.2f} GHz")
+    if parsed.goals:
+        print("\n".join(predicted(json.loads(parsed.goals.read_text()), parsed.dtype, total, last, cycle)))
     return 0
 
 

@@ -1,6 +1,7 @@
 """The numba backend against PyTorch, JAX, ONNX Runtime and the machine's memory, goal by goal.
 
-    python -m benchmarks.goals [PATTERN ...] [--seconds S] [--out FILE.json] [--dtype float32]
+    python -m benchmarks.goals [PATTERN ...] [--peers NAME,...] [--seconds S] [--out FILE.json]
+    python -m benchmarks.goals --table FILE.json    # the table of docs/performance.md, of a run that was saved
 
 Every contestant of a goal takes its turns in one process (`softbench.timing`), beside the parallel copy (or reading)
 of the same bytes; what counts are the ratios of the medians. Peers that are missing are left out and named. Needs
@@ -28,7 +29,7 @@ import softbench as sb
 from softbench import machine
 from softbench.ceiling import ceiling
 from softbench.timing import Arm, Timing, interleave
-from softbench.units import duration
+from softbench.units import duration, three_digits
 
 SCHEMA: Final = "softbench.goals/1"
 
@@ -230,6 +231,29 @@ def _row(entry: dict[str, Any], columns: list[str]) -> list[str]:
     return [*cells, "\n".join(lines)]
 
 
+def table(record: dict[str, Any]) -> list[str]:
+    """Lines of Markdown: per goal how many times as long peers take, and numba compared with the limit; misses bold."""
+    names = {"torch": "torch", "jax": "JAX", "onnxruntime": "ONNX Runtime"}
+    lines = [f"| case | numba | {' | '.join(names.values())} | numba / limit |", "|---" * (3 + len(names)) + "|"]
+    for goal in record["goals"]:
+        medians = {name: time["median"] for name, time in goal["times"].items()}
+        ours = medians["numba"]
+        cells = [goal["name"], duration(ours)]
+        for name in names:
+            ratio = f"{three_digits(medians[name] / ours)}x" if name in medians else ""
+            cells.append(_marked(ratio, goal["verdicts"].get(f"{name} / numba")))
+        limit = medians.get("copy", medians.get("read"))
+        verdict = goal["verdicts"].get("numba / copy", goal["verdicts"].get("numba / read"))
+        cells.append(_marked(f"{ours / limit:.2f}" if limit else "", verdict))
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _marked(ratio: str, verdict: dict[str, Any] | None) -> str:
+    """A ratio; bold, with what was asked of it, where that was missed."""
+    return f"**{ratio}** (goal {verdict['goal'].split()[1]})" if verdict and not verdict["met"] else ratio
+
+
 def _relative_spread(time: dict[str, Any]) -> float:
     low, high = time["quartiles"]
     return float((high - low) / 2 / time["median"])
@@ -241,7 +265,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="time per goal")
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; may be empty")
     parser.add_argument("--out", type=Path, help="write everything as JSON")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing, print that JSON as Markdown")
     parsed = parser.parse_args()
+    if parsed.table:
+        print("\n".join(table(json.loads(parsed.table.read_text()))))
+        return 0
     goals = [goal for goal in GOALS if any(fnmatch.fnmatch(goal.name, pattern) for pattern in parsed.patterns)]
     if not goals:
         parser.error(f"no goal matches {' '.join(parsed.patterns)}; there are {', '.join(g.name for g in GOALS)}")

@@ -1,6 +1,7 @@
 """The numba backend on this processor and as on narrower ones, against each other and against plain NumPy.
 
     python -m benchmarks.portability [native haswell x86-64] [--cases PATTERN ...] [--seconds S] [--out FILE.json]
+    python -m benchmarks.portability --table FILE.json    # the table of a run that was saved
 
 For each processor a process of its own, for which Numba compiles, and NumPy chooses its loops, as if they ran there:
 ``native`` is this one, ``haswell`` has AVX2 with fused multiply-add, ``x86-64`` what every such processor has. What is
@@ -27,7 +28,7 @@ import numpy as np
 from benchmarks.goals import GOALS, Goal, _numba, _relative_spread, _spread
 from softbench import machine
 from softbench.timing import Arm, interleave
-from softbench.units import duration
+from softbench.units import duration, three_digits
 
 SCHEMA: Final = "softbench.portability/2"
 NATIVE: Final = "native"
@@ -133,16 +134,40 @@ def _cell(times: dict[str, Any]) -> str:
     return f"{duration(ours['median'])}{spread}, {theirs['median'] / ours['median']:.1f}x"
 
 
+def header(names: list[str]) -> list[str]:
+    """The first lines of the table, in Markdown."""
+    columns = [*names, *(f"{name} / {names[0]}" for name in names[1:])]
+    return [f"| case | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+
+
+def row(case: str, record: dict[str, Any]) -> str:
+    """The line of a case (`compared`)."""
+    cells = [_cell(times) for times in record["processors"].values()]
+    ratios = [three_digits(ratio) for ratio in record["ratios"].values()]
+    return f"| {' | '.join([case, *cells, *ratios])} |"
+
+
+def table(record: dict[str, Any]) -> list[str]:
+    """All lines of a run that was saved."""
+    cases = record["cases"]
+    names = list(next(iter(cases.values()))["processors"])
+    return [*header(names), *(row(case, entry) for case, entry in cases.items())]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.portability", description=__doc__.split("\n\n")[0])
     parser.add_argument("processors", nargs="*", metavar="PROCESSOR", help=f"default: {' '.join(PROCESSORS)}")
     parser.add_argument("--cases", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns of names of goals")
     parser.add_argument("--seconds", type=float, default=2.0, help="time per case and processor")
     parser.add_argument("--out", type=Path, help="write everything as JSON")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing, print that JSON as Markdown")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parsed = parser.parse_args()
     if parsed.child:
         answer(parsed.seconds)
+        return 0
+    if parsed.table:
+        print("\n".join(table(json.loads(parsed.table.read_text()))))
         return 0
     names = list(dict.fromkeys(parsed.processors or PROCESSORS))
     if unknown := sorted(set(names) - set(PROCESSORS)):
@@ -151,16 +176,12 @@ def main() -> int:
     if not cases:
         parser.error(f"no case matches {' '.join(parsed.cases)}; there are {', '.join(CASES)}")
     found: dict[str, dict[str, Any]] = {}
-    columns = [*names, *(f"{name} / {names[0]}" for name in names[1:])]
-    print(f"| case | {' | '.join(columns)} |")
-    print("|---" * (1 + len(columns)) + "|")
+    print("\n".join(header(names)))
     with contextlib.ExitStack() as stack:
         children = {name: stack.enter_context(start(name, parsed.seconds)) for name in names}
         for case in cases:
             found[case] = compared({name: ask(child, case) for name, child in children.items()})
-            cells = [_cell(times) for times in found[case]["processors"].values()]
-            ratios = [f"{ratio:.2f}" for ratio in found[case]["ratios"].values()]
-            print(f"| {case} | " + " | ".join(cells + ratios) + " |", flush=True)
+            print(row(case, found[case]), flush=True)
     if parsed.out:
         surroundings = {"machine": machine.fingerprint(), "versions": machine.versions(), "threads": machine.threads()}
         parsed.out.write_text(json.dumps({"schema": SCHEMA, **surroundings, "cases": found}, indent=1) + "\n")

@@ -7,7 +7,7 @@ import math
 __all__ = ["bandwidth", "duration", "percent", "size", "ulps"]
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
     """Three significant digits without an exponent: 1.23, 12.3, 123."""
     if value >= 99.95:
         return f"{value:.0f}"
@@ -18,21 +18,21 @@ def duration(seconds: float) -> str:
     """``12.3 us``."""
     for unit, scale in (("ns", 1e-9), ("us", 1e-6), ("ms", 1e-3)):
         if seconds < 999.5 * scale:
-            return f"{_three_digits(seconds / scale)} {unit}"
-    return f"{_three_digits(seconds)} s"
+            return f"{three_digits(seconds / scale)} {unit}"
+    return f"{three_digits(seconds)} s"
 
 
 def size(nbytes: float) -> str:
     """``15.6 MiB``."""
     for unit, scale in (("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20)):
         if nbytes < 999.5 * scale:
-            return f"{nbytes:.0f} B" if unit == "B" else f"{_three_digits(nbytes / scale)} {unit}"
-    return f"{_three_digits(nbytes / (1 << 30))} GiB"
+            return f"{nbytes:.0f} B" if unit == "B" else f"{three_digits(nbytes / scale)} {unit}"
+    return f"{three_digits(nbytes / (1 << 30))} GiB"
 
 
 def bandwidth(bytes_per_second: float) -> str:
     """``12.3 GB/s``."""
-    return f"{_three_digits(bytes_per_second / 1e9)} GB/s"
+    return f"{three_digits(bytes_per_second / 1e9)} GB/s"
 
 
 def percent(fraction: float) -> str:

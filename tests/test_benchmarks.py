@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), r
 def test_the_loops_whose_cycles_are_counted_are_those_of_the_kernels():
     from benchmarks import cycles
 
-    found = {loop.part: cycles.counted(loop) for loop in cycles.LOOPS}
+    found = {loop.part: cycles.counted(loop, "float32") for loop in cycles.LOOPS}
     registers = {part: 64 // size for part, (_, size) in found.items()}
     extrema, terms, results = (kinds for kinds, _ in found.values())
     assert extrema == {"multiply": 0, "compare": 2 * registers["row_extrema"], "add": 0, "other": 0}
@@ -25,6 +25,20 @@ def test_the_loops_whose_cycles_are_counted_are_those_of_the_kernels():
     assert results == {"multiply": registers["near_write"], "compare": 0, "add": 0, "other": 0}
     sizes = [size for _, size in found.values()]
     assert cycles.at_least(terms, sizes[1]) == pytest.approx((terms["multiply"] + terms["compare"]) * sizes[1] / 64)
+
+
+def test_predictions_stand_beside_what_was_measured():
+    from benchmarks import cycles
+
+    times = {"numba": {"median": 3e-6}, "copy": {"median": 2e-6}}
+    goals = [{"name": f"softmax-4096x1000-{dtype}-out", "times": times} for dtype in ("f32", "f64")]
+    goals += [{"name": "loss-512x128256-f32", "times": {"numba": {"median": 1.0}, "read": {"median": 0.5}}}]
+    goals += [{"name": "softmax-1x10-f32", "times": {"numba": {"median": 1e-6}}}]
+    record = {"machine": {"usable_cores": 2}, "goals": goals}
+    softmax, loss = cycles.predicted(record, "float32", cycles=14.0, results=4.0, cycle=1e-9)[2:]
+    # 256,000 vectors of 14 cycles on two cores
+    assert softmax == "| softmax-4096x1000-f32-out | 2.00 us | 1.79 ms | 1.79 ms - 1.79 ms | 3.00 us |"
+    assert loss == "| loss-512x128256-f32 | 500 ms | 20.5 ms | 500 ms - 521 ms | 1.00 s |"
 
 
 def test_the_clock_ticks_once_a_link(monkeypatch, capsys):

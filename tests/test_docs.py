@@ -1,5 +1,6 @@
 """What the documents show is what the repository holds."""
 
+import json
 import re
 from pathlib import Path
 
@@ -26,3 +27,13 @@ def test_documents_link_to_files_that_exist() -> None:
     for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text(encoding="utf-8")):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_tables_of_the_performance_guide_are_those_of_the_runs_it_links_to() -> None:
+    from benchmarks import goals, portability
+
+    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
+    for benchmark, name in ((goals, "goals-epyc-zen4-2core"), (portability, "portability-epyc-zen4-2core")):
+        record = json.loads((ROOT / f"docs/{name}.json").read_text(encoding="utf-8"))
+        assert record["schema"] == benchmark.SCHEMA
+        assert "\n".join(benchmark.table(record)) in text, f"not what --table makes of {name}.json"
