@@ -163,10 +163,9 @@ def main() -> int:
         total += (last := at_least(kinds, size))
         print(f"| {loop.does} | " + " | ".join(f"{number:.3g}" for number in kinds.values()) + f" | {last:.3g} |")
     cycle, (median, low, high) = _measured(parsed.dtype, parsed.seconds)
-    print(
-        f"at least {total:.1f} cycles, measured {median / cycle:.1f} ({low / cycle:.1f}-{high / cycle:.1f}),", end=" "
-    )
-    print(f"{parsed.dtype} rows of {CLASSES} on one thread in L2, at {1e-9 / cycle:.2f} GHz")
+    took = f"{median / cycle:.1f} ({low / cycle:.1f}-{high / cycle:.1f})"
+    print(f"at least {total:.1f} cycles; measured, {parsed.dtype} rows of {CLASSES} on one thread in L2: {took}")
+    print(f"clock: {1e-9 / cycle:.2f} GHz")
     if parsed.goals:
         print("\n".join(predicted(json.loads(parsed.goals.read_text()), parsed.dtype, total, last, cycle)))
     return 0
