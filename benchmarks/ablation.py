@@ -1,19 +1,19 @@
-"""What each technique of the numba backend's row kernels is worth: ``python -m benchmarks.ablation [--seconds S]``.
+"""What each technique of the numba backend is worth: ``python -m benchmarks.ablation [PATTERN ...] [--seconds S]``.
 
-The backend is loaded once as it is and once for every technique with that one turned off, all in one process; they take
-turns (`softbench.timing`) beside the parallel copy of the same bytes. Every variant is compiled anew, which takes a few
-seconds each.
+The backend is loaded once as it is and once for every technique with that one turned off, all in one process; on the
+cases that a technique is for they take turns (`softbench.timing`) beside the parallel copy of the same bytes. Every
+variant is compiled anew, which takes a few seconds each.
 """
 
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import functools
 import importlib
 import sys
 from collections.abc import Callable
-from types import ModuleType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -21,26 +21,85 @@ from softbench.ceiling import ceiling
 from softbench.front import Backend
 from softbench.timing import Arm, interleave
 
-SHAPES: Final = ((2048, 32768), (512, 128_256), (4096, 1000))
 _PACKAGE: Final = "softbench_backends.numba"
 _NEVER: Final = 1 << 60  # a size that no array reaches
 
 
-def _never_near(numerics: ModuleType) -> None:
-    def is_near(m: Any, least: Any) -> Any:
-        return least > m
+class Case(NamedTuple):
+    """A call, float32."""
 
-    numerics.is_near = is_near
+    op: str
+    shape: tuple[int, int]
+    axis: int = 1
+    out: bool = True
+
+    @property
+    def name(self) -> str:
+        """As in `benchmarks.goals`."""
+        place = ("-out" if self.out and self.op != "loss" else "") + ("-axis0" if self.axis == 0 else "")
+        return f"{self.op}-{self.shape[0]}x{self.shape[1]}-f32{place}"
 
 
-# What is turned off: module, and how.
-TECHNIQUES: Final[dict[str, tuple[str, Callable[[Any], None]]]] = {
-    "as it is": ("limits", lambda module: None),
-    "no shorter exponential, no writing behind": ("numerics", _never_near),
-    "exponentials computed twice": ("rows", lambda rows: setattr(rows, "KEEP_BYTES", 0)),
-    "no prefetch": ("rows", lambda rows: setattr(rows, "AHEAD_BYTES", _NEVER)),
-    "no streaming stores": ("backend", lambda backend: setattr(backend, "_last_level_cache", lambda: _NEVER)),
-}
+class Technique(NamedTuple):
+    """What is turned off, how, and where it matters."""
+
+    name: str
+    module: str
+    turn_off: Callable[[Any], None]
+    cases: tuple[Case, ...]
+
+
+_LONG: Final = (Case("softmax", (2048, 32768)), Case("softmax", (512, 128_256)), Case("softmax", (4096, 1000)))
+"""Two beyond the last-level cache, one within."""
+_LABELLED: Final = (Case("loss_and_gradient", (2048, 32768)), Case("loss_and_gradient", (4096, 1000)))
+_SHORT_ROWS: Final = (Case("softmax", (60_000, 10)), Case("loss_and_gradient", (60_000, 10)))
+_LOSSES: Final = (Case("loss", (60_000, 10)),)
+_ONE_ROW: Final = (Case("softmax", (1, 1 << 23)),)
+_OTHER_AXIS: Final = (Case("softmax", (1000, 4096), axis=0),)
+_NEW: Final = (Case("softmax", (2048, 32768), out=False),)
+
+
+def _is_near(m: Any, least: Any) -> Any:
+    return least > m
+
+
+def _set(name: str, value: Any) -> Callable[[Any], None]:
+    """Give something in a module another value; AttributeError if there is none, lest nothing be turned off."""
+
+    def change(owner: Any) -> None:
+        *path, last = name.split(".")
+        for step in path:
+            owner = getattr(owner, step)
+        getattr(owner, last)
+        setattr(owner, last, value)
+
+    return change
+
+
+def _no_short_rows(limits: Any) -> None:
+    limits.SHORT.update(dict.fromkeys(limits.SHORT, 0))  # the same dict everywhere
+
+
+TECHNIQUES: Final = (
+    Technique(
+        "no shorter exponential, no writing behind",
+        "numerics",
+        _set("is_near", _is_near),
+        _LONG + _LABELLED + _SHORT_ROWS,
+    ),
+    Technique("exponentials computed twice", "rows", _set("KEEP_BYTES", 0), _LONG),
+    Technique("no prefetch", "rows", _set("AHEAD_BYTES", _NEVER), _LONG),
+    Technique("no streaming stores", "backend", _set("_last_level_cache", lambda: _NEVER), _LONG),
+    Technique("one vector at a time", "lanes", _set("GROUP", 1), _LONG + _LABELLED),
+    Technique("a row at a time, however short", "limits", _no_short_rows, _SHORT_ROWS),
+    Technique("losses summed by NumPy", "backend", _set("FEW_LOSSES", _NEVER), _LOSSES),
+    Technique("a row on one thread, however long", "backend", _set("SHARED", frozenset()), _ONE_ROW),
+    Technique(
+        "another axis copied, not transposed", "backend", _set("NumbaBackend.accepts_strided", False), _OTHER_AXIS
+    ),
+    Technique("memory of results not kept", "results", _set("_CAN_KEEP", False), _NEW),
+)
+AS_IT_IS: Final = "as it is"
 
 
 def load(module: str, turn_off: Callable[[Any], None]) -> Backend:
@@ -71,22 +130,53 @@ def _remembering(known: dict[Any, Any], entry: Callable[..., Any]) -> Callable[.
     return find
 
 
+def call(case: Case, backend: Backend, x: Any, y: Any, out: Any) -> Callable[[], Any]:
+    """The case on a backend, as a call without arguments."""
+    options: dict[str, Any] = {"axis": case.axis}
+    if case.out and case.op != "loss":
+        options["out"] = out
+    arguments = (x,) if case.op == "softmax" else (x, y)
+    return functools.partial(getattr(backend, case.op), *arguments, **options)
+
+
+def chosen(patterns: list[str]) -> dict[Case, list[Technique]]:
+    """By case the techniques to turn off: those where the name of one of both matches a pattern."""
+    found: dict[Case, list[Technique]] = {}
+    for technique in TECHNIQUES:
+        for case in technique.cases:
+            if any(fnmatch.fnmatch(name, pattern) for pattern in patterns for name in (case.name, technique.name)):
+                found.setdefault(case, []).append(technique)
+    return found
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--seconds", type=float, default=6.0, help="time per shape")
+    parser.add_argument("patterns", nargs="*", default=["*"], help="shell patterns of names of cases or techniques")
+    parser.add_argument("--seconds", type=float, default=6.0, help="time per case")
     parsed = parser.parse_args()
-    variants = {name: load(*how) for name, how in TECHNIQUES.items()}
-    for n, k in SHAPES:
-        x = np.random.default_rng(0).standard_normal((n, k), dtype=np.float32) * np.float32(4)
-        out = variants["as it is"].rows.empty(x.shape, x.dtype)
-        arms = {name: Arm(functools.partial(be.softmax, x, out=out)) for name, be in variants.items()}
-        limit = ceiling("copy", x.nbytes)
-        timings = interleave({**arms, f"copy ({limit.method})": limit.arm}, parsed.seconds)
-        whole = timings["as it is"].median
-        print(f"softmax(out=) {n}x{k} float32: median ms (quartiles), and how many times as long as with everything on")
+    cases = chosen(parsed.patterns)
+    if not cases:
+        names = [technique.name for technique in TECHNIQUES] + [case.name for case in chosen(["*"])]
+        parser.error(f"nothing matches {' '.join(parsed.patterns)}; there are {', '.join(names)}")
+    variants = {AS_IT_IS: load("limits", lambda module: None)}
+    for technique in dict.fromkeys(technique for techniques in cases.values() for technique in techniques):
+        variants[technique.name] = load(technique.module, technique.turn_off)
+    for case, techniques in cases.items():
+        rng = np.random.default_rng(0)
+        x = rng.standard_normal(case.shape, dtype=np.float32) * np.float32(4)
+        y = rng.integers(0, case.shape[1], case.shape[0])
+        out = variants[AS_IT_IS].rows.empty(x.shape, x.dtype)
+        names = [AS_IT_IS, *(technique.name for technique in techniques)]
+        arms = {name: Arm(call(case, variants[name], x, y, out)) for name in names}
+        limit = ceiling("read" if case.op == "loss" else "copy", x.nbytes)
+        timings = interleave({**arms, f"{limit.operation} ({limit.method})": limit.arm}, parsed.seconds)
+        whole = timings[AS_IT_IS].median
+        print(f"{case.name}: median ms (quartiles), and how many times as long as with everything on")
         for name, timing in timings.items():
             low, high = (1e3 * q for q in timing.quartiles)
-            print(f"  {name:44}{1e3 * timing.median:8.2f} ({low:.2f}-{high:.2f}){timing.median / whole:8.2f}")
+            print(
+                f"  {name:44}{1e3 * timing.median:8.3f} ({low:.3f}-{high:.3f}){timing.median / whole:8.2f}", flush=True
+            )
     return 0
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import platform
 
+import numpy as np
 import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 assembly")
+x86_64 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="reads x86-64 assembly")
+
+# -- cycles -------------------------------------------------------------------------------------------------------
 
 
+@x86_64
 def test_the_loops_whose_cycles_are_counted_are_those_of_the_kernels():
     from benchmarks import cycles
 
@@ -41,6 +45,7 @@ def test_predictions_stand_beside_what_was_measured():
     assert loss == "| loss-512x128256-f32 | 500 ms | 20.5 ms | 500 ms - 521 ms | 1.00 s |"
 
 
+@x86_64
 def test_the_clock_ticks_once_a_link(monkeypatch, capsys):
     from benchmarks import cycles
 
@@ -49,3 +54,37 @@ def test_the_clock_ticks_once_a_link(monkeypatch, capsys):
     assert cycles.main() == 0
     gigahertz = float(capsys.readouterr().out.split()[-2])
     assert 0.3 < gigahertz < 8  # a compiler that shortens the chain makes it tens of GHz
+
+
+# -- ablation -----------------------------------------------------------------------------------------------------
+
+
+def test_every_technique_can_be_turned_off():
+    from benchmarks import ablation
+    from softbench_backends.numba import backend, limits
+
+    for technique in ablation.TECHNIQUES:
+        ablation.load(technique.module, technique.turn_off)  # compiles nothing; an AttributeError if it is gone
+    assert backend.FEW_LOSSES < 1 << 20  # what others use is not changed
+    assert limits.SHORT[4] > 0
+
+
+def test_a_technique_that_is_turned_off_is_gone():
+    from benchmarks import ablation
+
+    (technique,) = (t for t in ablation.TECHNIQUES if t.module == "limits")
+    whole, without = ablation.load("limits", lambda module: None), ablation.load(technique.module, technique.turn_off)
+    x = np.random.default_rng(0).normal(0, 4, (20, 10)).astype("f")
+    assert np.allclose(without.softmax(x), whole.softmax(x), rtol=1e-6, atol=0)
+    assert {key[2] for key in without.rows._entries} == {"long"}
+    assert {key[2] for key in whole.rows._entries} == {"short"}
+
+
+def test_patterns_choose_cases_or_techniques():
+    from benchmarks import ablation
+
+    assert [t.name for t in ablation.chosen(["*-60000x10-*"])[ablation.Case("loss", (60_000, 10))]] == [
+        "losses summed by NumPy"
+    ]
+    assert list(ablation.chosen(["no prefetch"])) == list(ablation.chosen(["exponentials computed twice"]))
+    assert not ablation.chosen(["no such thing"])
