@@ -209,8 +209,9 @@ class Counted(np.ndarray):
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "gradient", "loss_and_gradient"])
 @pytest.mark.parametrize("shape", [(4, 3), (0, 3)])
-def test_out_of_a_subclass_is_returned_itself(name, shape):
-    out = np.zeros(shape).view(Counted)
+@pytest.mark.parametrize("order", ["C", "F"])  # filled by the kernel, or by the front from what it filled
+def test_out_of_a_subclass_is_returned_itself(name, shape, order):
+    out = np.zeros(shape, order=order).view(Counted)
     target = (np.zeros(shape[0], np.int64),) if "gradient" in name else ()
     result = getattr(Backend(NumpyBackend()), name)(np.zeros(shape), *target, out=out)
     assert (result[1] if name == "loss_and_gradient" else result) is out
@@ -370,6 +371,24 @@ class OnlyFused(NumpyBackend):
 
     def loss_and_gradient(self, x, target, divisor, loss, out):
         return self.returned
+
+
+@pytest.mark.parametrize(
+    ("pair", "due"),
+    [
+        ((X.astype(int), X), r"\(losses\) returned .*, expected an array of shape \(2,\) and dtype float64"),
+        (
+            (np.zeros(2), X.astype(int)),
+            r"\(gradient\) returned .*, expected an array of shape \(2, 3\) and dtype float32",
+        ),
+    ],
+    ids=["losses", "gradient"],
+)
+def test_the_wrong_one_of_a_pair_is_named(pair, due):
+    rows = OnlyFused()
+    rows.returned = pair
+    with pytest.raises(TypeError, match=rf"^backend 'wrong': loss_and_gradient {due}$"):
+        Backend(rows).loss_and_gradient(X, Y)
 
 
 @pytest.mark.parametrize("name", ["loss", "gradient", "loss_and_gradient"])
