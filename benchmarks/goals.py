@@ -4,8 +4,8 @@
     python -m benchmarks.goals --table FILE.json    # the table of docs/performance.md, of a run that was saved
 
 Every contestant of a goal takes its turns in one process (`softbench.timing`), beside the parallel copy (or reading)
-of the same bytes; what counts are the ratios of the medians. Peers that are missing are left out and named. Needs
-``pip install -e ".[bench]"`` and, for the peers, ``pip install torch==2.13.0 jax onnxruntime onnx``.
+of the same bytes; what counts are the ratios of the medians. Peers that are missing are left out and named;
+``pip install -e ".[bench,peers]" -c benchmarks/peers.txt`` provides all of them.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -37,3 +38,15 @@ def test_tables_of_the_performance_guide_are_those_of_the_runs_it_links_to() -> 
         record = json.loads((ROOT / f"docs/{name}.json").read_text(encoding="utf-8"))
         assert record["schema"] == benchmark.SCHEMA
         assert "\n".join(benchmark.table(record)) in text, f"not what --table makes of {name}.json"
+
+
+def test_figures_are_of_the_peers_that_can_be_installed_again() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = {re.match(r"[\w-]+", peer)[0] for peer in project["optional-dependencies"]["peers"]}
+    lines = (ROOT / "benchmarks/peers.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert asked <= {*pinned, "scikit-learn"}
+    measured = json.loads((ROOT / "docs/goals-epyc-zen4-2core.json").read_text(encoding="utf-8"))["versions"]
+    assert {name: version for name, version in pinned.items() if name != "onnx"} == {
+        name: measured[name].partition("+")[0] for name in pinned if name != "onnx"
+    }
