@@ -63,6 +63,10 @@ def _is_near(m: Any, least: Any) -> Any:
     return least > m
 
 
+def _is_ordered(m: Any, least: Any) -> Any:
+    return m > m
+
+
 def _set(name: str, value: Any) -> Callable[[Any], None]:
     """Give something in a module another value; AttributeError if there is none, lest nothing be turned off."""
 
@@ -87,6 +91,8 @@ TECHNIQUES: Final = (
         _set("is_near", _is_near),
         _LONG + _LABELLED + _SHORT_ROWS,
     ),
+    Technique("every difference by six operations", "numerics", _set("is_ordered", _is_ordered), _LONG + _LABELLED),
+    Technique("extrema of a row after the row before it", "rows", _set("EARLY_BYTES", 0), (_LONG[2], _LABELLED[1])),
     Technique("exponentials computed twice", "rows", _set("KEEP_BYTES", 0), _LONG),
     Technique("no prefetch", "rows", _set("AHEAD_BYTES", _NEVER), _LONG),
     Technique("no streaming stores", "backend", _set("_last_level_cache", lambda: _NEVER), _LONG),

@@ -47,36 +47,37 @@ class Loop(NamedTuple):
     part: str
     """In `softbench_backends.numba.rows`."""
     does: str
+    arguments: str
+    """Pointers ``x``, ``e``, ``out``, numbers ``m``, ``f``, a count ``n``; constants leave nothing but the loop."""
     once: str
     """An instruction that there is one of for every vector."""
-    without: str = r"$^"
-    """Loops with such an instruction are other ones."""
+    rare: bool = False
+    """Taken in place of another loop of ordinary rows."""
 
 
-# `near_tile_sum` writes the row behind besides, where results are streamed: that is the last loop's work, done early.
 LOOPS: Final = (
-    Loop("row_extrema", "maximum and minimum", r"vmax"),
-    Loop("near_tile_sum", "exponentials and their sum", r"vcmpeq"),
-    Loop("near_write", "results", r"vmul", without=r"vf\w+"),
+    Loop("row_extrema", "maximum and minimum", "x n", r"vmax"),
+    Loop("near_tile_sum", "exponentials and their sum", "x e n m True True 0 x m 0 0", r"vcmpeq"),
+    Loop("near_tile_sum", "the same, if a size exceeds the maximum's", "x e n m False True 0 x m 0 0", r"vcmpeq", True),
+    Loop("near_write", "results", "x e out n True m f", r"vmul"),
 )
 
 
-def _assembly(part: str, dtype: str) -> list[str]:
-    """A part of the kernels, compiled for a dtype by itself."""
+def _assembly(loop: Loop, dtype: str) -> list[str]:
+    """The loop, compiled for a dtype by itself."""
     from numba import njit, types
 
     from softbench_backends.numba import rows
 
     number = getattr(types, dtype)
-    p = types.CPointer(number)
-    count, flag = types.int64, types.boolean
-    arguments = {
-        "row_extrema": (p, count),
-        "near_tile_sum": (p, p, count, number, flag, count, p, number, count, count),
-        "near_write": (p, p, p, count, flag, number, number),
-    }[part]
-    dispatcher = njit(getattr(rows, part).py_func, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-    dispatcher.compile(arguments)
+    pointer = types.CPointer(number)
+    kinds = {"x": pointer, "e": pointer, "out": pointer, "n": types.int64, "m": number, "f": number}
+    given = [name for name in kinds if name in loop.arguments.split()]
+    # Inlined, so that constants are constants for the compiler.
+    part = njit(getattr(rows, loop.part).py_func, error_model="numpy", inline="always")
+    probe = eval(f"lambda {', '.join(given)}: part({', '.join(loop.arguments.split())})", {"part": part})
+    dispatcher = njit(probe, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+    dispatcher.compile(tuple(kinds[name] for name in given))
     return [line.strip() for line in dispatcher.inspect_asm(dispatcher.signatures[0]).splitlines()]
 
 
@@ -89,17 +90,12 @@ def _inner_loops(lines: list[str]) -> list[list[str]]:
 
 def counted(loop: Loop, dtype: str) -> tuple[dict[str, float], int]:
     """Instructions by kind for 64 bytes, and bytes of the registers they work on."""
-    best: list[str] = []
-    for lines in _inner_loops(_assembly(loop.part, dtype)):
-        vectors = [line for line in lines if re.search(r"%[xyz]mm", line)]
-        if not any(re.match(loop.without, line) for line in vectors) and len(vectors) > len(best):
-            best = vectors
+    loops = [[line for line in lines if re.search(r"%[xyz]mm", line)] for lines in _inner_loops(_assembly(loop, dtype))]
+    best = max(loops, key=len)  # the others are for what is less than a group
     size = 64 if any("%zmm" in line for line in best) else 32 if any("%ymm" in line for line in best) else 16
     kinds = Counter(kind for line in best for kind, pattern in KINDS.items() if re.match(pattern, line))
     once = sum(bool(re.match(loop.once, line)) for line in best) * size / 64
-    # What the row behind takes in the loop of another part is counted there.
-    early = sum("vmovnt" in line for line in best)
-    return {kind: (kinds[kind] - (early if kind == "multiply" else 0)) / once for kind in KINDS}, size
+    return {kind: kinds[kind] / once for kind in KINDS}, size
 
 
 def at_least(kinds: dict[str, float], size: int) -> float:
@@ -160,8 +156,10 @@ def main() -> int:
     total = last = 0.0
     for loop in LOOPS:
         kinds, size = counted(loop, parsed.dtype)
-        total += (last := at_least(kinds, size))
-        print(f"| {loop.does} | " + " | ".join(f"{number:.3g}" for number in kinds.values()) + f" | {last:.3g} |")
+        cycles = at_least(kinds, size)
+        print(f"| {loop.does} | " + " | ".join(f"{number:.3g}" for number in kinds.values()) + f" | {cycles:.3g} |")
+        if not loop.rare:
+            total, last = total + cycles, cycles
     cycle, (median, low, high) = _measured(parsed.dtype, parsed.seconds)
     took = f"{median / cycle:.1f} ({low / cycle:.1f}-{high / cycle:.1f})"
     print(f"at least {total:.1f} cycles; measured, {parsed.dtype} rows of {CLASSES} on one thread in L2: {took}")
