@@ -6,8 +6,10 @@ and every row is computed by one of them, so results do not depend on their numb
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from numba import njit, types
@@ -96,6 +98,19 @@ class _Compiled(NamedTuple):
     """Where the machine code is, for `calls.invoke`."""
 
 
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Put garbage collection off: a compiler makes objects by the million, and keeps most of them."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @functools.cache
 def _compiled(function: Callable[..., Any], arguments: tuple[types.Type, ...], parallel: bool = False) -> _Compiled:
     """Compile (or load) a function for one combination of types.
@@ -105,7 +120,8 @@ def _compiled(function: Callable[..., Any], arguments: tuple[types.Type, ...], p
     """
     dispatcher = njit(function, error_model="numpy", nogil=True, parallel=parallel, no_cfunc_wrapper=True)
     keep_on_disk(dispatcher)
-    dispatcher.compile(arguments)
+    with _no_collection():
+        dispatcher.compile(arguments)
     result = dispatcher.overloads[arguments]
     return _Compiled(result.entry_point, result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
