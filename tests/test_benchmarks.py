@@ -87,3 +87,30 @@ def test_patterns_choose_cases_or_techniques():
     ]
     assert list(ablation.chosen(["no prefetch"])) == list(ablation.chosen(["exponentials computed twice"]))
     assert not ablation.chosen(["no such thing"])
+
+
+# -- thresholds ---------------------------------------------------------------------------------------------------
+
+
+def test_the_way_that_is_marked_is_the_one_that_the_backend_takes():
+    from benchmarks import thresholds
+    from softbench_backends.numba import NumbaBackend, threads
+
+    if threads.count() < 2:
+        pytest.skip("there is one thread: nothing is shared out")
+    seen = set()
+    for choice in thresholds.choices(4):
+        *n, k = (int(number) for number in choice.size.removesuffix(" classes").split("x"))
+        x = np.ones((n[0] if n else thresholds.ELEMENTS // k, k), np.float32)
+        backend = NumbaBackend()
+        backend.softmax(x, np.empty_like(x))
+        ((_, _, shape, parallel),) = backend._entries
+        taken = {
+            "SHORT": {"short": "many rows at once", "long": "row by row"}.get(shape),
+            "SERIAL_SIZE": "all threads" if parallel else "one thread",
+            "HUGE": "rows shared out" if shape == "huge" else "a row to a thread",
+        }[choice.limit]
+        assert choice.taken == taken, choice
+        assert choice.taken in choice.ways
+        seen.add(taken)
+    assert len(seen) == 5  # every way but rows one by one, which are longer than any that can be taken together

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 __all__ = [
+    "AHEAD_BYTES",
     "ALIGNED_SIZE",
     "BLOCK_BYTES",
+    "EARLY_BYTES",
     "FEW_LOSSES",
     "HUGE",
+    "KEEP_BYTES",
     "KEPT_BYTES",
     "LANEWISE",
     "MAPPED_BYTES",
@@ -39,6 +42,15 @@ MAPPED_BYTES: Final = 1 << 22
 
 KEPT_BYTES: Final = 1 << 30
 """Most that is kept when no array uses it; the system may take all of it."""
+
+KEEP_BYTES: Final = 1 << 22
+"""Exponentials of a row up to this size are kept between the passes, those of a larger one computed again."""
+
+EARLY_BYTES: Final = 1 << 13
+"""Up to this size, the extrema of a row are found before the row before it is written: L1 holds all of both."""
+
+AHEAD_BYTES: Final = 1 << 12
+"""From this size on, the next row is prefetched."""
 
 TILE: Final = 16384
 """Classes that are summed together; also the unit in which a row is shared out to threads."""

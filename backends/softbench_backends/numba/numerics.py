@@ -43,7 +43,7 @@ class _Format(NamedTuple):
         return -(self.c + self.bias) * LN2
 
 
-# Truncation: 0.026 ulp in float32 and 0.016 ulp in float64.
+# Truncation: 0.046 ulp in float32 and 0.072 ulp in float64.
 _FORMATS: Final = {
     32: _Format(
         mantissa=23,

@@ -54,7 +54,7 @@ from softbench_backends.numba.blocks import (
 )
 from softbench_backends.numba.jit import part
 from softbench_backends.numba.lanes import GROUP, VECTOR_BYTES
-from softbench_backends.numba.limits import TILE
+from softbench_backends.numba.limits import AHEAD_BYTES, EARLY_BYTES, KEEP_BYTES, TILE
 from softbench_backends.numba.memory import (
     address,
     fence,
@@ -73,15 +73,6 @@ from softbench_backends.numba.memory import (
     stream,
     width,
 )
-
-KEEP_BYTES = 1 << 22
-"""Exponentials of a row up to this size are kept between the passes, those of a larger one computed again."""
-
-EARLY_BYTES = 1 << 13
-"""Up to this size, the extrema of a row are found before the row before it is written: L1 holds all of both."""
-
-AHEAD_BYTES = 1 << 12
-"""From this size on, the next row is prefetched."""
 
 NOTES = VECTOR_BYTES // 8
 """Rows whose losses and entries at labels are computed together: a vector of float64."""
