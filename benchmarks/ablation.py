@@ -110,7 +110,8 @@ AS_IT_IS: Final = "as it is"
 
 def load(module: str, turn_off: Callable[[Any], None]) -> Backend:
     """The backend from modules of its own, changed before anything is compiled; nothing is kept on disk."""
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.startswith(_PACKAGE)}
+    whole = importlib.import_module(_PACKAGE)
+    kept = {name: sys.modules.pop(name) for name in _loaded()}
     try:
         turn_off(importlib.import_module(f"{_PACKAGE}.{module}"))
         entries: Any = importlib.import_module(f"{_PACKAGE}.entries")
@@ -120,9 +121,15 @@ def load(module: str, turn_off: Callable[[Any], None]) -> Backend:
         rows._entry = _remembering(rows._entries, entry)
         return Backend(rows)
     finally:
-        for name in [name for name in sys.modules if name.startswith(_PACKAGE)]:
+        for name in _loaded():
             del sys.modules[name]
         sys.modules.update(kept)
+        parent, _, child = _PACKAGE.rpartition(".")
+        setattr(sys.modules[parent], child, whole)
+
+
+def _loaded() -> list[str]:
+    return [name for name in sys.modules if name == _PACKAGE or name.startswith(f"{_PACKAGE}.")]
 
 
 def _remembering(known: dict[Any, Any], entry: Callable[..., Any]) -> Callable[..., Any]:

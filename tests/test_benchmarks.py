@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
 
 import numpy as np
@@ -66,6 +67,7 @@ def test_every_technique_can_be_turned_off():
         ablation.load(technique.module, technique.turn_off)  # compiles nothing; an AttributeError if it is gone
     assert backend.FEW_LOSSES < 1 << 20  # what others use is not changed
     assert limits.SHORT[4] > 0
+    assert importlib.import_module("softbench_backends").numba.backend is backend
 
 
 def test_a_technique_that_is_turned_off_is_gone():
