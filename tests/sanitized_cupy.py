@@ -26,19 +26,19 @@ from softbench_backends.cupy.source import source
 
 # Every kernel for rows, and what is looked at a second time: sums of less than the smallest term, logsumexp near 0.
 ROWS = (
-    (CupyOnCpu(), "float32", (7, 300, 700, 5000, 20000)),
-    (CupyOnCpu(), "bfloat16", (700, 40000)),
+    (CupyOnCpu(), "float32", (7, 300, 700, 20000)),
+    (CupyOnCpu(), "bfloat16", (700,)),
     (CupyOnCpu(plan.BLOCK_BYTES), "float32", (20000,)),
 )
 
 
 def sample() -> list[str]:
-    """Ids of two cases of each row of the contract, of few classes and in one dtype."""
+    """Ids of a case of each row of the contract, of few classes and in one dtype."""
     by_row: dict[str, list[contract.Case]] = {}
     for case in contract.cases("quick"):
         if "float32" in case.name and "host" not in case.needs:
             by_row.setdefault(case.row, []).append(case)
-    return [case.id for row in by_row.values() for case in sorted(row, key=lambda case: case.max_k)[:2]]
+    return [case.id for row in by_row.values() for case in sorted(row, key=lambda case: case.max_k)[:1]]
 
 
 def call_everything(be: Backend, dtype: str, k: int) -> None:
