@@ -53,10 +53,10 @@ def choices(itemsize: int) -> Iterator[Choice]:
             ways = {"one thread": alone(size // k, k, shape), "all threads": together(size // k, k, shape)}
             taken = "one thread" if size <= limits.SERIAL_SIZE else "all threads"
             yield Choice("SERIAL_SIZE", f"{size // k}x{k}", ways, taken)
-    for k in (limits.HUGE // 4, limits.HUGE, 16 * limits.HUGE):
-        for n in (1, 3, 4 * count):
+    for k in (limits.HUGE // 4, limits.HUGE, 16 * limits.HUGE, 64 * limits.HUGE):
+        for n in sorted({1, count // 2, count, 2 * count}):
             ways = {"a row to a thread": together(n, k, "long"), "rows shared out": together(n, k, "huge")}
-            taken = "rows shared out" if k >= limits.HUGE and n < 4 * count else "a row to a thread"
+            taken = "rows shared out" if k >= limits.HUGE and n < count else "a row to a thread"
             yield Choice("HUGE", f"{n}x{k}", ways, taken)
 
 

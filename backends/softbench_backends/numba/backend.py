@@ -125,7 +125,7 @@ class NumbaBackend(RowBackend):
             from softbench_backends.numba import threads
 
             count = threads.count()
-            huge = k >= HUGE and n < 4 * count and op in SHARED
+            huge = k >= HUGE and n < count and op in SHARED
             if count > 1 and (huge or n > 1):
                 shape = "huge" if huge else "short" if k <= SHORT[x.itemsize] else "long"
                 streaming = out is not None and _streams(x, out)

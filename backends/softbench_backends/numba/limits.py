@@ -56,7 +56,7 @@ TILE: Final = 16384
 """Classes that are summed together; also the unit in which a row is shared out to threads."""
 
 HUGE: Final = 4 * TILE
-"""From this length on, a few rows are shared out to threads tile by tile."""
+"""From this length on, rows fewer than threads are shared out tile by tile."""
 
 SHARED: Final = frozenset({"softmax", "log_softmax", "logsumexp", "index"})
 """The kernels that can do that."""
