@@ -49,7 +49,7 @@ KEEP_BYTES: Final = 1 << 22
 EARLY_BYTES: Final = 1 << 13
 """Up to this size, the extrema of a row are found before the row before it is written: L1 holds all of both."""
 
-AHEAD_BYTES: Final = 1 << 12
+AHEAD_BYTES: Final = 1 << 11
 """From this size on, the next row is prefetched."""
 
 TILE: Final = 16384
