@@ -29,6 +29,7 @@ class Choice(NamedTuple):
 def choices(itemsize: int) -> Iterator[Choice]:
     """Sizes around every limit."""
     from softbench_backends.numba import NumbaBackend, limits, threads
+    from softbench_backends.numba.backend import streams
 
     backend, count = NumbaBackend(), threads.count()
 
@@ -42,7 +43,7 @@ def choices(itemsize: int) -> Iterator[Choice]:
 
     def together(n: int, k: int, shape: str) -> Callable[[], Any]:
         kernel, args = backend._entry("softmax", itemsize, shape, True), arrays(n, k)
-        return lambda: threads.run(kernel, args, n, min(count, n), False)
+        return lambda: threads.run(kernel, args, n, min(count, n), streams(*args))
 
     short = limits.SHORT[itemsize]
     for k in sorted({4, short // 4, short // 2, short, max(limits.SHORT.values())}):

@@ -128,7 +128,7 @@ class NumbaBackend(RowBackend):
             huge = k >= HUGE and n < count and op in SHARED
             if count > 1 and (huge or n > 1):
                 shape = "huge" if huge else "short" if k <= SHORT[x.itemsize] else "long"
-                streaming = out is not None and _streams(x, out)
+                streaming = out is not None and streams(x, out)
                 threads.run(self._entry(op, x.itemsize, shape, True), (x, *args), n, min(count, n), streaming)
                 return
         self._entry(op, x.itemsize, "short" if k <= SHORT[x.itemsize] else "long", False)(x, *args, 0, n, False)
@@ -151,7 +151,7 @@ class NumbaBackend(RowBackend):
         blocks = outer * -(-inner // size)
         chunks = min(count, blocks)
         streaming = (
-            out is not None and _streams(x, out) and inner % width == 0 and out.ctypes.data % (width * x.itemsize) == 0
+            out is not None and streams(x, out) and inner % width == 0 and out.ctypes.data % (width * x.itemsize) == 0
         )
         kernel = self._entry(op, x.itemsize, "strided short" if short else "strided long", chunks > 1)
         if chunks > 1:
@@ -259,7 +259,7 @@ def _lower(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Ar
     return "soft", (base, target.labels, sample, classes)
 
 
-def _streams(x: Array, out: Array) -> bool:
+def streams(x: Array, out: Array) -> bool:
     """Whether the result is too large for the caches to keep any of it."""
     return out.nbytes >= _last_level_cache() and x is not out and x.ctypes.data != out.ctypes.data
 
