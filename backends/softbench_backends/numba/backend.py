@@ -25,7 +25,7 @@ from softbench_backends.numba.limits import (
     SHORT,
 )
 
-__all__ = ["NumbaBackend"]
+__all__ = ["NumbaBackend", "streams"]
 
 _NONE: Final = np.empty(0)
 _NO_LABELS: Final = np.empty(0, np.int64)
