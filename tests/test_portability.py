@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -87,6 +88,31 @@ def test_narrower_vectors_give_the_same_bits(processor, elsewhere, here):
         assert got.keys() == expected.keys()
         for name, value in expected.items():
             assert got[name].tobytes() == value.tobytes(), f"{name} differs"
+
+
+# -- the stack ------------------------------------------------------------------------------------------
+
+_ASSEMBLY = """
+from numba import njit, types
+from softbench_backends.numba import rows
+from softbench_backends.numba.jit import KernelCompiler
+matrix = types.Array(types.float32, 2, "C")
+signature = (matrix, matrix, types.int64, types.int64, types.boolean)
+kernel = njit(rows.softmax_rows.py_func, error_model="numpy", no_cfunc_wrapper=True, pipeline_class=KernelCompiler)
+kernel.compile(signature)
+print(kernel.overloads[signature].library.get_asm_str())
+"""
+
+
+@x86_64
+def test_vectors_on_the_stack_cross_no_cache_line(tmp_path):
+    """Registers do not suffice where they are narrow, and a store that crosses a page takes hundreds of cycles."""
+    functions = _output(_started(["-c", _ASSEMBLY], "haswell", tmp_path / "haswell"), tmp_path / "haswell").split(
+        b".cfi_startproc"
+    )[1:]
+    spilling = [text for text in functions if len(re.findall(rb"vmov\wp\w\s+%ymm\d+, \S*\(%rsp\)", text)) > 8]
+    assert spilling
+    assert all(re.search(rb"andq\s+\$-(32|64), %rsp", text) for text in spilling)
 
 
 # -- conformance ----------------------------------------------------------------------------------------

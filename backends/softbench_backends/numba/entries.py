@@ -17,6 +17,7 @@ from numba import njit, types
 from softbench_backends.numba import columns, losses, rows, soft_rows, strided, tiles
 from softbench_backends.numba.caching import keep_on_disk
 from softbench_backends.numba.calls import share_out
+from softbench_backends.numba.jit import KernelCompiler
 
 __all__ = ["entry"]
 
@@ -118,7 +119,14 @@ def _compiled(function: Callable[..., Any], arguments: tuple[types.Type, ...], p
     It is called without Numba's dispatcher, which would compile again for every combination of read-only arrays, and
     would take longer than a small row does.
     """
-    dispatcher = njit(function, error_model="numpy", nogil=True, parallel=parallel, no_cfunc_wrapper=True)
+    dispatcher = njit(
+        function,
+        error_model="numpy",
+        nogil=True,
+        parallel=parallel,
+        no_cfunc_wrapper=True,
+        pipeline_class=KernelCompiler,
+    )
     keep_on_disk(dispatcher)
     with _no_collection():
         dispatcher.compile(arguments)

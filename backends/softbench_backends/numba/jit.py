@@ -1,4 +1,4 @@
-"""How the parts of kernels are compiled."""
+"""How kernels and their parts are compiled."""
 
 # mypy: allow-untyped-calls, allow-subclassing-any
 from __future__ import annotations
@@ -6,14 +6,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from llvmlite import ir
 from numba import njit
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
-__all__ = ["part"]
+__all__ = ["KernelCompiler", "part"]
 
 
-class _Unfinished(JITCodeLibrary):
+class _OnCacheLines(JITCodeLibrary):
+    """LLVM's code of functions that align their stack to what they keep there.
+
+    When LLVM finds that registers do not suffice for all vectors, it is too late for it to decide on that. The stack is
+    where it happens to be, then, and a store that crosses a page takes hundreds of cycles: of two threads in the same
+    loop, one took several times as long (docs/performance.md, "Other processors").
+    """
+
+    def add_ir_module(self, ir_module: ir.Module) -> None:
+        for function in ir_module.functions:
+            if not function.is_declaration:
+                set.add(function.attributes, '"stackrealign"')  # `add` knows no attributes in quotes
+        super().add_ir_module(ir_module)
+
+
+class KernelCompiler(Compiler):
+    """Compiles what others call, by Python or by address."""
+
+    def compile_extra(self, function: Callable[..., Any]) -> Any:
+        """As the base class, into a library of the kind above."""
+        self.state.library = _OnCacheLines(self.state.targetctx.codegen(), function.__qualname__)
+        self.state.library.enable_object_caching()
+        return super().compile_extra(function)
+
+
+class _Unfinished(_OnCacheLines):
     """LLVM's code of a part, to be optimised and made machine code with the kernel that it ends up in.
 
     Numba would do both for every part, and again for every part that calls it.
