@@ -128,7 +128,7 @@ def column_sum(tile, e, k, m):
     """The scaled exponentials to ``e``; per row what `rows.tile_sum` gives."""
     w = width(tile)
     hi, lo = accumulator(m)
-    _, argmaxes = accumulator(m)
+    argmaxes = spread(tile, 0.0)
     smallest = least_start(m)
     for c in range(k):
         exp, below, argmaxes = column_term(load(tile, c * w), m, argmaxes)
@@ -147,7 +147,7 @@ def column_statistics(tile, e, k):
     if not near:
         return m, near, *column_sum(tile, e, k, m)
     hi, lo = accumulator(m)
-    _, argmaxes = accumulator(m)
+    argmaxes = spread(tile, 0.0)
     for c in range(k):
         exp, below, argmaxes = near_column_term(load(tile, c * w), m, argmaxes)
         store(e, c * w, exp)
@@ -245,9 +245,9 @@ def tile_index(tile, e, k, labels, weight, share, less, loss, first, rows, gradi
         if every(normal):
             f, h, g = factor(m, s, rest, share, less)
             entry = label_entry(m, s, rest, at_label, f, h, g, share)
+            whole, entry = only_labelled(whole, y, k), only_labelled(entry, y, k)
             for c in range(k):
-                p = times(load(e, c * w), whole)
-                store(e, c * w, only_labelled(pick(p, entry, y, c), y, k))
+                store(e, c * w, pick(times(load(e, c * w), whole), entry, y, c))
             return
         hi, lo, argmaxes, smallest = column_sum(tile, e, k, m)
     s, rest, f, h, g = column_factor(tile, k, m, hi, lo, argmaxes, smallest, share, less)

@@ -287,7 +287,7 @@ def scaled_sum(m: Lanes, hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
 
 
 def column_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
-    """As `term` where every lane is a row of its own: the argmaxes so far are counted lane by lane, in float64."""
+    """As `term` where every lane is a row of its own: the argmaxes so far are counted lane by lane."""
     return _column_term(shifted_exp(x, m), x, m, argmaxes)
 
 
@@ -383,7 +383,7 @@ def others(m: Lanes, hi: Lanes, lo: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lane
     NaN where ``m`` is infinite: such rows, like those that hold a NaN, have no softmax.
     """
     one = math.ldexp(1.0, _FORMATS[m.bits].c)
-    s, error = two_sum(hi, (argmaxes - 1.0) * one)
+    s, error = two_sum(hi, (argmaxes.to(64) - 1.0) * one)
     lo = lo + error
     total = s + lo
     lo = lo - (total - s)
