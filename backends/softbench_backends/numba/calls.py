@@ -16,21 +16,22 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["failed", "invoke", "share_out"]
+__all__ = ["attempt", "flag", "invoke", "is_raised", "share_out"]
 
 # What kernels return is not used. The largest of it, a number, has room where the caller expects one.
 _RETURNED = types.int64
 
 
-def _signature(result: types.Type, args: types.BaseTuple) -> Any:
+def _arguments(args: types.BaseTuple) -> tuple[types.Type, ...]:
+    """Types of what `invoke` takes."""
     given = types.Tuple([types.unliteral(t) for t in args])
-    return result(types.int64, given, types.int64, types.int64, types.boolean)
+    return types.int64, given, types.int64, types.int64, types.boolean
 
 
-def _call(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> Any:
-    """Numba's status of a kernel that was called as `invoke` does."""
+def _call(context: Any, builder: ir.IRBuilder, given: Any, values: list[ir.Value]) -> Any:
+    """Numba's status of a kernel that was called as `invoke` does, with values of the types ``given``."""
     kernel, args, *span = values
-    argument_types = (*sig.args[1], *sig.args[2:])
+    argument_types = (*given[1], *given[2:])
     kernel_type = context.call_conv.get_function_type(_RETURNED, argument_types)
     arguments = [*cgutils.unpack_tuple(builder, args), *span]
     function = builder.inttoptr(kernel, kernel_type.as_pointer())
@@ -48,31 +49,66 @@ def invoke(
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
-        status = _call(context, builder, sig, values)
+        status = _call(context, builder, sig.args, values)
         with cgutils.if_unlikely(builder, status.is_error):
             context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()
 
-    return _signature(types.void, args), codegen
+    return types.void(*_arguments(args)), codegen
 
 
 @intrinsic
-def failed(
-    typingctx: Any, kernel: types.Integer, args: types.BaseTuple, first: Any, last: Any, streaming: types.Boolean
-) -> Any:
-    """As `invoke`, but what the kernel raises is dropped; 1 if that was anything, else 0."""
+def flag(typingctx: Any) -> Any:
+    """The address of a number on the stack, 0 so far, by which threads report failures to the function that asks."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
-        return builder.zext(_call(context, builder, sig, values).is_error, ir.IntType(64))
+        i64 = ir.IntType(64)
+        return builder.ptrtoint(cgutils.alloca_once_value(builder, ir.Constant(i64, 0)), i64)
 
-    return _signature(types.int64, args), codegen
+    return types.int64(), codegen
+
+
+def _number_at(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return builder.inttoptr(address, ir.IntType(64).as_pointer())
+
+
+@intrinsic
+def is_raised(typingctx: Any, flag: types.Integer) -> Any:
+    """Whether a call of `attempt` with this flag failed."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
+        found = builder.load(_number_at(builder, values[0]))
+        return builder.icmp_unsigned("!=", found, ir.Constant(found.type, 0))
+
+    return types.boolean(types.int64), codegen
+
+
+@intrinsic
+def attempt(
+    typingctx: Any,
+    flag: types.Integer,
+    kernel: types.Integer,
+    args: types.BaseTuple,
+    first: Any,
+    last: Any,
+    streaming: types.Boolean,
+) -> Any:
+    """As `invoke`, but what the kernel raises is dropped, and the flag raised instead."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
+        status = _call(context, builder, sig.args[1:], values[1:])
+        with cgutils.if_unlikely(builder, status.is_error):
+            builder.store(ir.Constant(ir.IntType(64), 1), _number_at(builder, values[0]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, *_arguments(args)), codegen
 
 
 def share_out(kernel, args, n, chunks, streaming):
     """Call ``kernel`` for ``0 <= i < n`` on all threads, in ``chunks``. The same text for all kernels."""
-    failures = 0
+    failure = flag()  # a sum of failures would do, but takes longer to compile
     for j in prange(chunks):
         at = np.int64(j)
-        failures += failed(kernel, args, n * at // chunks, n * (at + 1) // chunks, streaming)
-    if failures:  # a kernel can only run out of memory; an exception cannot leave a thread of Numba's
+        attempt(failure, kernel, args, n * at // chunks, n * (at + 1) // chunks, streaming)
+    if is_raised(failure):  # a kernel can only run out of memory; an exception cannot leave a thread of Numba's
         raise MemoryError

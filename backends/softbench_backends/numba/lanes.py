@@ -92,6 +92,22 @@ def width_of(bits: int) -> int:
     return VECTOR_BYTES * 8 // bits
 
 
+class _Splat(ir.Constant):
+    """A constant in all lanes, written once: LLVM would have to read every lane of it."""
+
+    def __init__(self, vector: ir.VectorType, single: ir.Constant) -> None:
+        super().__init__(vector, None)
+        self._single = single
+
+    def _get_reference(self) -> str:
+        return f"splat ({self._single})"
+
+
+@functools.cache
+def _lane_numbers(*lanes: int) -> ir.Constant:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes) if any(lanes) else None)
+
+
 # -- stage one: values while lowering -------------------------------------------------------------------
 
 
@@ -129,9 +145,8 @@ class Lanes:
 
     def constant(self, number: float) -> Lanes:
         """``number`` in every lane of this value's type."""
-        if isinstance(self.type, ir.VectorType):
-            return Lanes(self.builder, ir.Constant(self.type, [ir.Constant(self.element, number)] * self.n))
-        return Lanes(self.builder, ir.Constant(self.type, number))
+        single = ir.Constant(self.element, number)
+        return Lanes(self.builder, _Splat(self.type, single) if isinstance(self.type, ir.VectorType) else single)
 
     def _lift(self, other: Any) -> Lanes:
         if not isinstance(other, Lanes):
@@ -253,8 +268,7 @@ class Lanes:
     def shuffle(self, lanes: list[int], other: Lanes | None = None) -> Lanes:
         """The lanes with these numbers; those from ``n`` on are ``other``'s."""
         second = ir.Constant(self.type, ir.Undefined) if other is None else other.value
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), [ir.Constant(ir.IntType(32), i) for i in lanes])
-        return Lanes(self.builder, self.builder.shuffle_vector(self.value, second, mask))
+        return Lanes(self.builder, self.builder.shuffle_vector(self.value, second, _lane_numbers(*lanes)))
 
     def halves(self) -> tuple[Lanes, Lanes]:
         """The lower and the upper half; of two lanes, two scalars."""

@@ -18,6 +18,7 @@ from softbench_backends.numba.lanes import GROUP, VECTOR_BYTES, Lanes, Vector, l
 
 __all__ = [
     "address",
+    "allocate",
     "fence",
     "get",
     "load",
@@ -30,6 +31,7 @@ __all__ = [
     "offset",
     "prefetch",
     "put",
+    "release",
     "same_address",
     "scratch",
     "spread",
@@ -145,6 +147,36 @@ def scratch(typingctx: Any, p: types.CPointer, n: types.IntegerLiteral) -> Any:
         return builder.bitcast(memory, llvm_type(p.dtype).as_pointer())
 
     return p(p, n), codegen
+
+
+@intrinsic
+def allocate(typingctx: Any, p: types.CPointer, n: types.Integer) -> Any:
+    """Memory on a cache line for ``n`` elements of what ``p`` points to, until `release`; or MemoryError."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        i64, byte = ir.IntType(64), ir.IntType(8).as_pointer()
+        room = ir.Constant(i64, 2 * VECTOR_BYTES)
+        size = builder.add(builder.mul(args[1], ir.Constant(i64, p.dtype.bitwidth // 8)), room)
+        raw = context.nrt.allocate(builder, size)
+        past = builder.ptrtoint(builder.gep(raw, [room]), i64)
+        start = builder.inttoptr(builder.and_(past, ir.Constant(i64, -VECTOR_BYTES)), byte.as_pointer())
+        # What is to be released stands in front.
+        builder.store(raw, builder.gep(start, [ir.Constant(i64, -1)]))
+        return builder.bitcast(start, llvm_type(p.dtype).as_pointer())
+
+    return p(p, types.int64), codegen
+
+
+@intrinsic
+def release(typingctx: Any, p: types.CPointer) -> Any:
+    """Give back what `allocate` returned."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        start = builder.bitcast(args[0], ir.IntType(8).as_pointer().as_pointer())
+        context.nrt.free(builder, builder.load(builder.gep(start, [ir.Constant(ir.IntType(64), -1)])))
+        return context.get_dummy_value()
+
+    return types.none(p), codegen
 
 
 @intrinsic

@@ -248,6 +248,11 @@ def largest(v: Lanes) -> Lanes:
     return _over_lanes(v, larger)
 
 
+def lesser(a: Lanes, b: Lanes) -> Lanes:
+    """The smaller of two integers."""
+    return select(a < b, a, b)
+
+
 def nan_seen(seen: Lanes, x: Lanes) -> Lanes:
     """NaN in the lanes that met a NaN so far."""
     return select(x.is_nan(), x, seen)
@@ -326,6 +331,12 @@ def least_of(so_far: Lanes) -> Lanes:
 def least_lanes(so_far: Lanes) -> Lanes:
     """The smallest of every lane, as the number; 0 where there was none."""
     return (so_far + 1).as_float()
+
+
+def smaller_positive(a: Lanes, b: Lanes) -> Lanes:
+    """The smaller of two numbers, of which the second may be a 0 that does not count."""
+    b = b.to(a.bits)
+    return select((b > 0.0) & (b < a), b, a)
 
 
 def precise_term(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:

@@ -31,6 +31,7 @@ from softbench_backends.numba.blocks import (
     least,
     least_of,
     least_start,
+    lesser,
     log_probability,
     log_sum,
     logsumexp,
@@ -47,6 +48,7 @@ from softbench_backends.numba.blocks import (
     scaled_sum,
     shifted_exp,
     smaller,
+    smaller_positive,
     smallest,
     term,
     times,
@@ -57,6 +59,7 @@ from softbench_backends.numba.lanes import GROUP, VECTOR_BYTES
 from softbench_backends.numba.limits import AHEAD_BYTES, EARLY_BYTES, KEEP_BYTES, TILE
 from softbench_backends.numba.memory import (
     address,
+    allocate,
     fence,
     get,
     load,
@@ -66,7 +69,9 @@ from softbench_backends.numba.memory import (
     offset,
     prefetch,
     put,
+    release,
     same_address,
+    scratch,
     spread,
     store,
     store_first,
@@ -162,7 +167,7 @@ def near_row_sum(x, e, n, m, ordered, keep, ahead, behind, f_behind, j, rest):
     hi, lo, argmaxes = 0.0, 0.0, 0
     for start in range(0, n, TILE):
         high, low, more, j = near_tile_sum(
-            offset(x, start), offset(e, start), min(TILE, n - start), m, ordered, keep, ahead,
+            offset(x, start), offset(e, start), lesser(TILE, n - start), m, ordered, keep, ahead,
             offset(behind, start), f_behind, j - start, rest - start,
         )  # fmt: skip
         j += start
@@ -189,7 +194,7 @@ def near_write(x, e, out, n, kept, m, f):
 def leave_behind(e, out, n, f):
     """Write the ends of ``out[:n] = e f``; what lies between, ``j`` to ``rest``, are whole groups on cache lines."""
     w = width(out)
-    j = min(misaligned(out), n)
+    j = lesser(misaligned(out), n)
     rest = n - (n - j) % (GROUP * w)
     store_first(out, 0, j, times(load_first(e, 0, j, 0.0), f))
     for i in range(rest, n, w):
@@ -259,17 +264,13 @@ def row_sum(x, e, n, m, keep, ahead):
     """`tile_sum` over all tiles of a row."""
     hi, lo, argmaxes, smallest = 0.0, 0.0, 0, math.inf
     for start in range(0, n, TILE):
-        high, low, more, least_here = tile_sum(offset(x, start), offset(e, start), min(TILE, n - start), m, keep, ahead)
+        high, low, more, least_here = tile_sum(
+            offset(x, start), offset(e, start), lesser(TILE, n - start), m, keep, ahead
+        )
         hi, lo = join(hi, lo, high, low)
         argmaxes += more
         smallest = smaller_positive(smallest, least_here)
     return hi, lo, argmaxes, smallest
-
-
-@part
-def smaller_positive(a, b):
-    """The smaller of two numbers, of which the second may be a 0 that does not count."""
-    return np.float64(b) if 0 < b < a else a
 
 
 @part
@@ -313,7 +314,7 @@ def write_probabilities(x, e, out, n, kept, m, f, h, g, streaming):
     w = width(out)
     i = 0
     if streaming:
-        i = min(misaligned(out), n)
+        i = lesser(misaligned(out), n)
         store_first(out, 0, i, some_probabilities(x, e, 0, i, kept, m, f, h, g))
         while i + GROUP * w <= n:
             stream(out, i, group_probabilities(x, e, i, kept, m, f, h, g))
@@ -346,7 +347,7 @@ def write_log_probabilities(x, out, n, m, log, streaming):
     w = width(out)
     i = 0
     if streaming:
-        i = min(misaligned(out), n)
+        i = lesser(misaligned(out), n)
         store_first(out, 0, i, log_probability(load_first(x, 0, i, 0.0), m, log))
         while i + w <= n:
             stream(out, i, log_probability(load(x, i), m, log))
@@ -446,9 +447,8 @@ def skip(y, loss, i, out, k, gradient):
 
 
 @part
-def note(notes, i, m, s, rest, at_label, weight, share, less, row):
-    """Remember of a row what `settle_labels` needs, as the ``i``-th."""
-    p = address(notes)
+def note(p, i, m, s, rest, at_label, weight, share, less, row):
+    """Remember of a row what `settle_labels` needs, as the ``i``-th in ``p``."""
     w = width(p)
     put(p, i, m)
     put(p, i + w, s)
@@ -461,23 +461,22 @@ def note(notes, i, m, s, rest, at_label, weight, share, less, row):
 
 
 @part
-def settle_labels(notes, n, x, labels, loss, out, gradient):
-    """Loss, and the gradient's entry at the label, of the ``n`` rows in ``notes``: a logarithm, an exponential and
+def settle_labels(p, n, x, labels, loss, out, gradient):
+    """Loss, and the gradient's entry at the label, of the ``n`` rows noted in ``p``: a logarithm, an exponential and
     divisions one after the other, of many rows at once."""
     k = x.shape[1]
-    p = address(notes)
     w = width(p)
     m, at_label = rounded(get(address(x), 0), load(p, 0)), rounded(get(address(x), 0), load(p, 3 * w))
     s, rest, weight, share, less = load(p, w), load(p, 2 * w), load(p, 4 * w), load(p, 5 * w), load(p, 6 * w)
     results = offset(p, 8 * w)
     store(results, 0, index_loss(m, s, log_sum(m, s, rest), at_label, weight))
     for i in range(n):
-        loss[int(get(p, i + 7 * w))] = get(results, i)
+        loss[np.int64(get(p, i + 7 * w))] = get(results, i)
     if gradient:
         f, h, g = factor(m, s, rest, share, less)
         store(results, 0, label_entry(m, s, rest, at_label, f, h, g, share))
         for i in range(n):
-            row = int(get(p, i + 7 * w))
+            row = np.int64(get(p, i + 7 * w))
             put(address(out), row * k + labels[row], get(results, i))
 
 
@@ -490,11 +489,11 @@ def _row_kernel(labelled):
         k = x.shape[1]
         keep = gradient and k * x.itemsize <= KEEP_BYTES
         apart = streaming or same_address(address(x), address(out))
-        buffer = np.empty(k if apart and keep else 0, x.dtype)
+        buffer = allocate(address(x), k if apart and keep else 0)
         ahead = _ahead(k, x.itemsize)
         weighted = sample_weight.size + class_weight.size > 0
         share, more = quotient(1.0, 0.0, divisor, 0.0)
-        notes, noted = np.empty(9 * NOTES if labelled else 0), 0
+        notes, noted = scratch(address(loss), 9), 0
         # The row behind: its results, whose exponentials are in the buffer, their factor, and which are left to write.
         behind, f_behind, j, rest = address(out), get(address(x), 0), 0, 0
         # The row whose extrema are known. The operations one after the other between a row's sum and its factor, and
@@ -513,7 +512,7 @@ def _row_kernel(labelled):
                 if weighted:
                     weight = row_weight(i, y, sample_weight, class_weight)
                     share, more = quotient(weight, 0.0, divisor, 0.0)
-            e = address(buffer) if apart else oi
+            e = buffer if apart else oi
             m, low = m_next, low_next
             if known != i:
                 m, low = row_extrema(xi, k)
@@ -552,12 +551,12 @@ def _row_kernel(labelled):
                 write_probabilities(xi, e, oi, k, keep and not near, m, f, h, g, streaming)
                 if labelled:
                     put(oi, y, label_entry(m, s, less, at_label, f, h, g, share))
-        finish(address(buffer), behind, f_behind, j, rest)
+        finish(buffer, behind, f_behind, j, rest)
+        release(buffer)
         if labelled:
             settle_labels(notes, noted, x, labels, loss, out, gradient)
         if streaming:
             fence()
-        return buffer.size + notes.size  # so that they live until here: a pointer does not keep memory
 
     return part(kernel, "index_rows" if labelled else "unlabelled_rows")
 
@@ -571,5 +570,4 @@ _softmax_rows = _row_kernel(False)
 @part
 def softmax_rows(x, out, first, last, streaming):
     """`RowBackend.softmax` of the rows ``first <= i < last``."""
-    none = np.empty(0)
-    _softmax_rows(x, x, np.empty(0, np.int64), none, none, none, out, 0.0, 1.0, True, first, last, streaming)
+    _softmax_rows(x, x, x, x, x, x, out, 0.0, 1.0, True, first, last, streaming)  # no target is looked at

@@ -21,6 +21,7 @@ from softbench_backends.numba.blocks import (
     logsumexp,
     others,
     quotient,
+    smaller_positive,
 )
 from softbench_backends.numba.calls import invoke
 from softbench_backends.numba.jit import part
@@ -31,7 +32,6 @@ from softbench_backends.numba.rows import (
     row_factor,
     row_max,
     row_weight,
-    smaller_positive,
     tile_sum,
     write_log_probabilities,
     write_probabilities,
