@@ -219,10 +219,22 @@ transpose_stream = _transposition("stream")
 
 
 @part
+def square(x, x_stride, i, j, y, y_stride, streaming):
+    """`transpose` of the square whose corner is ``x[i, j]``."""
+    w = width(x)
+    at, to = offset(x, i * x_stride + j), offset(y, j * y_stride + i)
+    if streaming:
+        transpose_stream(at, x_stride, w, w, to, y_stride)
+    else:
+        transpose_full(at, x_stride, w, w, to, y_stride)
+
+
+@part
 def transpose(x, x_stride, m, n, y, y_stride, streaming):
     """``y[j y_stride + i] = x[i x_stride + j]`` for ``i < m``, ``j < n``, square by square.
 
-    A last square that does not fit overlaps the one before: what is written twice is the same.
+    A last square that does not fit overlaps the one before: what is written twice is the same. Neighbours follow each
+    other in the matrix whose rows lie further apart, which is the one in memory: so its pages are visited once.
     """
     w = width(x)
     if m < w or n < w:
@@ -230,13 +242,11 @@ def transpose(x, x_stride, m, n, y, y_stride, streaming):
             for j in range(0, n, w):
                 part = offset(x, i * x_stride + j)
                 transpose_part(part, x_stride, min(w, m - i), min(w, n - j), offset(y, j * y_stride + i), y_stride)
-        return
-    for i in range(0, m, w):
-        a = min(i, m - w)
+    elif x_stride > y_stride:
+        for i in range(0, m, w):
+            for j in range(0, n, w):
+                square(x, x_stride, min(i, m - w), min(j, n - w), y, y_stride, streaming)
+    else:
         for j in range(0, n, w):
-            b = min(j, n - w)
-            square, to = offset(x, a * x_stride + b), offset(y, b * y_stride + a)
-            if streaming:
-                transpose_stream(square, x_stride, w, w, to, y_stride)
-            else:
-                transpose_full(square, x_stride, w, w, to, y_stride)
+            for i in range(0, m, w):
+                square(x, x_stride, min(i, m - w), min(j, n - w), y, y_stride, streaming)
