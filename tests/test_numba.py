@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pytest
 
 from softbench import gates
 from softbench.front import Backend
+from softbench.host_arrays import HostArrays
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
 
 numba = pytest.importorskip("numba", reason="numba is not installed")
@@ -286,6 +288,28 @@ def test_large_results_start_on_a_cache_line(backend: NumbaBackend) -> None:
         assert out.size >= limits.ALIGNED_SIZE
 
 
+# -- targets that are no distributions -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [40, 4001])
+def test_large_targets_are_judged_as_by_the_base_class(backend: NumbaBackend, dtype: Any, k: int) -> None:
+    n = limits.SERIAL_SIZE // k + 7
+    good = np.random.default_rng(0).random((n, k)) + 0.01
+    good = (good / good.sum(axis=1, keepdims=True)).astype(dtype)
+    backend.check_distribution(good)
+    bad = {"negative": -good[n - 2, 3], "nan": np.nan, "sum": good[n - 2, k - 1] + dtype(1e-3)}
+    for what, value in bad.items():
+        y = good.copy()
+        y[n - 2, k - 1] = value
+        if what == "negative":
+            y[n - 2, k - 2] += good[n - 2, k - 1] - value  # the sum is right
+        with pytest.raises(ValueError, match="target") as expected:
+            HostArrays.check_distribution(backend, y)
+        with pytest.raises(ValueError, match=re.escape(str(expected.value))):
+            backend.check_distribution(y)
+
+
 # -- labels that are no classes ------------------------------------------------------------------------
 
 
@@ -303,11 +327,18 @@ def test_results_written_behind_the_next_row_are_the_same(
     x[5::11, 7] = np.nan
     labels = np.random.default_rng(1).integers(0, k, n)
     labels[1::2] = np.where(np.arange(labels[1::2].size) % 3, labels[1::2], IGNORED)
-    target = IndexTarget(labels)
+    soft = np.abs(logits(n, k, dtype, seed=2))
+    soft[::5] *= dtype(1e33 if dtype is np.float32 else 1e302)  # too large for the shorter gradient
+    targets = IndexTarget(labels), IndexTarget(labels, smoothing=0.1), SoftTarget(soft)
 
     def results() -> list[np.ndarray]:
-        out = [backend.empty(x.shape, dtype) for _ in range(2)]
-        return [backend.softmax(x, out[0]), *backend.loss_and_gradient(x, target, 3.0, np.empty(n), out[1])]
+        found = [backend.softmax(x, backend.empty(x.shape, dtype))]
+        for target in targets:
+            found += backend.loss_and_gradient(x, target, 3.0, np.empty(n), backend.empty(x.shape, dtype))
+            in_place = x.copy()  # then exponentials are kept in a buffer, as where results are streamed
+            found += backend.loss_and_gradient(in_place, target, 3.0, np.empty(n), in_place)
+            assert_same_bits(found[-1], found[-3], "gradient in place")
+        return found
 
     plain = results()
     monkeypatch.setattr(module, "_last_level_cache", lambda: 0)

@@ -69,8 +69,11 @@ def _needed(op, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("op", OPS)
 def test_the_kernels_offered_are_those_that_calls_ask_for(op, dtype, monkeypatch):
-    monkeypatch.setattr(threads, "count", lambda: 2)
-    assert _offered([op], [dtype]) == _needed(op, dtype)
+    needed = set()
+    for count in (1, 2):
+        monkeypatch.setattr(threads, "count", lambda count=count: count)
+        needed |= _needed(op, dtype)
+    assert _offered([op], [dtype]) == needed
 
 
 def test_kernels_of_several_functions_are_offered_once():

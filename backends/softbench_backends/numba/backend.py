@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
+from softbench.dtypes import sum_tolerance
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
 from softbench_backends.numba import results
 from softbench_backends.numba.limits import (
@@ -29,15 +30,16 @@ __all__ = ["NumbaBackend", "streams"]
 
 _NONE: Final = np.empty(0)
 _NO_LABELS: Final = np.empty(0, np.int64)
+_FLOATS: Final = (np.dtype("float32"), np.dtype("float64"))
 
 # The kernels behind every public function, and the forms (shape, parallel) that any of them comes in.
-_WITH_TARGET: Final = ("index", "soft")
+_WITH_TARGET: Final = ("index", "soft", "mass")
 _KERNELS: Final[dict[str, tuple[str, ...]]] = {
     "argmax": ("argmax",),
     "logsumexp": ("logsumexp",),
     "softmax": ("softmax",),
     "log_softmax": ("log_softmax",),
-    "log_loss": ("log_loss_index", "log_loss_soft"),
+    "log_loss": ("log_loss_index", "log_loss_soft", "mass"),
     "loss": _WITH_TARGET,
     "gradient": _WITH_TARGET,
     "loss_and_gradient": _WITH_TARGET,
@@ -112,6 +114,15 @@ class NumbaBackend(RowBackend):
         if divisor is None:
             return result[0]
         return np.float64(float(result[0]) / float(divisor) if divisor != 0 else math.nan)
+
+    def check_distribution(self, y: Array) -> None:
+        """As the base class, which also says what is wrong; whether anything is, is compiled for large targets."""
+        if y.size > SERIAL_SIZE and y.dtype in _FLOATS and y.flags.carray:
+            sums = np.empty(len(y))
+            self._call("mass", y, None, sums)
+            if bool(np.all(np.abs(sums - 1.0) <= sum_tolerance(y.dtype.name))):
+                return
+        super().check_distribution(y)
 
     # -- calls -----------------------------------------------------------------------------------------
 

@@ -57,6 +57,7 @@ _OPS: Final = {
     "soft": _Kernels(soft_rows.soft_rows, columns.soft_columns, strided.transposed_target),
     "log_loss_index": _Kernels(losses.log_loss_index, losses.log_loss_index),
     "log_loss_soft": _Kernels(losses.log_loss_soft, losses.log_loss_soft),
+    "mass": _Kernels(losses.mass_rows, losses.mass_rows),
     "total": _Kernels(losses.total_rows, losses.total_rows),
 }
 
@@ -79,6 +80,7 @@ def _arguments(op: str, dtype: types.Type, ndim: int = 2) -> tuple[types.Type, .
         "log_softmax": (logits, logits),
         "logsumexp": (logits, values),
         "argmax": (logits, labels),
+        "mass": (logits, _array(types.float64, 1)),
         "total": (values, values),
     }
     if op in pairs:

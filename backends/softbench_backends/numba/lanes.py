@@ -277,6 +277,10 @@ class Lanes:
             return self.lane(0), self.lane(1)
         return self.shuffle(list(range(h))), self.shuffle(list(range(h, 2 * h)))
 
+    def parts(self, n: int) -> list[Lanes]:
+        """All lanes, ``n`` at a time."""
+        return [self] if self.n == n else [part for half in self.halves() for part in half.parts(n)]
+
     def lane(self, i: int) -> Lanes:
         """One lane as a scalar."""
         if self.n == 1:

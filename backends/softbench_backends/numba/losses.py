@@ -1,4 +1,4 @@
-"""Kernels on losses and given probabilities: their sum, and the loss of probabilities, which takes no exponential."""
+"""Kernels on losses and given probabilities: their sums, and the loss of probabilities, which takes no exponential."""
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
 from __future__ import annotations
@@ -7,9 +7,20 @@ import math
 
 import numpy as np
 
-from softbench_backends.numba.blocks import accumulate, accumulator, fold, join, settle, two_product
+from softbench_backends.numba.blocks import (
+    accumulate,
+    accumulator,
+    fold,
+    fold_terms,
+    join,
+    settle,
+    smaller,
+    smallest,
+    two_product,
+)
 from softbench_backends.numba.jit import part
-from softbench_backends.numba.memory import address, load, load_first, spread, width
+from softbench_backends.numba.lanes import GROUP
+from softbench_backends.numba.memory import address, get, load, load_first, offset, spread, width
 from softbench_backends.numba.rows import row_weight
 
 
@@ -30,6 +41,31 @@ def total_rows(x, out, first, last, streaming):
         i += w
     (hi, lo), (more, less) = fold(hi0, lo0), fold(hi1, lo1)
     out[0] = settle(*join(hi, lo, more, less))
+
+
+@part
+def mass_rows(q, out, first, last, streaming):
+    """The sum of every row ``first <= i < last`` of ``q``, NaN where an element is negative or NaN."""
+    k = q.shape[1]
+    for i in range(first, last):
+        p = offset(address(q), i * k)
+        w = width(p)
+        hi, lo = accumulator(spread(p, 0.0))
+        least = spread(p, 0.0)
+        j = 0
+        while j + GROUP * w <= k:
+            for c in range(GROUP):
+                v = load(p, j + c * w)
+                hi, lo = accumulate(hi, lo, v)
+                least = smaller(least, v)
+            j += GROUP * w
+        while j < k:
+            v = load_first(p, j, k - j, 0.0)
+            hi, lo = accumulate(hi, lo, v)
+            least = smaller(least, v)
+            j += w
+        hi, lo = fold_terms(get(p, 0), hi, lo)
+        out[i] = math.nan if smallest(least) < 0 else settle(hi, lo)
 
 
 @part

@@ -585,6 +585,23 @@ def soft_term(x: Lanes, m: Lanes, q: Lanes) -> Lanes:
     return select(q.equals(0.0), (d - d).constant(0.0), q.to(64) * ((0.0 - d) - r))
 
 
+def near_soft_term(
+    mass: Lanes, mass_low: Lanes, cost: Lanes, cost_low: Lanes, x: Lanes, m: Lanes, q: Lanes
+) -> tuple[Lanes, Lanes, Lanes, Lanes]:
+    """The sums of ``q`` and of ``q (m - x)`` (`soft_term`), and their corrections, after more of both.
+
+    Of vectors or groups of them, and rows that are `is_near`. Nothing is rounded before it is float64.
+    """
+    for xi, qi in zip(x.parts(mass.n), q.parts(mass.n), strict=True):
+        mass, mass_low = accumulate(mass, mass_low, qi)
+        if x.bits == 32:  # what float64 loses of the difference is far below what float32 can tell
+            cost = fma(qi.to(64), m.to(64) - xi.to(64), cost)
+        else:
+            d, r = two_diff(xi, m)
+            cost, cost_low = accumulate(cost, cost_low, qi * ((0.0 - d) - r))
+    return mass, mass_low, cost, cost_low
+
+
 def soft_sums(mass: Lanes, cost: Lanes, a: Lanes, h: Lanes, m: Lanes, y: Lanes) -> tuple[Lanes, Lanes]:
     """``sum q`` and ``sum q (m - x)`` of ``q = a`` times what was summed, plus ``h`` at the label's logit ``y``."""
     d, r = difference(y, m)

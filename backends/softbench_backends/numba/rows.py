@@ -371,7 +371,7 @@ def fill(out, n, value):
 
 
 @part
-def _ahead(k, itemsize):
+def prefetched_ahead(k, itemsize):
     """How far ahead of the exponentials to prefetch: the next row, unless rows are too short to matter."""
     return k if k * itemsize >= AHEAD_BYTES else 0
 
@@ -392,7 +392,7 @@ def row_others(x, n, ahead):
 def log_softmax_rows(x, out, first, last, streaming):
     """`RowBackend.log_softmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
-    ahead = _ahead(k, x.itemsize)
+    ahead = prefetched_ahead(k, x.itemsize)
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
         m, s, rest, _ = row_others(xi, k, ahead)
@@ -405,7 +405,7 @@ def log_softmax_rows(x, out, first, last, streaming):
 def logsumexp_rows(x, out, first, last, streaming):
     """`RowBackend.logsumexp` of the rows ``first <= i < last``."""
     k = x.shape[1]
-    ahead = _ahead(k, x.itemsize)
+    ahead = prefetched_ahead(k, x.itemsize)
     for i in range(first, last):
         m, s, rest, total = row_others(offset(address(x), i * k), k, ahead)
         put(address(out), i, logsumexp(m, s, rest, total))
@@ -490,7 +490,7 @@ def _row_kernel(labelled):
         keep = gradient and k * x.itemsize <= KEEP_BYTES
         apart = streaming or same_address(address(x), address(out))
         buffer = allocate(address(x), k if apart and keep else 0)
-        ahead = _ahead(k, x.itemsize)
+        ahead = prefetched_ahead(k, x.itemsize)
         weighted = sample_weight.size + class_weight.size > 0
         share, more = quotient(1.0, 0.0, divisor, 0.0)
         notes, noted = scratch(address(loss), 9), 0
