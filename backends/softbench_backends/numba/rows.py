@@ -84,24 +84,6 @@ NOTES = VECTOR_BYTES // 8
 
 
 @part
-def row_max(x, n):
-    """Maximum of ``x[:n]``, passing over NaN."""
-    w = width(x)
-    a = b = c = d = spread(x, -math.inf)
-    i = 0
-    while i + 4 * w <= n:
-        a = larger(a, load(x, i))
-        b = larger(b, load(x, i + w))
-        c = larger(c, load(x, i + 2 * w))
-        d = larger(d, load(x, i + 3 * w))
-        i += 4 * w
-    while i < n:
-        a = larger(a, load_first(x, i, n - i, -math.inf))
-        i += w
-    return largest(larger(larger(a, b), larger(c, d)))
-
-
-@part
 def row_extrema(x, n):
     """Maximum and minimum of ``x[:n]``, passing over NaN."""
     w = width(x)
@@ -177,12 +159,20 @@ def near_row_sum(x, e, n, m, ordered, keep, ahead, behind, f_behind, j, rest):
 
 
 @part
-def near_write(x, e, out, n, kept, m, f):
-    """``out[:n] = e f``; ``e`` is read if it was ``kept``."""
+def near_write(x, e, out, n, kept, m, f, streaming):
+    """``out[:n] = e f``; ``e`` is read if it was ``kept``; ``streaming`` past the caches."""
     w = width(out)
     j = 0
+    if streaming:
+        j = lesser(misaligned(out), n)
+        v = load_first(e, 0, j, m) if kept else near_exp(load_first(x, 0, j, m), m)
+        store_first(out, 0, j, times(v, f))
     while j + GROUP * w <= n:
-        store(out, j, times(load_group(e, j) if kept else near_exp(load_group(x, j), m), f))
+        v = times(load_group(e, j) if kept else near_exp(load_group(x, j), m), f)
+        if streaming:
+            stream(out, j, v)
+        else:
+            store(out, j, v)
         j += GROUP * w
     while j < n:
         v = load_first(e, j, n - j, m) if kept else near_exp(load_first(x, j, n - j, m), m)
@@ -542,7 +532,7 @@ def _row_kernel(labelled):
                     j, rest = leave_behind(e, oi, k, whole)
                     behind, f_behind = oi, whole
                 else:
-                    near_write(xi, e, oi, k, keep, m, whole)
+                    near_write(xi, e, oi, k, keep, m, whole, streaming)
                 continue
             if labelled:
                 loss[i] = index_loss(m, s, log_sum(m, s, less), at_label, weight)
