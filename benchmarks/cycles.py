@@ -59,7 +59,7 @@ LOOPS: Final = (
     Loop("row_extrema", "maximum and minimum", "x n", r"vmax"),
     Loop("near_tile_sum", "exponentials and their sum", "x e n m True True 0 x m 0 0", r"vcmpeq"),
     Loop("near_tile_sum", "the same, if a size exceeds the maximum's", "x e n m False True 0 x m 0 0", r"vcmpeq", True),
-    Loop("near_write", "results", "x e out n True m f", r"vmul"),
+    Loop("near_write", "results", "x e out n True m f False", r"vmul"),
 )
 
 
