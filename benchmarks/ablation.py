@@ -32,12 +32,13 @@ class Case(NamedTuple):
     shape: tuple[int, int]
     axis: int = 1
     out: bool = True
+    soft: bool = False
 
     @property
     def name(self) -> str:
         """As in `benchmarks.goals`."""
         place = ("-out" if self.out and self.op != "loss" else "") + ("-axis0" if self.axis == 0 else "")
-        return f"{self.op}-{self.shape[0]}x{self.shape[1]}-f32{place}"
+        return f"{self.op}-{self.shape[0]}x{self.shape[1]}-f32{place}{'-soft' if self.soft else ''}"
 
 
 class Technique(NamedTuple):
@@ -56,6 +57,7 @@ _SHORT_ROWS: Final = (Case("softmax", (60_000, 10)), Case("loss_and_gradient", (
 _LOSSES: Final = (Case("loss", (60_000, 10)),)
 _ONE_ROW: Final = (Case("softmax", (1, 1 << 23)),)
 _OTHER_AXIS: Final = (Case("softmax", (1000, 4096), axis=0),)
+_SOFT: Final = (Case("loss_and_gradient", (4096, 1000), soft=True),)
 _NEW: Final = (Case("softmax", (2048, 32768), out=False),)
 
 
@@ -89,12 +91,13 @@ TECHNIQUES: Final = (
         "no shorter exponential, no writing behind",
         "numerics",
         _set("is_near", _is_near),
-        _LONG + _LABELLED + _SHORT_ROWS,
+        _LONG + _LABELLED + _SHORT_ROWS + _SOFT,
     ),
     Technique("every difference by six operations", "numerics", _set("is_ordered", _is_ordered), _LONG + _LABELLED),
     Technique("extrema of a row after the row before it", "rows", _set("EARLY_BYTES", 0), (_LONG[2], _LABELLED[1])),
     Technique("exponentials computed twice", "rows", _set("KEEP_BYTES", 0), _LONG),
     Technique("no prefetch", "rows", _set("AHEAD_BYTES", _NEVER), _LONG),
+    Technique("soft targets judged by NumPy", "backend", _set("_FLOATS", ()), _SOFT),
     Technique("no streaming stores", "backend", _set("_last_level_cache", lambda: _NEVER), _LONG),
     Technique("one vector at a time", "lanes", _set("GROUP", 1), _LONG + _LABELLED),
     Technique("a row at a time, however short", "limits", _no_short_rows, _SHORT_ROWS),
@@ -178,6 +181,9 @@ def main() -> int:
         rng = np.random.default_rng(0)
         x = rng.standard_normal(case.shape, dtype=np.float32) * np.float32(4)
         y = rng.integers(0, case.shape[1], case.shape[0])
+        if case.soft:
+            y = rng.random(case.shape, dtype=np.float32)
+            y /= y.sum(axis=1, keepdims=True)
         out = variants[AS_IT_IS].rows.empty(x.shape, x.dtype)
         names = [AS_IT_IS, *(technique.name for technique in techniques)]
         arms = {name: Arm(call(case, variants[name], x, y, out)) for name in names}
