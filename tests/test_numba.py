@@ -42,6 +42,7 @@ def every_result(backend: NumbaBackend, x: np.ndarray) -> dict[str, np.ndarray]:
     weights = (1.0 + np.arange(n) % 3, rng.random(k))
     soft = np.abs(np.roll(x, 1, axis=1))
     soft[~np.isfinite(soft)] = 0
+    tiny = np.full(n, 1e-36 if x.dtype == np.float32 else 1e-303)
     results = {
         "argmax": backend.argmax(x, np.empty(n, np.int64)),
         "logsumexp": backend.logsumexp(x, np.empty(n, x.dtype)),
@@ -51,6 +52,7 @@ def every_result(backend: NumbaBackend, x: np.ndarray) -> dict[str, np.ndarray]:
     for name, target in {
         "index": IndexTarget(labels),
         "weighted": IndexTarget(labels, *weights),
+        "tiny": IndexTarget(labels, tiny),
         "smoothed": IndexTarget(labels, *weights, smoothing=0.1),
         "soft": SoftTarget(soft),
     }.items():
@@ -100,6 +102,9 @@ def test_threads_do_not_change_a_bit(
     backend: NumbaBackend, monkeypatch: pytest.MonkeyPatch, dtype: Any, k: int
 ) -> None:
     x = logits(max(5, 70_000 // k), k, dtype)
+    x[1] *= 100  # too wide for the shorter exponential
+    x[2, k // 2] = np.nan
+    x[3, -1] = -np.inf
     with monkeypatch.context() as patch:
         patch.setattr("softbench_backends.numba.threads.count", lambda: 8)  # more than huge rows: they are shared out
         together = every_result(backend, x)
@@ -269,6 +274,41 @@ def test_nothing_is_written_outside_the_result(backend: NumbaBackend, dtype: Any
             guard[:] = 7
 
 
+def test_temporary_memory_is_given_back() -> None:
+    code = """
+import numpy as np, softbench
+from numba.core.runtime import rtsys
+nb = softbench.get_backend("numba")
+x, y = np.ones((4, 200), np.float32), np.zeros(4, int)
+q = np.full(x.shape, 1 / 200, np.float32)
+def calls():
+    for target in (y, q):
+        nb.loss_and_gradient(x.copy(), target), nb.loss_and_gradient(z := x.copy(), target, out=z)
+    nb.loss_and_gradient(z := x.copy(), y, out=z, label_smoothing=0.1), nb.softmax(z := x.copy(), out=z)
+calls()
+before = rtsys.get_allocation_stats()
+for _ in range(20):
+    calls()
+after = rtsys.get_allocation_stats()
+taken, given = after.alloc - before.alloc, after.free - before.free
+assert taken == given >= 20 * 6, (taken, given)
+"""
+    done = run_python(code, NUMBA_NRT_STATS="1")
+    assert done.returncode == 0, done.stderr
+
+
+def test_temporary_memory_that_is_not_there_is_a_memory_error() -> None:
+    from softbench_backends.numba.memory import address, allocate, release
+
+    @numba.njit
+    def take(x: Any, n: int) -> None:
+        release(allocate(address(x), n))
+
+    take(np.zeros(1), 1000)
+    with pytest.raises(MemoryError):
+        take(np.zeros(1), 1 << 58)
+
+
 @pytest.mark.parametrize("k", [4, 40, 4000])
 def test_read_only_arrays_are_not_compiled_for_again(backend: NumbaBackend, k: int) -> None:
     x = logits(3, k, np.float32)
@@ -293,11 +333,19 @@ def test_large_results_start_on_a_cache_line(backend: NumbaBackend) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [40, 4001])
-def test_large_targets_are_judged_as_by_the_base_class(backend: NumbaBackend, dtype: Any, k: int) -> None:
+def test_large_targets_are_judged_as_by_the_base_class(
+    backend: NumbaBackend, dtype: Any, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = HostArrays.check_distribution
     n = limits.SERIAL_SIZE // k + 7
     good = np.random.default_rng(0).random((n, k)) + 0.01
     good = (good / good.sum(axis=1, keepdims=True)).astype(dtype)
+    by_numpy = []
+    monkeypatch.setattr(HostArrays, "check_distribution", lambda self, y: by_numpy.append(judge(self, y)))
     backend.check_distribution(good)
+    good.flags.writeable = False
+    backend.check_distribution(good)
+    assert not by_numpy  # it was asked for no opinion
     bad = {"negative": -good[n - 2, 3], "nan": np.nan, "sum": good[n - 2, k - 1] + dtype(1e-3)}
     for what, value in bad.items():
         y = good.copy()
@@ -305,9 +353,23 @@ def test_large_targets_are_judged_as_by_the_base_class(backend: NumbaBackend, dt
         if what == "negative":
             y[n - 2, k - 2] += good[n - 2, k - 1] - value  # the sum is right
         with pytest.raises(ValueError, match="target") as expected:
-            HostArrays.check_distribution(backend, y)
+            judge(backend, y)
         with pytest.raises(ValueError, match=re.escape(str(expected.value))):
             backend.check_distribution(y)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [10, 200])
+@pytest.mark.parametrize("spread", [1, 1000])
+def test_an_infinite_target_at_the_argmax_is_an_infinite_loss(
+    backend: NumbaBackend, dtype: Any, k: int, spread: int
+) -> None:
+    x, q = np.zeros((2, k), dtype), np.zeros((2, k), dtype)
+    x[:, 0], x[:, 1] = 1, -spread
+    q[0, 0], q[1, 1] = np.inf, 1
+    loss = backend.loss(x, SoftTarget(q), np.empty(2))
+    assert loss[0] == np.inf
+    assert np.isfinite(loss[1])
 
 
 # -- labels that are no classes ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["attempt", "flag", "invoke", "is_raised", "share_out"]
+__all__ = ["attempt", "invoke", "is_raised", "new_flag", "share_out"]
 
 # What kernels return is not used. The largest of it, a number, has room where the caller expects one.
 _RETURNED = types.int64
@@ -58,8 +58,11 @@ def invoke(
 
 
 @intrinsic
-def flag(typingctx: Any) -> Any:
-    """The address of a number on the stack, 0 so far, by which threads report failures to the function that asks."""
+def new_flag(typingctx: Any) -> Any:
+    """The address of a number on the stack, 0 so far, by which threads report failures to the function that asks.
+
+    They write nothing but 1, and it is read when all are done.
+    """
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
         i64 = ir.IntType(64)
@@ -106,9 +109,9 @@ def attempt(
 
 def share_out(kernel, args, n, chunks, streaming):
     """Call ``kernel`` for ``0 <= i < n`` on all threads, in ``chunks``. The same text for all kernels."""
-    failure = flag()  # a sum of failures would do, but takes longer to compile
+    flag = new_flag()  # a sum of failures would do, but takes longer to compile
     for j in prange(chunks):
         at = np.int64(j)
-        attempt(failure, kernel, args, n * at // chunks, n * (at + 1) // chunks, streaming)
-    if is_raised(failure):  # a kernel can only run out of memory; an exception cannot leave a thread of Numba's
+        attempt(flag, kernel, args, n * at // chunks, n * (at + 1) // chunks, streaming)
+    if is_raised(flag):  # a kernel can only run out of memory; an exception cannot leave a thread of Numba's
         raise MemoryError

@@ -245,6 +245,7 @@ def tile_index(tile, e, k, labels, weight, share, less, loss, first, rows, gradi
         if every(normal):
             f, h, g = factor(m, s, rest, share, less)
             entry = label_entry(m, s, rest, at_label, f, h, g, share)
+            # No exponential of such rows is infinite or NaN, so what is multiplied is selected once, not per class.
             whole, entry = only_labelled(whole, y, k), only_labelled(entry, y, k)
             for c in range(k):
                 store(e, c * w, pick(times(load(e, c * w), whole), entry, y, c))

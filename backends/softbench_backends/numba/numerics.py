@@ -249,7 +249,7 @@ def largest(v: Lanes) -> Lanes:
 
 
 def lesser(a: Lanes, b: Lanes) -> Lanes:
-    """The smaller of two integers."""
+    """The smaller of two integers, as `min`, which Numba would compile along."""
     return select(a < b, a, b)
 
 
@@ -580,9 +580,9 @@ def only_labelled(value: Lanes, labels: Lanes, classes: Lanes) -> Lanes:
 
 
 def soft_term(x: Lanes, m: Lanes, q: Lanes) -> Lanes:
-    """``q (m - x)``, in float64; 0 where ``q = 0``."""
+    """``q (m - x)``, in float64; 0 where ``q = 0`` or ``x = m``, whatever the other is."""
     d, r = difference(x, m)
-    return select(q.equals(0.0), (d - d).constant(0.0), q.to(64) * ((0.0 - d) - r))
+    return select(q.equals(0.0) | d.equals(0.0), (d - d).constant(0.0), q.to(64) * ((0.0 - d) - r))
 
 
 def near_soft_term(
@@ -590,7 +590,7 @@ def near_soft_term(
 ) -> tuple[Lanes, Lanes, Lanes, Lanes]:
     """The sums of ``q`` and of ``q (m - x)`` (`soft_term`), and their corrections, after more of both.
 
-    Of vectors or groups of them, and rows that are `is_near`. Nothing is rounded before it is float64.
+    Of vectors or groups of them, and rows that are `is_near`, for finite ``q``. Nothing is rounded but in float64.
     """
     for xi, qi in zip(x.parts(mass.n), q.parts(mass.n), strict=True):
         mass, mass_low = accumulate(mass, mass_low, qi)
@@ -605,7 +605,7 @@ def near_soft_term(
 def soft_sums(mass: Lanes, cost: Lanes, a: Lanes, h: Lanes, m: Lanes, y: Lanes) -> tuple[Lanes, Lanes]:
     """``sum q`` and ``sum q (m - x)`` of ``q = a`` times what was summed, plus ``h`` at the label's logit ``y``."""
     d, r = difference(y, m)
-    at_label = select(h.equals(0.0), (d - d).constant(0.0), h * ((0.0 - d) - r))
+    at_label = select(h.equals(0.0) | d.equals(0.0), (d - d).constant(0.0), h * ((0.0 - d) - r))
     return fma(mass, a, h), fma(cost, a, at_label)
 
 

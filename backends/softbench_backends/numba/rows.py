@@ -265,7 +265,11 @@ def row_sum(x, e, n, m, keep, ahead):
 
 @part
 def row_factor(x, n, m, hi, lo, argmaxes, smallest, share, less):
-    """``s'``, its correction and what `factor` makes of it; of a better sum if a probability is subnormal."""
+    """``s'``, its correction and what `factor` makes of it; of a better sum if a probability is subnormal.
+
+    Not of near rows, whose ``smallest`` is inf: all exponentials are normal numbers there, and their sum has no more
+    than its ordinary error.
+    """
     s, rest = others(m, hi, lo, float(argmaxes))
     f, h, g = factor(m, s, rest, share, less)
     if vanishes(m, smallest, f, g):
@@ -560,4 +564,5 @@ _softmax_rows = _row_kernel(False)
 @part
 def softmax_rows(x, out, first, last, streaming):
     """`RowBackend.softmax` of the rows ``first <= i < last``."""
-    _softmax_rows(x, x, x, x, x, x, out, 0.0, 1.0, True, first, last, streaming)  # no target is looked at
+    # x stands in for targets, weights and losses, which are not looked at.
+    _softmax_rows(x, x, x, x, x, x, out, 0.0, 1.0, True, first, last, streaming)

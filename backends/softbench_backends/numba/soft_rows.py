@@ -214,11 +214,12 @@ def soft_rows(
         at_label, q_label = get(xi, y), get(qi, y)
         m, least = row_extrema(xi, k)
         near = is_near(m, least)
+        mass = math.inf
         if near:
             hi, lo, argmaxes, mass, cost = near_soft_row_sums(
                 xi, qi, e, k, m, is_ordered(m, least), keep, ahead, 0 if labels.size else ahead
             )
-        else:
+        if not near or not abs(mass) < math.inf:
             hi, lo, argmaxes, mass, cost = soft_row_sums(xi, qi, k, m)
         s, lo = others(m, hi, lo, float(argmaxes))
         mass, cost = soft_sums(mass, cost, of_all, of_label, m, at_label)

@@ -53,8 +53,8 @@ def tile_jobs(job, x, out, tiles, m, f, h, g, first, last, streaming):
     """Do ``job`` to the tiles ``first <= j < last`` of all rows together.
 
     ``tiles`` ``(N, tiles, 6)`` holds what is found: the maximum, what `tile_sum` gives, and the minimum; ``m``, ``f``,
-    ``h`` and ``g`` ``(N,)`` what is needed: the maximum of the row, and as ``f`` its minimum, or what `row_writing`
-    gives, or ``L``.
+    ``h`` and ``g`` ``(N,)`` what is needed: the maximum of the row, and for sums its minimum as ``f``, for
+    probabilities what `row_writing` gives, for logarithms ``L`` as ``f``.
     """
     k = x.shape[1]
     for j in range(first, last):
@@ -97,7 +97,10 @@ def all_tiles(share, jobs, job, x, out, tiles, m, f, h, g, streaming):
 
 @part
 def statistics(share, jobs, x, streaming):
-    """Of every row the maximum, the minimum, and what `row_sum` gives, as ``(N, 4)``."""
+    """The tiles; of every row the maximum, the minimum, and as ``(N, 4)`` what `row_sum` gives.
+
+    The smallest exponential of a row that `is_near` is not looked for: inf.
+    """
     n, k = x.shape
     tiles = np.empty((n, (k + TILE - 1) // TILE, 6))
     m, least, sums = np.empty(n, x.dtype), np.empty(n), np.empty((n, 4))
@@ -179,6 +182,7 @@ def index_tiles(
     """`rows.index_rows` of all rows."""
     n, k = x.shape
     tiles, m, least, sums = statistics(share, jobs, x, streaming)
+    # Rows whose label is no class are written like near ones, times 0, and filled afterwards.
     f, h, g, entries = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
     for i in range(n):
         y = labels[i]
