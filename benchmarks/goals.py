@@ -3,8 +3,8 @@
     python -m benchmarks.goals [PATTERN ...] [--peers NAME,...] [--seconds S] [--out FILE.json]
     python -m benchmarks.goals --table FILE.json    # the table of docs/performance.md, of a run that was saved
 
-Every contestant of a goal takes its turns in one process (`softbench.timing`), beside the parallel copy (or reading)
-of the same bytes; what counts are the ratios of the medians. Peers that are missing are left out and named;
+All contestants of a goal take turns in a process of their own (`softbench.timing`), beside the parallel copy (or
+reading) of the same bytes; what counts are the ratios of the medians. Peers that are missing are left out and named;
 ``pip install -e ".[bench,peers]" -c benchmarks/peers.txt`` provides all of them.
 """
 
@@ -18,6 +18,8 @@ import importlib.util
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -212,6 +214,11 @@ def measure(goal: Goal, seconds: float, peers: list[str]) -> dict[str, Any]:
     }
 
 
+def _alone(goal: Goal, seconds: float, peers: list[str]) -> tuple[dict[str, Any], Any]:
+    """`measure`, and how many threads every library has, for a process of its own."""
+    return measure(goal, seconds, peers), machine.threads()
+
+
 def _verdict(ratio: float, sign: str, bound: float) -> dict[str, Any]:
     return {"ratio": ratio, "goal": f"{sign} {bound:.3g}", "met": ratio >= bound if sign == ">=" else ratio <= bound}
 
@@ -287,12 +294,14 @@ def main() -> int:
         "versions": machine.versions() | {name: importlib.metadata.version(name) for name in peers},
         "goals": [],
     }
-    with contextlib.suppress(KeyboardInterrupt):
+    # A process for each: what peers keep of earlier cases makes short calls slower, everybody's.
+    processes = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
+    with contextlib.suppress(KeyboardInterrupt), processes:
         for goal in goals:
             with console.status(goal.name):
-                record["goals"].append(measure(goal, parsed.seconds, peers))
+                entry, record["threads"] = processes.submit(_alone, goal, parsed.seconds, peers).result()
+            record["goals"].append(entry)
             _print(console, record["goals"][-1:], peers, header=len(record["goals"]) == 1)
-    record["threads"] = machine.threads()
     if parsed.out:
         parsed.out.write_text(json.dumps(record, indent=1) + "\n")
     missed = [entry["name"] for entry in record["goals"] if not all(v["met"] for v in entry["verdicts"].values())]
