@@ -294,7 +294,7 @@ def main() -> int:
         "versions": machine.versions() | {name: importlib.metadata.version(name) for name in peers},
         "goals": [],
     }
-    # A process for each: what peers keep of earlier cases makes short calls slower, everybody's.
+    # A process for each: with what peers keep of earlier cases, short calls take longer.
     processes = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
     with contextlib.suppress(KeyboardInterrupt), processes:
         for goal in goals:
