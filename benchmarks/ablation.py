@@ -91,7 +91,7 @@ TECHNIQUES: Final = (
         "no shorter exponential, no writing behind",
         "numerics",
         _set("is_near", _is_near),
-        _LONG + _LABELLED + _SHORT_ROWS + _SOFT,
+        _LONG + _LABELLED + _SHORT_ROWS + _SOFT + _ONE_ROW,
     ),
     Technique("every difference by six operations", "numerics", _set("is_ordered", _is_ordered), _LONG + _LABELLED),
     Technique("extrema of a row after the row before it", "rows", _set("EARLY_BYTES", 0), (_LONG[2], _LABELLED[1])),

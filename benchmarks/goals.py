@@ -292,6 +292,7 @@ def main() -> int:
         "schema": SCHEMA,
         "machine": machine.fingerprint(),
         "versions": machine.versions() | {name: importlib.metadata.version(name) for name in peers},
+        "threads": None,  # as libraries have them when they are loaded
         "goals": [],
     }
     # A process for each: with what peers keep of earlier cases, short calls take longer.

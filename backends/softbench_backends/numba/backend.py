@@ -84,7 +84,7 @@ class NumbaBackend(RowBackend):
         names = dict.fromkeys(name for op in ops for name in _KERNELS[op])
         for dtype in dtypes:
             for name in names:
-                strided = () if name in _KERNELS["log_loss"] else _STRIDED_FORMS
+                strided = () if name in _KERNELS["log_loss"] else _STRIDED_FORMS  # these take rows only
                 huge = (("huge", True),) if name in SHARED else ()
                 for shape, parallel in (*_ROW_FORMS, *strided, *huge):
                     label = f"{name} {dtype} {shape} {'parallel' if parallel else 'serial'}"

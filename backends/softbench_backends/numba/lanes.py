@@ -105,6 +105,7 @@ class _Splat(ir.Constant):
 
 @functools.cache
 def _lane_numbers(*lanes: int) -> ir.Constant:
+    """Which lanes a shuffle takes; all of them lane 0 is LLVM's ``zeroinitializer``."""
     return ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes) if any(lanes) else None)
 
 

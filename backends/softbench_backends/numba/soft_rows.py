@@ -219,7 +219,7 @@ def soft_rows(
             hi, lo, argmaxes, mass, cost = near_soft_row_sums(
                 xi, qi, e, k, m, is_ordered(m, least), keep, ahead, 0 if labels.size else ahead
             )
-        if not near or not abs(mass) < math.inf:
+        if not abs(mass) < math.inf:  # not near, or targets that are not finite
             hi, lo, argmaxes, mass, cost = soft_row_sums(xi, qi, k, m)
         s, lo = others(m, hi, lo, float(argmaxes))
         mass, cost = soft_sums(mass, cost, of_all, of_label, m, at_label)
