@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numba import njit
 
 from softbench.ceiling import ceiling
 from softbench.front import Backend
@@ -69,6 +70,11 @@ def _is_ordered(m: Any, least: Any) -> Any:
     return m > m
 
 
+@njit
+def _row_by_row(x_stride: Any, y_stride: Any) -> Any:
+    return True
+
+
 def _set(name: str, value: Any) -> Callable[[Any], None]:
     """Give something in a module another value; AttributeError if there is none, lest nothing be turned off."""
 
@@ -106,6 +112,7 @@ TECHNIQUES: Final = (
     Technique(
         "another axis copied, not transposed", "backend", _set("NumbaBackend.accepts_strided", False), _OTHER_AXIS
     ),
+    Technique("pages of the result visited again", "transposition", _set("row_by_row", _row_by_row), _OTHER_AXIS),
     Technique("memory of results not kept", "results", _set("_CAN_KEEP", False), _NEW),
 )
 AS_IT_IS: Final = "as it is"

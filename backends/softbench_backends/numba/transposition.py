@@ -219,6 +219,13 @@ transpose_stream = _transposition("stream")
 
 
 @part
+def row_by_row(x_stride, y_stride):
+    """Whether the squares of a row of ``x`` follow each other, or those of a row of ``y``: of the matrix whose rows lie
+    further apart, which is the one in memory, so that its pages are visited once."""
+    return x_stride > y_stride
+
+
+@part
 def square(x, x_stride, i, j, y, y_stride, streaming):
     """`transpose` of the square whose corner is ``x[i, j]``."""
     w = width(x)
@@ -233,8 +240,7 @@ def square(x, x_stride, i, j, y, y_stride, streaming):
 def transpose(x, x_stride, m, n, y, y_stride, streaming):
     """``y[j y_stride + i] = x[i x_stride + j]`` for ``i < m``, ``j < n``, square by square.
 
-    A last square that does not fit overlaps the one before: what is written twice is the same. Neighbours follow each
-    other in the matrix whose rows lie further apart, which is the one in memory: so its pages are visited once.
+    A last square that does not fit overlaps the one before: what is written twice is the same.
     """
     w = width(x)
     if m < w or n < w:
@@ -242,7 +248,7 @@ def transpose(x, x_stride, m, n, y, y_stride, streaming):
             for j in range(0, n, w):
                 part = offset(x, i * x_stride + j)
                 transpose_part(part, x_stride, min(w, m - i), min(w, n - j), offset(y, j * y_stride + i), y_stride)
-    elif x_stride > y_stride:
+    elif row_by_row(x_stride, y_stride):
         for i in range(0, m, w):
             for j in range(0, n, w):
                 square(x, x_stride, min(i, m - w), min(j, n - w), y, y_stride, streaming)
