@@ -1,1 +1,1 @@
-"""The asv suite. Cases come from `softbench.workloads`, backends by name from `softbench.registry`."""
+"""The asv suite. Cases come from `softbench.measure.workloads`, backends by name from `softbench.registry`."""

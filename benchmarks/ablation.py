@@ -1,8 +1,8 @@
 """What each technique of the numba backend is worth: ``python -m benchmarks.ablation [PATTERN ...] [--seconds S]``.
 
 The backend is loaded once as it is and once for every technique with that one turned off, all in one process; on the
-cases that a technique is for they take turns (`softbench.timing`) beside the parallel copy of the same bytes. Every
-variant is compiled anew, which takes a few seconds each.
+cases that a technique is for they take turns (`softbench.measure.timing`) beside the parallel copy of the same bytes.
+Every variant is compiled anew, which takes a few seconds each.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numba import njit
 
-from softbench.ceiling import ceiling
-from softbench.front import Backend
-from softbench.timing import Arm, interleave
+from softbench.front.backend import Backend
+from softbench.measure.ceiling import ceiling
+from softbench.measure.timing import Arm, interleave
 
 _PACKAGE: Final = "softbench_backends.numba"
 _NEVER: Final = 1 << 60  # a size that no array reaches

@@ -13,8 +13,9 @@ import sys
 # import that might load Numba.)
 os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(sys.prefix, "numba-cache"))
 
-from softbench import bench, workloads
 from softbench.errors import BackendUnavailableError, UnknownBackendError
+from softbench.measure import run as bench
+from softbench.measure import workloads
 from softbench.registry import RESERVED, get_backend
 
 BACKENDS = list(RESERVED)

@@ -23,8 +23,8 @@ import numpy as np
 
 import softbench as sb
 from benchmarks.goals import GOALS
-from softbench.timing import Arm, interleave
-from softbench.units import duration
+from softbench.measure.timing import Arm, interleave
+from softbench.results.units import duration
 
 KINDS: Final = {
     "multiply": r"vf[n]?m\w+|vmul\w+",

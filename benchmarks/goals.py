@@ -3,9 +3,9 @@
     python -m benchmarks.goals [PATTERN ...] [--peers NAME,...] [--seconds S] [--out FILE.json]
     python -m benchmarks.goals --table FILE.json    # the table of docs/performance.md, of a run that was saved
 
-All contestants of a goal take turns in a process of their own (`softbench.timing`), beside the parallel copy (or
-reading) of the same bytes; what counts are the ratios of the medians. Peers that are missing are left out and named;
-``pip install -e ".[bench,peers]" -c benchmarks/peers.txt`` provides all of them.
+All contestants of a goal take turns in a process of their own (`softbench.measure.timing`), beside the parallel copy
+(or reading) of the same bytes; what counts are the ratios of the medians. Peers that are missing are left out and
+named; ``pip install -e ".[bench,peers]" -c benchmarks/peers.txt`` provides all of them.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from rich.table import Table
 
 import softbench as sb
 from softbench import machine
-from softbench.ceiling import ceiling
-from softbench.timing import Arm, Timing, interleave
-from softbench.units import duration, three_digits
+from softbench.measure.ceiling import ceiling
+from softbench.measure.timing import Arm, Timing, interleave
+from softbench.registry import DISTRIBUTIONS
+from softbench.results.units import duration, three_digits
 
 SCHEMA: Final = "softbench.goals/1"
 
@@ -291,7 +292,7 @@ def main() -> int:
     record: dict[str, Any] = {
         "schema": SCHEMA,
         "machine": machine.fingerprint(),
-        "versions": machine.versions() | {name: importlib.metadata.version(name) for name in peers},
+        "versions": machine.versions(DISTRIBUTIONS) | {name: importlib.metadata.version(name) for name in peers},
         "threads": None,  # as libraries have them when they are loaded
         "goals": [],
     }

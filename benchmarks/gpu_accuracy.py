@@ -26,8 +26,8 @@ OPERATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def worst(backend: Any, dtype: str, classes: tuple[int, ...]) -> dict[str, float]:
     """The largest error of each operation over rows of these numbers of classes."""
-    from softbench import gates
-    from softbench.dtypes import numpy_dtype
+    from softbench.accuracy import gates
+    from softbench.interface.dtypes import numpy_dtype
 
     found = dict.fromkeys((op for op, _ in OPERATIONS), 0.0)
     for k in classes:
@@ -50,7 +50,7 @@ def main(dtypes: list[str]) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from cuda_on_cpu import CupyOnCpu
 
-    from softbench.front import Backend
+    from softbench.front.backend import Backend
 
     backend = Backend(CupyOnCpu())
     print(f"{'':<10}{'classes':<12}" + "".join(f"{op:>13}" for op, _ in OPERATIONS))

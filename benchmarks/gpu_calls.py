@@ -32,7 +32,7 @@ class NoDevice:
         return result
 
     def layout(self, array: Any) -> Any:
-        from softbench.host_arrays import Layout
+        from softbench.interface.host_arrays import Layout
 
         return Layout(array.flags.c_contiguous, True)
 
@@ -65,7 +65,7 @@ def seconds(call: Callable[[], Any], calls: int = CALLS) -> float:
 
 def calls() -> dict[str, Callable[[], Any]]:
     """By name, calls on a float32 array of `SHAPE`."""
-    from softbench.front import Backend
+    from softbench.front.backend import Backend
     from softbench_backends.cupy import CupyBackend
 
     backend = Backend(CupyBackend(NoDevice()))

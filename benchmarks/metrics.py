@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from benchmarks.common import BACKENDS, METRIC_CASES, Combination
-from softbench import accuracy, bench
-from softbench.timing import Arm, interleave
+from softbench.measure import run as bench
+from softbench.measure import spot_check as accuracy
+from softbench.measure.timing import Arm, interleave
 
 
 class Memory(Combination):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import softbench as sb
-from softbench.timing import Arm, interleave
+from softbench.measure.timing import Arm, interleave
 
 SECONDS = 6.0
 

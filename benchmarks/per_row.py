@@ -14,7 +14,7 @@ import numpy as np
 
 import softbench as sb
 from softbench.interface import IndexTarget
-from softbench.timing import Arm, interleave
+from softbench.measure.timing import Arm, interleave
 
 CLASSES: Final = (10, 64, 80, 256, 1000, 4096)
 ELEMENTS: Final = 32_000  # a call stays on one thread, and its arrays in the L2 cache

@@ -27,8 +27,9 @@ import numpy as np
 
 from benchmarks.goals import GOALS, Goal, _numba, _relative_spread, _spread
 from softbench import machine
-from softbench.timing import Arm, interleave
-from softbench.units import duration, three_digits
+from softbench.measure.timing import Arm, interleave
+from softbench.registry import DISTRIBUTIONS
+from softbench.results.units import duration, three_digits
 
 SCHEMA: Final = "softbench.portability/2"
 NATIVE: Final = "native"
@@ -183,7 +184,11 @@ def main() -> int:
             found[case] = compared({name: ask(child, case) for name, child in children.items()})
             print(row(case, found[case]), flush=True)
     if parsed.out:
-        surroundings = {"machine": machine.fingerprint(), "versions": machine.versions(), "threads": machine.threads()}
+        surroundings = {
+            "machine": machine.fingerprint(),
+            "versions": machine.versions(DISTRIBUTIONS),
+            "threads": machine.threads(),
+        }
         parsed.out.write_text(json.dumps({"schema": SCHEMA, **surroundings, "cases": found}, indent=1) + "\n")
     return 0
 

@@ -22,9 +22,10 @@ def collect() -> dict[str, object]:
     """The record of the interpreter this runs in, after every backend has computed something."""
     import numpy as np
 
-    from softbench import machine, workloads
-    from softbench.bench import unfit
-    from softbench.registry import RESERVED, available_backends, get_backend
+    from softbench import machine
+    from softbench.measure import workloads
+    from softbench.measure.run import unfit
+    from softbench.registry import DISTRIBUTIONS, RESERVED, available_backends, get_backend
 
     backends, skipped = {}, {}
     available = available_backends()
@@ -43,7 +44,7 @@ def collect() -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "machine": machine.fingerprint(),
-        "versions": machine.versions(),
+        "versions": machine.versions(DISTRIBUTIONS),
         "threads": machine.threads(),
         "backends": backends,
         "skipped": skipped,

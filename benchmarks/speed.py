@@ -5,7 +5,8 @@ from __future__ import annotations
 import tempfile
 
 from benchmarks.common import BACKENDS, TIME_CASES, Combination, find
-from softbench import bench, startup, workloads
+from softbench.measure import run as bench
+from softbench.measure import startup, workloads
 
 
 class Steady(Combination):

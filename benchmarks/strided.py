@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 import softbench as sb
-from softbench.timing import Arm, interleave
+from softbench.measure.timing import Arm, interleave
 
 CASES = (
     ((1000, 4096), 0),  # the transposed matrix

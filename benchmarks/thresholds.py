@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from softbench.timing import Arm, interleave
+from softbench.measure.timing import Arm, interleave
 
 ELEMENTS: Final = 32_000  # of calls on one thread: the arrays stay in the L2 cache
 

@@ -19,7 +19,7 @@ from softbench.api import (
     softmax,
 )
 from softbench.errors import BackendUnavailableError, UnknownBackendError
-from softbench.front import Backend
+from softbench.front.backend import Backend
 from softbench.interface import Availability
 from softbench.registry import available_backends, get_backend, list_backends, use_backend
 

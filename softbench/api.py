@@ -1,4 +1,4 @@
-"""The public functions. Each picks a backend and hands over; `softbench.front` does the work.
+"""The public functions. Each picks a backend and hands over; `softbench.front.backend` does the work.
 
 Shapes are written for logits ``(..., K, ...)`` with the K classes along ``axis``; "outer shape" is the
 logits' shape without that axis. A 1-d array is one row.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from softbench.front import Backend
-from softbench.options import Reduction
+from softbench.front.backend import Backend
+from softbench.front.options import Reduction
 from softbench.registry import select_backend
 
 __all__ = [

@@ -10,10 +10,9 @@ import os
 import platform
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
-
-from softbench.registry import BUILT_IN
 
 __all__ = ["available_memory", "fingerprint", "threads", "usable_cores", "versions"]
 
@@ -156,9 +155,9 @@ def fingerprint() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
-    """Versions of Python and of every installed library that a backend or the measuring uses."""
-    known = dict.fromkeys((*_DISTRIBUTIONS, *(d for entry in BUILT_IN.values() for d in entry.requires)))
+def versions(distributions: Iterable[str] = ()) -> dict[str, str]:
+    """Versions of Python and of every installed library that matters to a result, and of ``distributions`` besides."""
+    known = dict.fromkeys((*_DISTRIBUTIONS, *distributions))
     found = {"python": platform.python_version(), "implementation": platform.python_implementation()}
     for name in known:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from softbench.errors import BackendUnavailableError, UnknownBackendError
-from softbench.front import Backend
+from softbench.front.backend import Backend
 from softbench.interface import Availability, RowBackend
 
 if TYPE_CHECKING:
@@ -59,6 +59,9 @@ BUILT_IN: Final[dict[str, _Entry]] = {
         "softbench_backends.cupy", "CupyBackend", "CUDA C++ kernels through CuPy", ("cupy-cuda12x", "cupy-cuda13x")
     ),
 }
+
+DISTRIBUTIONS: Final = tuple(dict.fromkeys(d for entry in BUILT_IN.values() for d in entry.requires))
+"""What the built-in backends need, for a record of versions (`softbench.machine.versions`)."""
 
 #: Names that mean one thing forever, so that histories of results stay comparable.
 RESERVED: Final = (*BUILT_IN, "torch", "torch_cuda", "jax", "scipy", "onnxruntime", "sklearn", "array_api", "dask")

@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 import pytest
 
-from softbench.front import Backend
+from softbench.front.backend import Backend
 from softbench_backends.numba_cuda import NumbaCudaBackend, homes, launch, rows
 from softbench_backends.numba_cuda.plan import SHARED_BYTES
 

@@ -19,8 +19,8 @@ import cuda_on_cpu
 from cuda_on_cpu import CupyOnCpu
 
 from softbench.conformance import contract, run
-from softbench.dtypes import numpy_dtype
-from softbench.front import Backend
+from softbench.front.backend import Backend
+from softbench.interface.dtypes import numpy_dtype
 from softbench_backends.cupy import plan
 from softbench_backends.cupy.source import source
 

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from numba import cuda
 
-from softbench.front import Backend
-from softbench.gates import judge
+from softbench.accuracy.gates import judge
+from softbench.front.backend import Backend
 from softbench_backends.numba_cuda import NumbaCudaBackend, rows
 from softbench_backends.numba_cuda.device import SIMULATED, device
 from softbench_backends.numba_cuda.launch import launch

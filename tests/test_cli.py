@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import softbench
-from softbench import bench, cli
-from softbench.cli import main
+from softbench.cli import arguments, main, warmup
+from softbench.measure import run as bench
 
 TINY = ["run", "--backends", "numpy", "--cases", "softmax-1x10-f32", "--seconds", "0.05", "--no-check"]
 
@@ -233,7 +233,7 @@ def test_the_module_runs_too():
     run = softbench_process("--version")
     out, _ = run.communicate(timeout=20)
     assert out == f"softbench {softbench.__version__}\n"
-    assert cli.DEFAULT_OUT.name == "softbench-results"
+    assert arguments.DEFAULT_OUT.name == "softbench-results"
 
 
 # -- warmup --------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def test_warmup_takes_backends_before_and_behind_options(arguments, monkeypatch)
 
 def test_warmup_of_nobody_in_particular_is_of_all_that_are_here(capsys, monkeypatch):
     monkeypatch.setattr(
-        cli, "available_backends", lambda: {n: softbench.Availability(n != "cupy", "cpu") for n in ("numpy", "cupy")}
+        warmup, "available_backends", lambda: {n: softbench.Availability(n != "cupy", "cpu") for n in ("numpy", "cupy")}
     )
     asked = _plan(monkeypatch, True)
     assert main(["warmup"]) == 0

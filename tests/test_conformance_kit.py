@@ -16,7 +16,7 @@ from softbench.conformance.case import PROFILES, Case, Raises
 from softbench.conformance.runner import decide, judge_case, make_subject
 from softbench.conformance.subject import Failure, load, mismatch, near
 from softbench.errors import UnknownBackendError
-from softbench.front import Backend
+from softbench.front.backend import Backend
 from softbench.interface import RowBackend
 from softbench_backends.numpy import NumpyBackend
 

@@ -27,12 +27,12 @@ import cuda_on_cpu
 from cuda_on_cpu import CupyOnCpu
 
 import softbench
-from softbench import gates
+from softbench.accuracy import gates
+from softbench.accuracy.hard_inputs import HARD_INPUTS
 from softbench.conformance import run
-from softbench.dtypes import numpy_dtype
-from softbench.front import Backend
-from softbench.inputs import HARD_INPUTS
+from softbench.front.backend import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
+from softbench.interface.dtypes import numpy_dtype
 from softbench_backends.cupy import CupyBackend, plan
 from softbench_backends.cupy import device as device_module
 from softbench_backends.cupy.source import FOLDER, source

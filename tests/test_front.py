@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import softbench as sb
-from softbench.front import Backend
-from softbench.host_arrays import HostArrays
+from softbench.front.backend import Backend
+from softbench.interface.host_arrays import HostArrays
 from softbench_backends.numpy import NumpyBackend
 
 X = np.random.default_rng(3).normal(size=(5, 7)).astype(np.float32)

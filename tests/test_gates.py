@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from softbench import oracle
-from softbench.dtypes import formats
-from softbench.gates import GATES, judge
-from softbench.inputs import HARD_INPUTS
+from softbench.accuracy import oracle
+from softbench.accuracy.gates import GATES, judge
+from softbench.accuracy.hard_inputs import HARD_INPUTS
+from softbench.interface.dtypes import formats
 
 inf, nan = math.inf, math.nan
 NONE = {"reduction": "none"}

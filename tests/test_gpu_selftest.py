@@ -16,11 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import cuda_on_cpu
 
 import softbench
-from softbench import gpu_checks, gpu_contestants, gpu_selftest
-from softbench.front import Backend
-from softbench.gpu_contestants import BackendContestant, Clock, Contestant
-from softbench.gpu_goals import goals_table, judge_goals
+from softbench.front.backend import Backend
 from softbench.gpu_selftest import benchmark, main
+from softbench.measure.gpu import checks as gpu_checks
+from softbench.measure.gpu import contestants as gpu_contestants
+from softbench.measure.gpu import selftest as gpu_selftest
+from softbench.measure.gpu.contestants import BackendContestant, Clock, Contestant
+from softbench.measure.gpu.goals import goals_table, judge_goals
 
 
 class FakeClock(Clock):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
-from softbench.host_arrays import HostArrays
-from softbench.labels import IGNORED, INVALID
+from softbench.interface.host_arrays import HostArrays
+from softbench.interface.labels import IGNORED, INVALID
 
 HOST = HostArrays()
 TOP = np.finfo(np.float64).max

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from softbench import gates
-from softbench.front import Backend
-from softbench.host_arrays import HostArrays
+from softbench.accuracy import gates
+from softbench.front.backend import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
+from softbench.interface.host_arrays import HostArrays
 
 numba = pytest.importorskip("numba", reason="numba is not installed")
 

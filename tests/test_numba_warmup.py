@@ -13,7 +13,7 @@ import pytest
 import softbench
 from softbench.api import __all__ as OPS
 from softbench.conformance import ahead
-from softbench.front import Backend
+from softbench.front.backend import Backend
 
 pytest.importorskip("numba", reason="numba is not installed")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import softbench as sb
-from softbench import gates
+from softbench.accuracy import gates
 
 BE = sb.get_backend("python")
 

@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from softbench import bench, ceiling, compare, machine, record, timing, units
-from softbench.bench import Config
-from softbench.recommend import Line, envelope, recommend
-from softbench.timing import Arm, Timing, interleave
+from softbench import machine
+from softbench.measure import ceiling, timing
+from softbench.measure import run as bench
+from softbench.measure.run import Config
+from softbench.measure.timing import Arm, Timing, interleave
+from softbench.results import compare, record, units
+from softbench.results.recommend import Line, envelope, recommend
 
 TINY = Config(
     backends=("python", "numpy"),
@@ -112,7 +115,7 @@ def test_quartiles():
 
 @pytest.mark.parametrize("nbytes", [64, 100, 1 << 16, (1 << 20) + 64])
 def test_the_memory_loops_touch_every_byte(nbytes):
-    from softbench import memory_kernels as kernels
+    from softbench.measure import memory_kernels as kernels
 
     a = ceiling._aligned(nbytes)
     a[:] = np.random.default_rng(0).integers(0, 1 << 62, a.size)
@@ -291,7 +294,7 @@ def test_a_backend_that_cannot_do_a_case_harms_no_other(monkeypatch):
 
 
 def test_startup_is_measured_in_fresh_processes(tmp_path):
-    from softbench import startup, workloads
+    from softbench.measure import startup, workloads
 
     case = workloads.by_name("softmax-64x10-f32")
     found = startup.measure("numpy", [case], str(tmp_path))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from softbench.front import Backend
+from softbench.front.backend import Backend
 
 numba = pytest.importorskip("numba", reason="numba is not installed")
 

@@ -6,8 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from softbench.dtypes import formats
-from softbench.ulp import Truth, same_zero_signs, spacing, ulp_error, ulp_stats
+from softbench.accuracy.ulp import Truth, same_zero_signs, spacing, ulp_error, ulp_stats
+from softbench.interface.dtypes import formats
 
 inf, nan = math.inf, math.nan
 DTYPES = sorted(formats)

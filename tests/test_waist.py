@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from softbench.front import Backend
-from softbench.host_arrays import HostArrays
+from softbench.front.backend import Backend
 from softbench.interface import IndexTarget, RowBackend
+from softbench.interface.host_arrays import HostArrays
 from softbench_backends.numpy import NumpyBackend
 
 ARGUMENTS = {"logits", "probs", "target", "sample_weight", "class_weight", "out"}

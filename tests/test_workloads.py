@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import softbench
-from softbench import workloads
-from softbench.workloads import CASES, by_name, digits_logits, make_call, make_inputs, select
+from softbench.measure import workloads
+from softbench.measure.workloads import CASES, by_name, digits_logits, make_call, make_inputs, select
 
 SMALL = [case for case in CASES if case.elements <= 5_000_000]
 

@@ -12,8 +12,8 @@ from typing import Any
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from softbench.accuracy.gates import GATES  # noqa: E402
 from softbench.conformance import contract, run  # noqa: E402
-from softbench.gates import GATES  # noqa: E402
 
 PAGE = HERE.parents[1] / "docs" / "peers.md"
 PEERS = {"scipy": "softbench_peers.scipy:ScipyBackend", "torch": "softbench_peers.torch:TorchBackend",

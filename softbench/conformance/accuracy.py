@@ -12,7 +12,7 @@ import numpy as np
 from softbench.conformance.batch import batch
 from softbench.conformance.case import FLOATS, WIDE, Row, check
 from softbench.conformance.subject import Failure, NotApplicable, Subject
-from softbench.dtypes import numpy_dtype
+from softbench.interface.dtypes import numpy_dtype
 
 __all__ = ["ROWS"]
 

@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from softbench.conformance.subject import Subject
-from softbench.dtypes import numpy_dtype
+from softbench.interface.dtypes import numpy_dtype
 
 __all__ = ["VIEWS", "Batch", "View", "batch"]
 

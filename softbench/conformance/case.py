@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NoReturn, get_args
 import numpy as np
 
 from softbench.conformance.subject import Failure, NotApplicable, Subject, call_text, mismatch
-from softbench.dtypes import numpy_dtype, result_dtype
+from softbench.interface.dtypes import numpy_dtype, result_dtype
 
 __all__ = ["FLOATS", "MAPS", "ORACLE", "PROFILES", "WIDE", "Case", "Example", "Profile", "Raises", "Row", "check"]
 

@@ -19,7 +19,7 @@ import numpy as np
 from softbench.conformance.batch import VIEWS, Batch, View, batch
 from softbench.conformance.case import FLOATS, WIDE, Row, check
 from softbench.conformance.subject import Failure, NotApplicable, Subject, mismatch
-from softbench.dtypes import numpy_dtype
+from softbench.interface.dtypes import numpy_dtype
 
 __all__ = ["ROWS"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from softbench.conformance.batch import VIEWS, batch
 from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Row, check, must_raise
 from softbench.conformance.subject import Failure, Subject, brief, call_text, mismatch
-from softbench.dtypes import numpy_dtype
+from softbench.interface.dtypes import numpy_dtype
 
 __all__ = ["ROWS"]
 

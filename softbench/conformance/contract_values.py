@@ -10,7 +10,7 @@ import numpy as np
 from softbench.conformance.batch import VIEWS, Batch, View, batch
 from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Row, check
 from softbench.conformance.subject import Failure, NotApplicable, Subject, mismatch
-from softbench.dtypes import formats, numpy_dtype
+from softbench.interface.dtypes import formats, numpy_dtype
 
 __all__ = ["ROWS"]
 
@@ -266,7 +266,7 @@ SHIFT_OVERFLOW = Row(
 
 def _subnormal(subject: Subject, op: str, dtype: str) -> None:
     """Probabilities below the smallest normal number, to one spacing (or 0 where the backend declares to flush)."""
-    from softbench import oracle
+    from softbench.accuracy import oracle
 
     spec = formats[dtype]
     low, high = math.log(spec.tiny) - 1.0, math.log(2.0) * spec.emin - 0.05

@@ -1,7 +1,7 @@
 """docs/semantics.md, written from the contract: ``python -m softbench.conformance.docs [--check]``.
 
 The page cannot say anything that the kit does not ask: its rows, examples and counts are those of
-`softbench.conformance.contract`, its bounds those of `softbench.gates`.
+`softbench.conformance.contract`, its bounds those of `softbench.accuracy.gates`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from softbench.accuracy.gates import GATES
 from softbench.conformance import contract
 from softbench.conformance.case import ORACLE, Example, Raises, Row
 from softbench.conformance.subject import brief
-from softbench.gates import GATES
 
 __all__ = ["PATH", "main", "render"]
 

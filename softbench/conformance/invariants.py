@@ -13,7 +13,7 @@ import numpy as np
 from softbench.conformance.batch import VIEWS, Batch, View, batch
 from softbench.conformance.case import FLOATS, WIDE, Row, check
 from softbench.conformance.subject import Failure, Subject, mismatch, near
-from softbench.dtypes import formats
+from softbench.interface.dtypes import formats
 
 __all__ = ["ROWS"]
 

@@ -18,7 +18,7 @@ import softbench
 from softbench.conformance import contract
 from softbench.conformance.case import PROFILES, Case, Profile
 from softbench.conformance.subject import Failure, NotApplicable, Subject, load
-from softbench.front import Backend
+from softbench.front.backend import Backend
 from softbench.interface import RowBackend
 from softbench.registry import get_backend
 
@@ -86,7 +86,7 @@ def run(
     Parameters
     ----------
     backend
-        A name, ``"module:Class"``, a `softbench.front.Backend`, a `softbench.interface.RowBackend` (class or
+        A name, ``"module:Class"``, a `softbench.front.backend.Backend`, a `softbench.interface.RowBackend` (class or
         instance), or any object with the public functions as methods.
     profile
         ``"quick"`` (seconds), ``"standard"``, or ``"deep"`` (minutes: every sweep in full).

@@ -17,10 +17,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.dtypes import formats, result_dtype
 from softbench.errors import UnknownBackendError
-from softbench.front import Backend
+from softbench.front.backend import Backend
 from softbench.interface import RowBackend
+from softbench.interface.dtypes import formats, result_dtype
 
 __all__ = ["Failure", "NotApplicable", "Subject", "Worst", "call_text", "load", "mismatch", "near"]
 
@@ -52,7 +52,7 @@ class NotApplicable(Exception):
 
 @dataclass(slots=True)
 class Worst:
-    """The largest error seen at one gate (`softbench.gates.GATES`) and dtype, in the gate's unit."""
+    """The largest error seen at one gate (`softbench.accuracy.gates.GATES`) and dtype, in the gate's unit."""
 
     max: float
     gate: float
@@ -70,14 +70,15 @@ class Subject:
     Attributes
     ----------
     be
-        The backend: a `softbench.front.Backend`, or anything with its methods.
+        The backend: a `softbench.front.backend.Backend`, or anything with its methods.
     cost
         ``compiled``, ``interpreted`` or ``simulated``: how much work cases ask for.
     deviations
         What the backend declares to do otherwise: pattern of case ids, or row of the contract, to reason (attribute
         ``deviations`` of its class).
     gates
-        Looser bounds that it declares, by key of `softbench.gates.GATES` (attribute ``gates``); None: the contract's.
+        Looser bounds that it declares, by key of `softbench.accuracy.gates.GATES` (attribute ``gates``); None: the
+        contract's.
     flushes_subnormals
         Whether it declares to return 0 for results below the normal range (attribute ``flushes_subnormals``).
     worst
@@ -148,7 +149,7 @@ class Subject:
 
         ``made`` says how the logits were made, for a message in which they are too many to print.
         """
-        from softbench import gates
+        from softbench.accuracy import gates
 
         asked = {key: value for key, value in options.items() if key not in ("out", "validate")}
         declared, flushes = self.gates, self.flushes_subnormals
@@ -163,7 +164,7 @@ class Subject:
 
     def _remember(self, gate: str, dtype: str, error: float, said: str) -> None:
         """Keep the largest error of each gate and dtype."""
-        from softbench.gates import GATES
+        from softbench.accuracy.gates import GATES
 
         seen = self.worst.get((gate, dtype))
         if seen is None or error > seen.max:
@@ -181,7 +182,7 @@ def load(spec: str) -> Any:
     """A backend from ``module:attribute``, the module found like a script's imports (the current folder first).
 
     The attribute is a subclass of `softbench.interface.RowBackend`, or a class or function that takes no argument
-    and makes a `softbench.front.Backend` or anything with its methods, or such an object itself.
+    and makes a `softbench.front.backend.Backend` or anything with its methods, or such an object itself.
 
     Raises
     ------

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from softbench.host_arrays import HostArrays, Layout
 from softbench.interface import Availability
+from softbench.interface.host_arrays import HostArrays, Layout
 from softbench_backends.cupy import CupyBackend, plan
 from softbench_backends.cupy.device import Launch
 from softbench_backends.cupy.source import FOLDER, source

@@ -2,7 +2,7 @@
 
     pip install -e ".[test,mutation]"
     python tests/mutation/run.py                        # everything that is not decided yet
-    python tests/mutation/run.py 'softbench.front.*'    # some mutants, by name
+    python tests/mutation/run.py 'softbench.front.backend.*'    # some mutants, by name
     python tests/mutation/run.py --survivors            # and what survived before the tests were changed
     python tests/mutation/run.py --seconds 100          # as far as that goes; start again and it goes on
     python tests/mutation/run.py --results              # score, and the diff of every survivor
@@ -34,10 +34,10 @@ STATE = WORK / "verdicts.json"
 SOURCES = {"softbench": ".", "softbench_backends": "backends", "tests": "."}  # folders, and where they are
 MUTATED = (
     "softbench_backends/python.py",
-    "softbench/host_arrays.py",
-    "softbench/front.py",
-    "softbench/options.py",
-    "softbench/plain.py",
+    "softbench/interface/host_arrays.py",
+    "softbench/front/backend.py",
+    "softbench/front/options.py",
+    "softbench/front/fast_path.py",
 )
 TESTS = (
     "tests/mutation/cases.py",
@@ -53,7 +53,7 @@ ARGUMENTS = ("-q", "--no-header", "-s", "-p", "forks", "-p", "no:cacheprovider",
 class Mutant(NamedTuple):
     """A mutant by name, with what it changes."""
 
-    name: str  # softbench.options.x_check_axis__mutmut_3
+    name: str  # softbench.front.options.x_check_axis__mutmut_3
     function: str  # mutmut's hash of the right function
     diff: str
 
@@ -94,7 +94,7 @@ def prepare(code: dict[str, str]) -> Path:
 
 
 def module_of(path: str) -> str:
-    """``softbench.front`` for ``softbench/front.py``."""
+    """``softbench.front.backend`` for ``softbench/front/backend.py``."""
     return path.removesuffix(".py").replace("/", ".")
 
 

@@ -9,7 +9,7 @@ import functools
 
 MutantDict = dict
 SWITCHES: dict[str, Switch] = {}
-"""By module and mutmut's name of the function, ``softbench.options.x_check_axis``."""
+"""By module and mutmut's name of the function, ``softbench.front.options.x_check_axis``."""
 
 
 class Switch:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from softbench.front import Backend
+from softbench.front.backend import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
 from softbench.machine import last_level_cache
 from softbench_backends.numpy import NumpyBackend

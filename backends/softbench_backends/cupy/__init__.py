@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.dtypes import numpy_dtype, sum_tolerance
-from softbench.host_arrays import HostArrays, Layout
 from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
+from softbench.interface.dtypes import numpy_dtype, sum_tolerance
+from softbench.interface.host_arrays import HostArrays, Layout
 from softbench_backends.cupy import plan
 from softbench_backends.cupy.device import CupyDevice, Device, Launch, unavailable
 

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from softbench.dtypes import numpy_dtype
-from softbench.host_arrays import Layout
+from softbench.interface.dtypes import numpy_dtype
+from softbench.interface.host_arrays import Layout
 from softbench_backends.cupy.plan import BLOCK_BYTES, MOST_BLOCK_BYTES, MOST_BLOCKS, STAGED_SLOTS
 from softbench_backends.cupy.source import PROBE, source
 

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from softbench.dtypes import sum_tolerance
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
+from softbench.interface.dtypes import sum_tolerance
 from softbench_backends.numba import results
 from softbench_backends.numba.limits import (
     ALIGNED_SIZE,

@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from softbench.dtypes import sum_tolerance
-from softbench.host_arrays import Layout
 from softbench.interface import Array, Availability, Kind, RowBackend, SoftTarget, Target
+from softbench.interface.dtypes import sum_tolerance
+from softbench.interface.host_arrays import Layout
 
 if TYPE_CHECKING:
     from softbench_backends.numba_cuda.homes import Home

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from softbench.labels import IGNORED, INVALID
+from softbench.interface.labels import IGNORED, INVALID
 from softbench_backends.numba_cuda.arithmetic import arithmetic
 from softbench_backends.numba_cuda.device import device
 from softbench_backends.numba_cuda.lanes import lanes_of, slot_count

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.labels import IGNORED, INVALID
+from softbench.interface.labels import IGNORED, INVALID
 from softbench_backends.numba_cuda.arithmetic import RAISE, added_pair, arithmetic, normalised, quotient, scaled_pair
 from softbench_backends.numba_cuda.device import device, fma
 from softbench_backends.numba_cuda.finishing import (

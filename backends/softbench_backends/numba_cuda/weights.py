@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from softbench.labels import IGNORED, INVALID
+from softbench.interface.labels import IGNORED, INVALID
 from softbench_backends.numba_cuda.arithmetic import added_pair, arithmetic, product, quotient, scaled_pair
 from softbench_backends.numba_cuda.finishing import divisor_of
 from softbench_backends.numba_cuda.launch import THREADS, compiled, grid_of, launch

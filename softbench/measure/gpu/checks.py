@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench import gates
-from softbench.dtypes import numpy_dtype
-from softbench.gpu_contestants import BackendContestant, Host
+from softbench.accuracy import gates
+from softbench.interface.dtypes import numpy_dtype
 from softbench.machine import usable_cores
+from softbench.measure.gpu.contestants import BackendContestant, Host
 
 __all__ = ["check_boundaries", "check_large"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from softbench.dtypes import formats, numpy_dtype
+from softbench.interface.dtypes import formats, numpy_dtype
 
 __all__ = ["HARD_INPUTS", "HardInput"]
 

@@ -3,7 +3,7 @@
 They skip everything that could not change them (accepting, layout, lowering, wrapping), which takes several times as
 long as the softmax of a few rows. What is plain is told by identity where that can only fail to recognise it: a
 byte-swapped dtype is another object, and so may be an axis given as some other kind of -1. Whatever is not recognised
-takes the long way through `softbench.front`, to the same results and errors.
+takes the long way through `softbench.front.backend`, to the same results and errors.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.host_arrays import HostArrays
 from softbench.interface import Array, RowBackend
+from softbench.interface.host_arrays import HostArrays
 
 __all__ = ["FLOAT32", "FLOAT64", "is_only_labels", "is_plain_out", "plain_shape", "takes_plain"]
 

@@ -5,7 +5,8 @@ All functions take public arguments and return a `Truth` (two doubles per entry)
 * float16, bfloat16, float32: float64 in NumPy. Error far below 1e-3 ulp of float32.
 * float64 (and integers): x87 ``longdouble`` where NumPy has it, else Arb. The shift is error-free in float64 first,
   because ``exp`` of a *rounded* difference would lose ``|d| 2**-64``. Error below 0.05 ulp of float64.
-* Arb (`softbench.arb`, needs python-flint) on request, ``arithmetic="arb"``: what the oracle itself is judged by.
+* Arb (`softbench.accuracy.arb`, needs python-flint) on request, ``arithmetic="arb"``: what the oracle itself is judged
+  by.
 
 The forms are those that cancel nothing: ``m`` the row maximum, ``x_k - m = d_k + r_k`` exactly, ``s`` the sum of all
 ``exp(d_k) (1 + r_k)`` but one maximum's own, ``S = 1 + s``, ``L = log1p(s)``; then ``log p_k = (d_k - L) + r_k``,
@@ -19,13 +20,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softbench.dtypes import result_dtype
-from softbench.ulp import Truth
+from softbench.accuracy.engine import F64, Arithmetic, Array, Engine, Reduction, Weighting
+from softbench.accuracy.ulp import Truth
+from softbench.interface.dtypes import result_dtype
 
 __all__ = [
     "Arithmetic",
@@ -42,11 +44,6 @@ __all__ = [
     "softmax",
 ]
 
-Array = NDArray[Any]
-F64 = NDArray[np.float64]
-Arithmetic = Literal["float64", "longdouble", "arb"]
-Reduction = Literal["mean", "sum", "none"]
-
 HAS_X87: Final = np.finfo(np.longdouble).nmant == 63
 """Whether ``np.longdouble`` is the 80-bit format."""
 
@@ -55,67 +52,6 @@ _BLOCK: Final = 1 << 15
 
 _MODERATE: Final = 1e100
 """Weights beyond this (or below its inverse) could lift what underflows in float64 back into float32's range."""
-
-
-class Weighting(NamedTuple):
-    """A target with its options, per row: ``q_k = s w_k ((1 - eps) y_k + eps / K)``, ``y`` one-hot for indices."""
-
-    labels: NDArray[np.int64] | None
-    """``(N,)``, for class indices; those that are no class occur in rows that are `ignored` or `invalid`."""
-    y: Array | None
-    """``(N, K)`` for distributions: float64, or longdouble if given so."""
-    ignored: NDArray[np.bool_]
-    """``(N,)``: rows whose loss is 0 and gradient +0, whatever their logits."""
-    invalid: NDArray[np.bool_]
-    """``(N,)``: rows whose label is no class; all NaN."""
-    s: F64 | None
-    """``(N,)`` sample weights."""
-    w: F64 | None
-    """``(K,)`` class weights."""
-    eps: float
-
-    @property
-    def plain_index(self) -> bool:
-        """Whether the target is one class per row, unsmoothed."""
-        return self.labels is not None and self.eps == 0.0
-
-    def take(self, rows: slice) -> Weighting:
-        """The target of some rows."""
-        return self._replace(
-            labels=None if self.labels is None else self.labels[rows],
-            y=None if self.y is None else self.y[rows],
-            ignored=self.ignored[rows],
-            invalid=self.invalid[rows],
-            s=None if self.s is None else self.s[rows],
-        )
-
-
-class Engine(Protocol):
-    """An arithmetic: the quantities of rows ``x``, an ``(N, K)`` float64 array with ``K >= 1``."""
-
-    def logsumexp(self, x: F64) -> Truth:
-        """``m + L``, ``(N,)``."""
-
-    def log1p_s(self, x: F64) -> Truth:
-        """``L``, ``(N,)``; NaN for rows without finite probabilities."""
-
-    def softmax(self, x: F64) -> Truth:
-        """``p``, ``(N, K)``."""
-
-    def log_softmax(self, x: F64) -> Truth:
-        """``log p``, ``(N, K)``."""
-
-    def loss(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
-        """``(N,)``, or 0-d for "sum" and "mean"."""
-
-    def gradient(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
-        """``(N, K)``."""
-
-    def probability_mass(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
-        """``(sum_k |q_k|) p``, ``(N, K)``."""
-
-    def log_loss(self, p: F64, target: Weighting, reduction: Reduction) -> Truth:
-        """``(N,)`` or 0-d, from probabilities."""
 
 
 # -- public functions ----------------------------------------------------------------------------------
@@ -346,7 +282,7 @@ def _engine(dtype: str, arithmetic: Arithmetic | None, target: Weighting | None 
         else:
             arithmetic = "longdouble" if HAS_X87 else "arb"
     if arithmetic == "arb":
-        from softbench.arb import ArbEngine
+        from softbench.accuracy.arb import ArbEngine
 
         return ArbEngine()
     if arithmetic == "longdouble" and not HAS_X87:

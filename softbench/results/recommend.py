@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
-from softbench.record import BackendRecord, CaseRecord, Recommendation, Record, Step
+from softbench.results.record import BackendRecord, CaseRecord, Recommendation, Record, Step
 
 __all__ = ["Line", "envelope", "recommend"]
 

@@ -1,9 +1,9 @@
 """The narrow waist: the one interface that a backend implements.
 
-The front (`softbench.front`) validates every argument, resolves axis, dtype, layout, reduction and
+The front (`softbench.front.backend`) validates every argument, resolves axis, dtype, layout, reduction and
 options, and lowers each call to **rows**: a C-contiguous ``(N, K)`` array ``x`` of a dtype the backend
 takes, with ``N >= 1`` and ``K >= 1``. A backend implements *row kernels* and nothing else; the few array
-primitives that the front needs (`softbench.host_arrays`) have NumPy defaults, which a backend whose
+primitives that the front needs (`softbench.interface.host_arrays`) have NumPy defaults, which a backend whose
 arrays live on a device overrides.
 
 Rules for every row kernel
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
-from softbench.host_arrays import HostArrays
-from softbench.labels import IGNORED, INVALID
+from softbench.interface.host_arrays import HostArrays
+from softbench.interface.labels import IGNORED, INVALID
 
 __all__ = ["IGNORED", "INVALID", "Availability", "IndexTarget", "Kind", "RowBackend", "SoftTarget", "Target"]
 
@@ -118,7 +118,7 @@ class RowBackend(HostArrays, abc.ABC):
     declared case that fails counts as a deviation, one that no longer fails as a failure. Nothing in this project
     declares any."""
     gates: ClassVar[Mapping[str, float | Mapping[str, float]]] = {}
-    """Looser bounds than the contract's, by key of `softbench.gates.GATES`: one number, or one by dtype."""
+    """Looser bounds than the contract's, by key of `softbench.accuracy.gates.GATES`: one number, or one by dtype."""
     flushes_subnormals: ClassVar[bool] = False
     """Whether results below the normal range come back as 0."""
 

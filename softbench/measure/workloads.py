@@ -16,8 +16,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from softbench.dtypes import numpy_dtype
-from softbench.front import Backend
+from softbench.front.backend import Backend
+from softbench.interface.dtypes import numpy_dtype
 
 __all__ = [
     "CASES",

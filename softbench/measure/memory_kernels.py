@@ -1,4 +1,4 @@
-"""Compiled loops that only move memory: what `softbench.ceiling` measures. Imports Numba; import it lazily.
+"""Compiled loops that only move memory: what `softbench.measure.ceiling` measures. Imports Numba; import it lazily.
 
 Arrays are 1-d uint64 that begin on a cache line and end on one. The parallel versions split them into blocks.
 """

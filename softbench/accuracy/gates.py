@@ -1,7 +1,7 @@
 """The accuracy a result must have, as one table, and the judge who holds results against it.
 
-Errors are componentwise and relative to the exact result (`softbench.ulp`, `softbench.oracle`); there is no absolute
-tolerance, which would accept zeros for probabilities of 1/K.
+Errors are componentwise and relative to the exact result (`softbench.accuracy.ulp`, `softbench.accuracy.oracle`); there
+is no absolute tolerance, which would accept zeros for probabilities of 1/K.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softbench import oracle
-from softbench.dtypes import formats, result_dtype
-from softbench.ulp import Truth, UlpStats, spacing, ulp_error, ulp_stats
+from softbench.accuracy import oracle
+from softbench.accuracy.ulp import Truth, UlpStats, spacing, ulp_error, ulp_stats
+from softbench.interface.dtypes import formats, result_dtype
 
 __all__ = ["GATES", "Gate", "Verdict", "judge"]
 
@@ -128,7 +128,7 @@ def judge(
         ``softmax``, ``log_softmax``, ``logsumexp``, ``loss``, ``gradient`` or ``log_loss``.
     result, logits, target, options
         What the function returned, and what it was given (``logits`` are the probabilities for ``log_loss``). Options
-        are those of `softbench.oracle`.
+        are those of `softbench.accuracy.oracle`.
     declared
         Bounds that a backend by others declares, by key of `GATES`: one number, or one by dtype. They replace the
         contract's; the message then has both.

@@ -13,9 +13,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from softbench.front import Backend
+from softbench.front.backend import Backend
 from softbench.machine import usable_cores
-from softbench.timing import Arm, interleave
+from softbench.measure.timing import Arm, interleave
 
 __all__ = ["Ceiling", "ceiling", "device_ceiling"]
 
@@ -77,7 +77,7 @@ def _kernels(threads: int) -> Any:
     """The module of compiled kernels, set to run on that many threads."""
     import numba
 
-    from softbench import memory_kernels
+    from softbench.measure import memory_kernels
 
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     return memory_kernels

@@ -10,9 +10,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
-from softbench.record import CaseRecord, Record
-from softbench.report import machine_line
-from softbench.units import duration, percent
+from softbench.results.record import CaseRecord, Record
+from softbench.results.tables import machine_line
+from softbench.results.units import duration, percent
 
 __all__ = ["draw"]
 

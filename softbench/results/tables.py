@@ -9,8 +9,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from softbench.record import BackendRecord, CaseRecord, Record, Result
-from softbench.units import bandwidth, duration, percent, size, ulps
+from softbench.results.record import BackendRecord, CaseRecord, Record, Result
+from softbench.results.units import bandwidth, duration, percent, size, ulps
 
 __all__ = ["backend_table", "console", "machine_line", "show"]
 

@@ -1,6 +1,6 @@
 """The main job: which backends are here, are they right, how fast, how near the limit, which to choose.
 
-`run` fills a `softbench.record.Record` step by step, so that an interrupted run keeps what it has measured.
+`run` fills a `softbench.results.record.Record` step by step, so that an interrupted run keeps what it has measured.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from dataclasses import asdict, dataclass
 from typing import Final, Protocol
 
 import softbench
-from softbench import accuracy, machine, startup, workloads
-from softbench.ceiling import Ceiling, ceiling, device_ceiling
-from softbench.front import Backend
-from softbench.recommend import recommend
-from softbench.record import SCHEMA, BackendRecord, CaseRecord, CeilingRecord, Conformance, Record, Result
-from softbench.registry import available_backends, get_backend, list_backends
-from softbench.timing import Arm, Timing, interleave
-from softbench.units import size
-from softbench.workloads import Case
+from softbench import machine
+from softbench.front.backend import Backend
+from softbench.measure import spot_check as accuracy
+from softbench.measure import startup, workloads
+from softbench.measure.ceiling import Ceiling, ceiling, device_ceiling
+from softbench.measure.timing import Arm, Timing, interleave
+from softbench.measure.workloads import Case
+from softbench.registry import DISTRIBUTIONS, available_backends, get_backend, list_backends
+from softbench.results.recommend import recommend
+from softbench.results.record import SCHEMA, BackendRecord, CaseRecord, CeilingRecord, Conformance, Record, Result
+from softbench.results.units import size
 
 __all__ = ["Config", "Listener", "Quiet", "ceilings", "run", "unfit"]
 
@@ -44,7 +46,7 @@ class Config:
     backends: tuple[str, ...] | None = None
     """Names; None: every one that is available."""
     cases: tuple[str, ...] = ("quick",)
-    """Suites, names or patterns of `softbench.workloads`."""
+    """Suites, names or patterns of `softbench.measure.workloads`."""
     dtype: str | None = None
     """Put all cases into this dtype."""
     seconds: float | None = None
@@ -120,7 +122,7 @@ def run(config: Config, listener: Listener | None = None, record: Record | None 
         "complete": False,
         "config": asdict(config),
         "machine": machine.fingerprint(),
-        "versions": machine.versions(),
+        "versions": machine.versions(DISTRIBUTIONS),
         "notes": [],
         "backends": {},
         "cases": [],

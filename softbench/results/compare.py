@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from softbench.record import Record, Result
+from softbench.results.record import Record, Result
 
 __all__ = ["Change", "changes", "differences"]
 

@@ -5,7 +5,7 @@ lowers a call to the rows of `softbench.interface`. What a user holds after ``ge
 `Backend`: a front over one `RowBackend`.
 
 The order is always: all checks, then compute; so ``out`` is untouched when an error is raised. The commonest calls
-need no lowering: `softbench.plain` says which.
+need no lowering: `softbench.front.fast_path` says which.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from softbench.dtypes import numpy_dtype, result_dtype, row_dtype
+from softbench.front.fast_path import FLOAT32, FLOAT64, is_only_labels, is_plain_out, plain_shape, takes_plain
+from softbench.front.options import Reduction, check_axis, check_ignore_index, check_reduction, check_smoothing
 from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target, check_pair
-from softbench.options import Reduction, check_axis, check_ignore_index, check_reduction, check_smoothing
-from softbench.plain import FLOAT32, FLOAT64, is_only_labels, is_plain_out, plain_shape, takes_plain
+from softbench.interface.dtypes import numpy_dtype, result_dtype, row_dtype
 
 __all__ = ["Backend"]
 

@@ -1,7 +1,7 @@
 """What a backend costs before its first result: import, first calls (compilation), in fresh processes.
 
-`measure` starts ``python -m softbench.startup NAME CASE ...`` twice with an empty compilation cache of its own: the
-first process finds nothing compiled (cold), the second what the first has left (cached).
+`measure` starts ``python -m softbench.measure.startup NAME CASE ...`` twice with an empty compilation cache of its own:
+the first process finds nothing compiled (cold), the second what the first has left (cached).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench import workloads
-from softbench.record import FirstCall, Startup
+from softbench.measure import workloads
+from softbench.measure.workloads import Case
 from softbench.registry import get_backend
-from softbench.workloads import Case
+from softbench.results.record import FirstCall, Startup
 
 __all__ = ["measure", "representatives"]
 
@@ -62,7 +62,7 @@ def _in_fresh_process(name: str, cases: list[Case], cache: str) -> tuple[list[fl
     """Seconds of the import and of each case's first call above its second; and what went wrong, if anything."""
     environment = dict(os.environ, NUMBA_CACHE_DIR=cache, PYTHONPATH=os.pathsep.join(p or os.curdir for p in sys.path))
     # -P: the child imports what its parent has imported, not what lies in the current folder.
-    command = [sys.executable, "-P", "-m", "softbench.startup", name, *(f"{c.name}:{c.dtype}" for c in cases)]
+    command = [sys.executable, "-P", "-m", "softbench.measure.startup", name, *(f"{c.name}:{c.dtype}" for c in cases)]
     problem = ""
     try:
         done = subprocess.run(

@@ -6,10 +6,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench import gates, workloads
-from softbench.front import Backend
-from softbench.record import Accuracy
-from softbench.workloads import Case, Inputs
+from softbench.accuracy import gates
+from softbench.front.backend import Backend
+from softbench.measure import workloads
+from softbench.measure.workloads import Case, Inputs
+from softbench.results.record import Accuracy
 
 __all__ = ["Judge"]
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softbench.dtypes import numpy_dtype, sum_tolerance
-from softbench.labels import IGNORED, INVALID
+from softbench.interface.dtypes import numpy_dtype, sum_tolerance
+from softbench.interface.labels import IGNORED, INVALID
 
 __all__ = ["HostArrays", "Layout"]
 

@@ -1,8 +1,8 @@
 """The oracle's quantities in ball arithmetic (Arb, by python-flint): slow, and certain.
 
 Every result comes with a proven error bound; a row is computed again with twice the precision until 80 bits of each of
-its results are good. Judges `softbench.oracle`, and replaces its longdouble where there is none. A few microseconds per
-element. Needs python-flint (``pip install "softbench[kit]"``).
+its results are good. Judges `softbench.accuracy.oracle`, and replaces its longdouble where there is none. A few
+microseconds per element. Needs python-flint (``pip install "softbench[kit]"``).
 """
 
 from __future__ import annotations
@@ -10,19 +10,15 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from softbench.ulp import Truth
-
-if TYPE_CHECKING:
-    from softbench.oracle import Reduction, Weighting
+from softbench.accuracy.engine import F64, Reduction, Weighting
+from softbench.accuracy.ulp import Truth
 
 __all__ = ["GOOD_BITS", "ArbEngine"]
 
-F64 = NDArray[np.float64]
 Ball = Any  # flint.arb, which has no type hints
 
 GOOD_BITS: Final = 80
@@ -57,7 +53,7 @@ class _Row(NamedTuple):
 
 
 class ArbEngine:
-    """`softbench.oracle.Engine` in ball arithmetic. ImportError without python-flint."""
+    """`softbench.accuracy.engine.Engine` in ball arithmetic. ImportError without python-flint."""
 
     def __init__(self) -> None:
         try:

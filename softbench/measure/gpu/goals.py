@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from softbench.units import percent
+from softbench.results.units import percent
 
 __all__ = ["goals_table", "judge_goals"]
 
@@ -40,7 +40,8 @@ def judge_goals(
     ours
         Names of the contestants that are held to the goals.
     devices
-        By name of contestant what `softbench.front.Backend.info` says; the nominal bandwidth follows from ``"device"``.
+        By name of contestant what `softbench.front.backend.Backend.info` says; the nominal bandwidth follows from
+        ``"device"``.
 
     Returns
     -------

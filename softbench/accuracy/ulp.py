@@ -2,7 +2,8 @@
 
 The truth is an unevaluated sum of two doubles, so that float64 results can be judged to a small fraction of an ulp.
 Gradual underflow needs no special case: below the normal range the unit is the subnormal spacing. Results are told by
-the *name* of their dtype (`softbench.dtypes.formats`), so bfloat16 needs no library until such an array comes in.
+the *name* of their dtype (`softbench.interface.dtypes.formats`), so bfloat16 needs no library until such an array comes
+in.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softbench.dtypes import formats, numpy_dtype
+from softbench.interface.dtypes import formats, numpy_dtype
 
 __all__ = ["Truth", "UlpStats", "same_zero_signs", "spacing", "ulp_error", "ulp_stats"]
 
@@ -66,7 +67,7 @@ def ulp_error(result: ArrayLike, truth: Truth, dtype: str) -> F64:
     truth
         Of the result's shape.
     dtype
-        Name of the format to measure in, a key of `softbench.dtypes.formats`.
+        Name of the format to measure in, a key of `softbench.interface.dtypes.formats`.
 
     Raises
     ------

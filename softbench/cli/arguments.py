@@ -1,0 +1,70 @@
+"""What the commands share: the parser class, values of options, errors, plain tables."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NoReturn
+
+__all__ = ["DEFAULT_OUT", "Parser", "UsageError", "columns", "complain", "count", "names", "positive"]
+
+DEFAULT_OUT: Final = Path("softbench-results")
+"""Where results are saved unless the user says otherwise."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with close matches in its message about a wrong choice."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2 and the message."""
+        match = re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message)
+        if match:
+            close = difflib.get_close_matches(match[1], re.findall(r"[\w-]+", match[2]), n=1)
+            message += f"; did you mean {close[0]!r}?" if close else ""
+        super().error(message)
+
+
+class UsageError(Exception):
+    """A wrong argument that argparse cannot see: exit status 2."""
+
+
+def positive(text: str) -> float:
+    """An option's value as a positive finite number."""
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < float("inf"):
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive number")
+
+
+def count(text: str) -> int:
+    """An option's value as a positive whole number."""
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) > 0:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+
+
+def names(text: str) -> list[str]:
+    """The names in a list separated by commas; `UsageError` if there are none."""
+    found = [name.strip() for name in text.split(",") if name.strip()]
+    if not found:
+        raise UsageError(f"{text!r} names nothing")
+    return found
+
+
+def complain(error: object, status: int) -> int:
+    """Say what is wrong on standard error; returns ``status``, for the command to return."""
+    print(f"softbench: error: {error}", file=sys.stderr)
+    return status
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows as a plain table; the last column is as wide as it needs to be."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
