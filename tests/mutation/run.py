@@ -41,10 +41,10 @@ MUTATED = (
 )
 TESTS = (
     "tests/mutation/cases.py",
-    "tests/test_arguments.py",
-    "tests/test_front.py",
-    "tests/test_host_arrays.py",
-    "tests/test_python.py",
+    "tests/front/test_arguments.py",
+    "tests/front/test_front.py",
+    "tests/interface/test_host_arrays.py",
+    "tests/backends/test_python.py",
     "tests/test_waist.py",
 )
 ARGUMENTS = ("-q", "--no-header", "-s", "-p", "forks", "-p", "no:cacheprovider", "-k", "not numba", "--tb=no")

@@ -142,7 +142,7 @@ def test_processors_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
     path, case = tmp_path / "found.json", "softmax-1x10-f32"
     command = ["portability", "native", "x86-64", "--cases", case, "--seconds", "0.1", "--out", str(path)]
     monkeypatch.setattr(sys, "argv", command)
-    monkeypatch.chdir(FOLDER.parent)
+    monkeypatch.chdir(FOLDER.parents[1])
     assert portability.main() == 0
     found = json.loads(path.read_text())["cases"][case]
     assert set(found["processors"]) == {"native", "x86-64"}

@@ -13,7 +13,7 @@ from softbench.registry import RESERVED
 pytest.importorskip("asv", reason="needs asv (the bench extra)")
 pytest.importorskip("asv_runner", reason="needs asv_runner (the bench extra)")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "benchmarks"
 
 

@@ -8,7 +8,7 @@ import pytest
 from softbench.conformance import contract
 from softbench.conformance.runner import judge_case, make_subject
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from zoo.matrix import PAGE, line
 from zoo.mutants import MUTANTS, Rows
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 NEEDS = pytest.mark.skipif(find_spec("numba_cuda") is None, reason="numba-cuda is not installed")
 COMPILES = pytest.mark.skipif(
     find_spec("numba_cuda") is None or os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"),
@@ -29,7 +30,7 @@ def run_python(*arguments, **environment):
     return subprocess.run(
         [sys.executable, *arguments],
         env={**os.environ, **environment},
-        cwd=HERE.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=900,
@@ -96,7 +97,7 @@ def test_the_hosts_side_with_a_stand_in_for_the_driver(tmp_path):
     """driven_numba_cuda.py, in a process that finds the stand-in instead of libcuda.so.1."""
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
-    source = HERE.parent / "benchmarks" / "driver_stand_in.c"
+    source = ROOT / "benchmarks" / "driver_stand_in.c"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", source, "-ldl"], check=True)
     environment = {"LD_LIBRARY_PATH": str(tmp_path), "NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "0"}
     done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "driven_numba_cuda.py"), **environment)

@@ -1,8 +1,8 @@
 """The kernels of the numba backend as LLVM sees them before it knows a processor, compiled for another one.
 
-``python tests/portable_ir.py [LABEL ...]`` compiles the kernels whose labels (`RowBackend.kernels`) begin with one of
-the words given, all without any, and prints how many functions became AArch64 code. Optimisation is left out: what is
-asked is whether every instruction and intrinsic has a meaning there.
+``python tests/backends/portable_ir.py [LABEL ...]`` compiles the kernels whose labels (`RowBackend.kernels`) begin with
+one of the words given, all without any, and prints how many functions became AArch64 code. Optimisation is left out:
+what is asked is whether every instruction and intrinsic has a meaning there.
 """
 
 from __future__ import annotations

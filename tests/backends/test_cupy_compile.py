@@ -211,7 +211,7 @@ def test_float64_is_for_sums_alone(storage: str, most: float, operation: str) ->
 
 def executed() -> str:
     """The source without what only rare rows and entries take."""
-    path = Path(__file__).parents[1] / "benchmarks" / "gpu_instructions.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "gpu_instructions.py"
     spec = importlib.util.spec_from_file_location("gpu_instructions", path)
     assert spec is not None
     assert spec.loader is not None

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import cuda_on_cpu
 from cuda_on_cpu import CupyOnCpu
@@ -667,7 +667,7 @@ def test_bfloat16_of_torch_comes_and_goes_as_integers(monkeypatch: pytest.Monkey
 
 
 def benchmark_module(name: str) -> Any:
-    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
