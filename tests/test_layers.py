@@ -1,0 +1,115 @@
+"""Who may import whom: the rooms of softbench in their order, and no module in a circle."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = (
+    {"__main__", "gpu_selftest"},  # what `python -m` starts
+    {"cli"},
+    {"measure"},
+    {"regression"},
+    {"conformance"},
+    {"softbench"},  # the package itself: the public names
+    {"api"},
+    {"registry"},
+    {"front", "accuracy", "machine", "processes"},
+    {"interface", "results", "errors"},
+)
+"""From the top: a room imports only rooms on floors below its own."""
+
+BACKENDS_SEE = {"interface"}
+"""What a backend may import of softbench."""
+
+
+def module_name(path, top):
+    return ".".join(path.relative_to(top).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(source, module, known):
+    """Modules among ``known`` that this source imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                found.add(full if full in known else node.module)
+    return {name for name in found if name in known} - {module}
+
+
+def room(module):
+    return module.split(".")[1] if "." in module else module
+
+
+def floor(name):
+    return next(i for i, rooms in enumerate(FLOORS) if name in rooms)
+
+
+def graph(top, *packages):
+    sources = {module_name(p, top): p.read_text(encoding="utf-8") for q in packages for p in (top / q).rglob("*.py")}
+    return {name: imports(source, name, sources) for name, source in sources.items()}
+
+
+def upward(found):
+    """Imports that do not run down, as sentences."""
+    return [
+        f"{module} imports {target}"
+        for module, targets in found.items()
+        for target in targets
+        if room(module) != room(target) and floor(room(module)) >= floor(room(target))
+    ]
+
+
+def test_every_room_has_a_floor():
+    assert {room(module) for module in graph(ROOT, "softbench")} <= set().union(*FLOORS)
+
+
+def test_imports_run_down():
+    assert upward(graph(ROOT, "softbench")) == []
+
+
+def test_no_module_imports_itself_through_others():
+    list(TopologicalSorter(graph(ROOT, "softbench")).static_order())  # CycleError names the circle
+
+
+def test_backends_import_the_interface_and_nothing_else_of_softbench():
+    top = ROOT / "backends"
+    known = set(graph(ROOT, "softbench"))
+    for path in (top / "softbench_backends").rglob("*.py"):
+        module = module_name(path, top)
+        rooms = {room(name) for name in imports(path.read_text(encoding="utf-8"), module, known)}
+        assert rooms <= BACKENDS_SEE, f"{module} imports {sorted(rooms - BACKENDS_SEE)}"
+
+
+def test_no_backend_imports_another():
+    top = ROOT / "backends"
+    for module, targets in graph(top, "softbench_backends").items():
+        assert {room(t) for t in targets} <= {room(module)}, f"{module} imports {sorted(targets)}"
+
+
+@pytest.mark.parametrize(
+    ("below", "line"),
+    [
+        ("softbench/interface/dtypes.py", "from softbench.front.backend import Backend"),
+        ("softbench/accuracy/ulp.py", "import softbench.registry"),
+        ("softbench/machine.py", "def f():\n    from softbench import front"),
+    ],
+)
+def test_an_import_that_runs_up_is_seen(tmp_path, below, line):
+    (tmp_path / "softbench").symlink_to(ROOT / "softbench")
+    known = graph(tmp_path, "softbench")
+    module = module_name(tmp_path / below, tmp_path)
+    assert upward({module: known[module] | imports(line, module, known)})
+
+
+def test_a_circle_is_seen():
+    found = graph(ROOT, "softbench")
+    found["softbench.accuracy.engine"] |= {"softbench.accuracy.oracle"}
+    with pytest.raises(CycleError):
+        list(TopologicalSorter(found).static_order())
