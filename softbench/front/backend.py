@@ -18,7 +18,7 @@ import numpy as np
 
 from softbench.front.fast_path import FLOAT32, FLOAT64, is_only_labels, is_plain_out, plain_shape, takes_plain
 from softbench.front.options import Reduction, check_axis, check_ignore_index, check_reduction, check_smoothing
-from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target, check_pair
+from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target, check_pair, messages
 from softbench.interface.dtypes import numpy_dtype, result_dtype, row_dtype
 
 __all__ = ["Backend"]
@@ -471,7 +471,7 @@ class Backend:
             return IndexTarget(labels, s, w, eps), divisor
         r.strided = False
         if r.k == 0 and r.n and validate:
-            raise ValueError(f"target rows are empty (shape {t.shape}): a soft target must be a distribution (sum 1)")
+            raise messages.empty_target(t.shape)
         if r.n * r.k == 0:
             return SoftTarget(None), float(r.n) if mean else None
         y = rows.as_rows(t, r.axis, t.dtype.name)

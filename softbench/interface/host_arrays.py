@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from softbench.interface import messages
 from softbench.interface.dtypes import numpy_dtype, sum_tolerance
 from softbench.interface.labels import IGNORED, INVALID
 
@@ -18,6 +19,7 @@ __all__ = ["HostArrays", "Layout"]
 
 Array = Any
 
+_SPARSE = "scipy.sparse", "cupyx.scipy.sparse"
 _INT64, _UINT64 = np.dtype("int64"), np.dtype("uint64")
 _FEW = 32  # Python's own min and max of a list take less than asking NumPy
 _FSUM_MAX = 4096  # math.fsum is exact and cheap up to here, a tree of vector operations is faster beyond
@@ -44,18 +46,13 @@ class HostArrays:
         """
         if type(obj) is np.ndarray:
             return obj
-        kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
+        kind = messages.type_name(obj)
         if isinstance(obj, np.ma.MaskedArray):
-            raise TypeError(
-                f"{argument} is a masked array ({kind}), and masks are not supported: fill or drop masked entries first"
-            )
-        if kind.startswith("scipy.sparse"):
-            raise TypeError(f"{argument} is a sparse matrix ({kind}): pass a dense array, e.g. {argument}.toarray()")
+            raise messages.masked(argument, obj)
+        if type(obj).__module__.startswith(_SPARSE):
+            raise messages.sparse(argument, obj)
         if not isinstance(obj, (list, tuple, int, float)) and _on_device(obj):
-            raise TypeError(
-                f"{argument} is a {kind} on a device, and this backend computes in host memory: "
-                f"convert it with the backend's asarray(), or select a backend of that device"
-            )
+            raise messages.on_a_device(argument, obj)
         try:
             array = np.asarray(obj)
         except Exception as error:
@@ -164,10 +161,7 @@ class HostArrays:
         if bad.any():
             if validate:
                 row = int(bad.argmax())
-                raise ValueError(
-                    f"target[{row}] is {labels[row]}, which is no class: expected 0 <= label < {n_classes}"
-                    + ("" if ignore_index is None else f" or ignore_index={ignore_index}")
-                )
+                raise messages.no_class(row, labels[row], n_classes, ignore_index)
             wide = np.where(bad, INVALID, wide)
         if ignore_index is not None and ignored.any():
             wide = np.where(ignored, IGNORED, wide)
@@ -179,9 +173,7 @@ class HostArrays:
             return
         good = (values >= low) & (values <= high)
         where = np.unravel_index(int(good.argmin()), values.shape)
-        index = ", ".join(str(int(i)) for i in where)
-        bound = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
-        raise ValueError(f"{argument}[{index}] is {values[where]}, expected {bound}")
+        raise messages.out_of_range(argument, where, values[where], low, high)
 
     def check_distribution(self, y: Array) -> None:
         """ValueError naming the first row of soft targets ``(N, K)`` that is negative, NaN, or does not sum to 1.
@@ -193,13 +185,13 @@ class HostArrays:
             negative = y < 0
             if negative.any():
                 row, k = (int(i) for i in np.unravel_index(int(negative.argmax()), y.shape))
-                raise ValueError(f"target[{row}, {k}] is {y[row, k]}: soft targets must not be negative")
+                raise messages.negative_target(row, k, y[row, k])
         with np.errstate(over="ignore"):
             sums = y.sum(axis=1, dtype=np.promote_types(y.dtype, np.float64))
         good = np.abs(sums - 1.0) <= sum_tolerance(y.dtype.name)
         if not good.all():
             row = int(good.argmin())
-            raise ValueError(f"target row {row} sums to {sums[row]}: a soft target must be a distribution (sum 1)")
+            raise messages.not_a_distribution(row, sums[row])
 
     def soft_rows(
         self,

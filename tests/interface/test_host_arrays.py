@@ -63,7 +63,7 @@ def test_an_array_of_another_library_in_host_memory_is_converted():
 
 
 def test_what_makes_no_array_is_a_type_error_that_names_it():
-    with pytest.raises(TypeError, match=r"^probs must be an array, and a builtins\.list cannot be converted: "):
+    with pytest.raises(TypeError, match=r"^probs must be an array, and a list cannot be converted: "):
         HOST.accept([[1.0], [1.0, 2.0]], "probs")
     with pytest.raises(TypeError, match=r"^logits is a masked array \(numpy\.ma.*MaskedArray\).*: fill or drop"):
         HOST.accept(np.ma.masked_array([1.0], [True]), "logits")

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
+from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target, messages
 from softbench.interface.dtypes import numpy_dtype, sum_tolerance
 from softbench.interface.host_arrays import HostArrays, Layout
 from softbench_backends.cupy import plan
@@ -71,16 +71,10 @@ class CupyBackend(RowBackend):
         adopted = self.device.adopt(obj)
         if adopted is not None:
             return adopted
-        kind = f"{type(obj).__module__}.{type(obj).__qualname__}"
-        if "sparse" in type(obj).__module__:
-            raise TypeError(f"{argument} is a sparse matrix ({kind}): pass a dense array, e.g. {argument}.toarray()")
         host = super().accept(obj, argument)  # refuses what makes no array at all
         if argument == "class_weight":
             return self.asarray(host)
-        raise TypeError(
-            f"{argument} is a {kind} in host memory, and this backend computes on a CUDA device: convert it with the "
-            f"backend's asarray(), or select a backend for the CPU"
-        )
+        raise messages.in_host_memory(argument, obj)
 
     def wrap(self, result: Array, like: Any) -> Any:
         """``result`` as a Numba or torch array if ``like`` is one, else as a CuPy array; 0-d stays an array."""
@@ -191,10 +185,7 @@ class CupyBackend(RowBackend):
         self._flat(f"check_labels<{plan.LABEL_TYPES[given.dtype.name]}>", given.size, *arguments, first)
         row = self._found(first, given.size)
         if row is not None:
-            raise ValueError(
-                f"target[{row}] is {self._item(given, row)}, which is no class: expected 0 <= label < {n_classes}"
-                + ("" if ignore_index is None else f" or ignore_index={ignore_index}")
-            )
+            raise messages.no_class(row, self._item(given, row), n_classes, ignore_index)
         return out
 
     def check_range(self, values: Array, argument: str, low: float, high: float) -> None:
@@ -207,9 +198,8 @@ class CupyBackend(RowBackend):
         self._flat(name, given.size, given, np.int64(given.size), np.float64(low), np.float64(high), first)
         at = self._found(first, given.size)
         if at is not None:
-            where = ", ".join(str(int(i)) for i in np.unravel_index(at, values.shape))
-            bound = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
-            raise ValueError(f"{argument}[{where}] is {self._item(given, at)}, expected {bound}")
+            where = np.unravel_index(at, values.shape)
+            raise messages.out_of_range(argument, where, self._item(given, at), low, high)
 
     def check_distribution(self, y: Array) -> None:
         """ValueError naming the first row that is negative, NaN, or does not sum to 1; waits for the device."""
@@ -227,10 +217,10 @@ class CupyBackend(RowBackend):
         negative = np.flatnonzero(wrong < 0)
         if negative.size:
             at = int(negative[0])
-            raise ValueError(f"target[{row}, {at}] is {wrong[at]}: soft targets must not be negative")
+            raise messages.negative_target(row, at, wrong[at])
         with np.errstate(over="ignore", invalid="ignore"):
             total = wrong.sum()
-        raise ValueError(f"target row {row} sums to {total}: a soft target must be a distribution (sum 1)")
+        raise messages.not_a_distribution(row, total)
 
     def soft_rows(
         self,
@@ -424,9 +414,7 @@ class CupyBackend(RowBackend):
         if not wanted:
             return None
         if self.device.capturing():
-            raise RuntimeError(
-                "values cannot be checked while the stream is captured into a graph: pass validate=False"
-            )
+            raise messages.captured()
         return self.xp.full((1,), size, np.uint64)
 
     def _found(self, first: Array | None, size: int) -> int | None:

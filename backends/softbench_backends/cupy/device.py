@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from softbench.interface import messages
 from softbench.interface.dtypes import numpy_dtype
 from softbench.interface.host_arrays import Layout
 from softbench_backends.cupy.plan import BLOCK_BYTES, MOST_BLOCK_BYTES, MOST_BLOCKS, STAGED_SLOTS
@@ -172,10 +173,7 @@ class CupyDevice:
                 return None
         here = self.xp.cuda.runtime.getDevice()
         if obj.device.id != here:
-            raise TypeError(
-                f"an array lies on CUDA device {obj.device.id}, and the current device is {here}: "
-                f"enter `with cupy.cuda.Device({obj.device.id}):` first"
-            )
+            raise messages.on_another_device("an array", obj.device.id, here)
         return obj
 
     def _of_torch(self, tensor: Any) -> Array:

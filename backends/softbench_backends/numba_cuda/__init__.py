@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from softbench.interface import Array, Availability, Kind, RowBackend, SoftTarget, Target
+from softbench.interface import Array, Availability, Kind, RowBackend, SoftTarget, Target, messages
 from softbench.interface.dtypes import sum_tolerance
 from softbench.interface.host_arrays import Layout
 
@@ -144,11 +144,7 @@ class NumbaCudaBackend(RowBackend):
         if home is None:
             if argument == "class_weight":
                 return self.accept(self._to_device(super().accept(obj, argument)), argument)
-            kind = f"{type(obj).__module__}.{type(obj).__qualname__}".removeprefix("builtins.")
-            raise TypeError(
-                f"{argument} is a {kind} in host memory, and the numba_cuda backend computes on a device: "
-                f"copy it there with the backend's asarray()"
-            )
+            raise messages.in_host_memory(argument, obj)
         if argument in ("logits", "probs"):
             self._call.home = home
         elif home is not self._homes.NUMBA and home is not self._home:
@@ -245,10 +241,7 @@ class NumbaCudaBackend(RowBackend):
         if validate and labels.size:
             row = self._first_outside(out, -1.0, math.inf)
             if row is not None:
-                raise ValueError(
-                    f"target[{row}] is {self._item(labels, row)}, which is no class: expected 0 <= label < {n_classes}"
-                    + ("" if ignore_index is None else f" or ignore_index={ignore_index}")
-                )
+                raise messages.no_class(row, self._item(labels, row), n_classes, ignore_index)
         return out
 
     def check_range(self, values: View, argument: str, low: float, high: float) -> None:
@@ -259,9 +252,8 @@ class NumbaCudaBackend(RowBackend):
         i = self._first_outside(flat, low, high)
         if i is None:
             return
-        index = ", ".join(str(int(j)) for j in np.unravel_index(i, values.shape))
-        bound = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
-        raise ValueError(f"{argument}[{index}] is {self._item(flat, i)}, expected {bound}")
+        where = np.unravel_index(i, values.shape)
+        raise messages.out_of_range(argument, where, self._item(flat, i), low, high)
 
     def check_distribution(self, y: View) -> None:
         """ValueError naming the first row that is negative, NaN, or does not sum to 1; the host waits twice."""
@@ -270,14 +262,12 @@ class NumbaCudaBackend(RowBackend):
         i = self._first_outside(flat, 0.0, math.nan)  # a NaN is left to the sums
         if i is not None:
             row, column = divmod(i, k)
-            raise ValueError(f"target[{row}, {column}] is {self._item(flat, i)}: soft targets must not be negative")
+            raise messages.negative_target(row, column, self._item(flat, i))
         sums = self.empty((n,), "float64")
         self._totals.row_totals(y, sums, self._stream)
         bad = self._first_found(self._checks.find_far_from, sums, 1.0, sum_tolerance(y.dtype.name))
         if bad is not None:
-            raise ValueError(
-                f"target row {bad} sums to {self._item(sums, bad)}: a soft target must be a distribution (sum 1)"
-            )
+            raise messages.not_a_distribution(bad, self._item(sums, bad))
 
     def soft_rows(
         self,

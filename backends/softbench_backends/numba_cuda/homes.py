@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 from numba import cuda
 
+from softbench.interface import messages
 from softbench_backends.numba_cuda.device import SIMULATED
 from softbench_backends.numba_cuda.launch import checked, current_context
 from softbench_backends.numba_cuda.views import BFLOAT16, View, as_dtype, contiguous_strides
@@ -74,7 +75,7 @@ class NumbaHome(Home):
         strides = interface.get("strides")
         address, read_only = interface["data"]
         if interface.get("mask") is not None:
-            raise TypeError(f"{argument} is masked, and masks are not supported: fill or drop the masked entries first")
+            raise messages.masked(argument, array)
         return View(
             int(address or 0),
             shape,
@@ -247,10 +248,7 @@ else:
             driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, view.address
         )
         if int(error) == 0 and int(device) != int(current):
-            raise TypeError(
-                f"{argument} lies on CUDA device {int(device)}, and the current device is {int(current)}: "
-                f"make that current, or copy the array"
-            )
+            raise messages.on_another_device(argument, int(device), int(current))
 
     def _capturing(stream: int) -> bool:
         current_context()
@@ -277,10 +275,7 @@ else:
     def refuse_capture(stream: int) -> None:
         """RuntimeError if ``stream`` is being captured into a graph: then nothing may wait for it."""
         if _capturing(stream):
-            raise RuntimeError(
-                "values cannot be checked while a CUDA graph is captured, because the host would have to wait: "
-                "pass validate=False"
-            )
+            raise messages.captured()
 
     def read(view: View, stream: int) -> np.ndarray[Any, Any]:
         """A contiguous view's elements in host memory, when all work queued on ``stream`` is done."""

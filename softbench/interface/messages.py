@@ -1,0 +1,115 @@
+"""What is said of a wrong argument: each text once, whichever backend finds the fault.
+
+Every function makes the exception to raise. ``argument`` is the name of the public argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+__all__ = [
+    "captured",
+    "empty_target",
+    "in_host_memory",
+    "masked",
+    "negative_target",
+    "no_class",
+    "not_a_distribution",
+    "on_a_device",
+    "on_another_device",
+    "out_of_range",
+    "sparse",
+    "type_name",
+]
+
+
+_DISTRIBUTION: Final = "a soft target must be a distribution (sum 1)"
+
+
+def type_name(obj: Any) -> str:
+    """The type of ``obj`` with its module, as in ``numpy.ndarray``; built-in types by their name alone."""
+    return f"{type(obj).__module__}.{type(obj).__qualname__}".removeprefix("builtins.")
+
+
+# -- arrays --------------------------------------------------------------------------------------------
+
+
+def masked(argument: str, obj: Any) -> TypeError:
+    """A masked array."""
+    return TypeError(
+        f"{argument} is a masked array ({type_name(obj)}), and masks are not supported: "
+        f"fill or drop masked entries first"
+    )
+
+
+def sparse(argument: str, obj: Any) -> TypeError:
+    """A sparse matrix."""
+    return TypeError(f"{argument} is a sparse matrix ({type_name(obj)}): pass a dense array, e.g. {argument}.toarray()")
+
+
+def on_a_device(argument: str, obj: Any) -> TypeError:
+    """An array on a device, for a backend that computes in host memory."""
+    return TypeError(
+        f"{argument} is a {type_name(obj)} on a device, and this backend computes in host memory: "
+        f"convert it with the backend's asarray(), or select a backend of that device"
+    )
+
+
+def in_host_memory(argument: str, obj: Any) -> TypeError:
+    """An array in host memory, for a backend that computes on a device."""
+    return TypeError(
+        f"{argument} is a {type_name(obj)} in host memory, and this backend computes on a CUDA device: "
+        f"convert it with the backend's asarray(), or select a backend for the CPU"
+    )
+
+
+def on_another_device(argument: str, device: int, current: int) -> TypeError:
+    """An array on another CUDA device than the current one."""
+    return TypeError(
+        f"{argument} lies on CUDA device {device}, and the current device is {current}: make that device current "
+        f"(e.g. `with cupy.cuda.Device({device}):`), or copy the array"
+    )
+
+
+# -- values --------------------------------------------------------------------------------------------
+
+
+def no_class(row: int, label: Any, n_classes: int, ignore_index: int | None) -> ValueError:
+    """A label that is neither a class nor ``ignore_index``."""
+    ignored = "" if ignore_index is None else f" or ignore_index={ignore_index}"
+    return ValueError(f"target[{row}] is {label}, which is no class: expected 0 <= label < {n_classes}{ignored}")
+
+
+def out_of_range(argument: str, index: Sequence[Any], value: Any, low: float, high: float) -> ValueError:
+    """An entry that is NaN or outside ``[low, high]``."""
+    where = ", ".join(str(int(i)) for i in index)
+    bound = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+    return ValueError(f"{argument}[{where}] is {value}, expected {bound}")
+
+
+def negative_target(row: int, k: int, value: Any) -> ValueError:
+    """A soft target below 0."""
+    return ValueError(f"target[{row}, {k}] is {value}: soft targets must not be negative")
+
+
+def not_a_distribution(row: int, total: Any) -> ValueError:
+    """A soft target whose sum is NaN or too far from 1."""
+    return ValueError(f"target row {row} sums to {total}: {_DISTRIBUTION}")
+
+
+def empty_target(shape: tuple[int, ...]) -> ValueError:
+    """Soft targets over no classes, whose sum is 0."""
+    return ValueError(f"target rows are empty (shape {shape}): {_DISTRIBUTION}")
+
+
+# -- circumstances -------------------------------------------------------------------------------------
+
+
+def captured() -> RuntimeError:
+    """A check of values while a graph is captured, in which nothing can be waited for."""
+    return RuntimeError(
+        "values cannot be checked while a CUDA graph is captured, because the host would have to wait: "
+        "pass validate=False"
+    )
