@@ -106,7 +106,7 @@ def run(
     UnknownBackendError, BackendUnavailableError
         See `softbench.get_backend`; and for ``module:Class`` `softbench.conformance.subject.load`.
     ValueError
-        An unknown profile, or ``select`` matches no case.
+        An unknown profile, or a pattern of ``select`` that matches no case.
     """
     if profile not in PROFILES:
         raise ValueError(f"profile is {profile!r}, expected one of {', '.join(map(repr, PROFILES))}")
@@ -114,9 +114,12 @@ def run(
     chosen = contract.cases(profile)
     if select is not None:
         patterns = list(select)
+        idle = [pattern for pattern in patterns if not any(matches(pattern, case.id) for case in chosen)]
+        if idle:  # misspelt, perhaps: whoever asks would believe it judged
+            raise ValueError(f"no case of profile {profile!r} matches {', '.join(map(repr, idle))}")
+        if not patterns:
+            raise ValueError("select is empty, expected patterns of case ids, or None for all cases")
         chosen = [case for case in chosen if any(matches(pattern, case.id) for pattern in patterns)]
-        if not chosen:
-            raise ValueError(f"no case of profile {profile!r} matches {', '.join(map(repr, patterns))}")
     info = subject.be.info() if hasattr(subject.be, "info") else {}
     report = Report(subject.name, subject.kind, subject.cost, profile, info)
     start = time.perf_counter()

@@ -180,6 +180,10 @@ def test_arguments_of_run():
         run("numpy", "thorough")
     with pytest.raises(ValueError, match="no case"):
         run("numpy", select=["no-such-row"])
+    with pytest.raises(ValueError, match=r"no case of profile 'quick' matches 'smoothing\*'$"):
+        run("numpy", "quick", select=["nan-row", "smoothing*"])
+    with pytest.raises(ValueError, match="select is empty"):
+        run("numpy", select=[])
     with pytest.raises(UnknownBackendError, match="did you mean"):
         run("numpie")
     for form in (NumpyBackend, NumpyBackend(), Backend(NumpyBackend()), "softbench_backends.numpy:NumpyBackend"):
