@@ -68,7 +68,7 @@ def main() -> None:
             + (f", {counts['failed']} fail" if counts["failed"] else "")
             + ".\n\n| row | what differs | cases | an example |\n|---|---|---|---|\n"
         )
-        rows = {row.id: row for row in contract.all_rows()}
+        rows = {row.id: row for row in contract.all_requirements()}
         declared = __import__(f"softbench_peers.{name}", fromlist=["x"])
         cls = getattr(declared, PEERS[name].partition(":")[2])
         for row, why in cls.deviations.items():

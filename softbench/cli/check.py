@@ -106,7 +106,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _resolve(names: list[str]) -> tuple[list[tuple[str, Any]], dict[str, str]]:
     """The backends to judge, and why the others cannot be."""
-    from softbench.conformance.subject import load
+    from softbench.loading import load
     from softbench.registry import get_backend, list_backends
 
     subjects: list[tuple[str, Any]] = []
@@ -229,7 +229,7 @@ def _print_errors(console: Console, report: Report) -> None:
 def _print_failures(console: Console, report: Report) -> None:
     from softbench.conformance import contract
 
-    rows = {row.id: row for row in contract.all_rows()}
+    rows = {row.id: row for row in contract.all_requirements()}
     failures: dict[str, list[Result]] = {}
     for result in report.of("failed"):
         failures.setdefault(result.id.partition("/")[0], []).append(result)

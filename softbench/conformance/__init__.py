@@ -11,8 +11,8 @@ lines of ``softbench check``, the cases of pytest (`softbench.conformance.suite`
 
 from __future__ import annotations
 
-from softbench.conformance.case import Case, Profile, Row
+from softbench.conformance.case import Case, Profile, Requirement
+from softbench.conformance.failures import Failure
 from softbench.conformance.runner import Report, Result, run
-from softbench.conformance.subject import Failure
 
-__all__ = ["Case", "Failure", "Profile", "Report", "Result", "Row", "run"]
+__all__ = ["Case", "Failure", "Profile", "Report", "Requirement", "Result", "run"]

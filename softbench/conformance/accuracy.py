@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import batch
-from softbench.conformance.case import FLOATS, WIDE, Row, check
-from softbench.conformance.subject import Failure, NotApplicable, Subject
+from softbench.conformance.case import FLOATS, WIDE, Requirement, check
+from softbench.conformance.failures import Failure, NotApplicable
 from softbench.interface.dtypes import numpy_dtype
 
-__all__ = ["ROWS"]
+__all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
 Rng = np.random.Generator
@@ -115,14 +116,14 @@ _FORMS: Final[dict[str, tuple[str, str, dict[str, Any]]]] = {
 }
 
 
-def _within_gate(subject: Subject, form: str, dtype: str, family: str) -> None:
+def _within_gate(backend: BackendUnderTest, form: str, dtype: str, family: str) -> None:
     op, target, given = _FORMS[form]
-    if subject.cost == "simulated" and subject.profile == "quick" and family not in _TELLING:
+    if backend.cost == "simulated" and backend.profile == "quick" and family not in _TELLING:
         raise NotApplicable(f"the quick profile asks a simulator for logits of {', '.join(_TELLING)} only")
     failures: list[Failure] = []
-    ks = _KS.get(subject.profile, _KS["standard"])
-    for k in subject.ks(*ks) + ([200_000] if subject.profile == "deep" and subject.cost == "compiled" else []):
-        n = subject.rows_of(k, max(2, min(200, _ELEMENTS[subject.profile] // k)))
+    ks = _KS.get(backend.profile, _KS["standard"])
+    for k in backend.ks(*ks) + ([200_000] if backend.profile == "deep" and backend.cost == "compiled" else []):
+        n = backend.rows_of(k, max(2, min(200, _ELEMENTS[backend.profile] // k)))
         x = _logits(family, n, k, dtype).copy()
         parts = batch(n, k, dtype)
         options = {key: value for key, value in given.items() if key != "weights"}
@@ -136,10 +137,10 @@ def _within_gate(subject: Subject, form: str, dtype: str, family: str) -> None:
         y = {"": None, "index": labels, "soft": parts.q}[target]
         if target == "soft" and given.get("weights"):  # any float64 distribution: it is rounded with them
             y = np.random.default_rng([n, k]).dirichlet(np.ones(k), n)
-        result = subject.call(op, x, y, **options)
+        result = backend.call(op, x, y, **options)
         made = f"{'Dirichlet(1)' if op == 'log_loss' else family} {dtype}[{n},{k}]"
         try:
-            subject.judge(op, result, x, y, made=made, **options)
+            backend.judge(op, result, x, y, made=made, **options)
         except Failure as failure:  # the other sizes are judged too, so that the largest error is known
             failures.append(failure)
     if failures:
@@ -152,9 +153,9 @@ _OTHER: Final = tuple(form for form in _FORMS if form not in _PLAIN and "log_los
 
 def _gates(
     row: str, case: str, result: str, forms: tuple[str, ...], families: tuple[str, ...], few: tuple[str, ...]
-) -> Row:
+) -> Requirement:
     """A row of the table of gates, over ``families`` in float32 and float64 and ``few`` in half precision."""
-    return Row(
+    return Requirement(
         row,
         case,
         result,
@@ -167,7 +168,7 @@ _ALL: Final = tuple(FAMILIES)
 _FEW: Final = ("N(0,1)", "U(-600,600)", "offset-1e6", "ladder")
 _SOME: Final = ("N(0,1)", "N(0,30)", "offset-1e6", "dominant")
 
-ROWS = (
+REQUIREMENTS = (
     _gates("accuracy-softmax", "accuracy of softmax", "4 ulp (half precision: 1)", ("softmax",), _ALL, _FEW),
     _gates(
         "accuracy-log-softmax", "accuracy of log_softmax", "4 ulp (half precision: 1)", ("log_softmax",), _ALL, _FEW

@@ -62,10 +62,10 @@ def _compiles(backend: Any) -> bool:
 def main(names: Iterable[str]) -> None:
     """Judge backends by the quick profile from behind, and keep the verdicts to oneself."""
     from softbench.conformance import contract
-    from softbench.conformance.runner import judge_case, make_subject
+    from softbench.conformance.runner import judge_case, under_test
 
     for name in names:
-        subject = make_subject(name, "quick")
+        subject = under_test(name, "quick")
         for case in reversed(contract.cases("quick")):
             judge_case(subject, case)
 

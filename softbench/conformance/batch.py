@@ -12,7 +12,7 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from softbench.conformance.subject import Subject
+from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.interface.dtypes import numpy_dtype
 
 __all__ = ["VIEWS", "Batch", "View", "batch"]
@@ -106,10 +106,10 @@ class View:
         target = {"": None, "index": rows.labels, "soft": rows.q}[self.target]
         return rows.p if self.op == "log_loss" else rows.x, target, options
 
-    def run(self, subject: Subject, rows: Batch, **more: Any) -> Array:
+    def run(self, backend: BackendUnderTest, rows: Batch, **more: Any) -> Array:
         """The result, as an ndarray whose first axis is the rows'."""
         logits, target, options = self.arguments(rows)
-        result: Array = subject.call(self.op, logits, target, **options, **more)
+        result: Array = backend.call(self.op, logits, target, **options, **more)
         return result
 
 

@@ -1,7 +1,7 @@
 """What a case is: a row of the contract, a name, and a function that raises when a backend breaks the row.
 
 Most rows are data: an `Example` is a call and what it returns, for every dtype it lists. What cannot be said as
-one call is a function over a `softbench.conformance.subject.Subject`, made a `Case` by `check`.
+one call is a function over a `softbench.conformance.backend_under_test.BackendUnderTest`, made a `Case` by `check`.
 """
 
 from __future__ import annotations
@@ -10,23 +10,33 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn, get_args
+from typing import Any, Final, Literal, get_args
 
 import numpy as np
 
-from softbench.conformance.subject import Failure, NotApplicable, Subject, call_text, mismatch
+from softbench.conformance.backend_under_test import BackendUnderTest
+from softbench.conformance.failures import Failure, call_text, mismatch
 from softbench.interface.dtypes import numpy_dtype, result_dtype
 
-__all__ = ["FLOATS", "MAPS", "ORACLE", "PROFILES", "WIDE", "Case", "Example", "Profile", "Raises", "Row", "check"]
+__all__ = [
+    "FLOATS",
+    "ORACLE",
+    "PROFILES",
+    "WIDE",
+    "Case",
+    "Example",
+    "Profile",
+    "Raises",
+    "Requirement",
+    "check",
+]
 
 Profile = Literal["quick", "standard", "deep"]
 PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 
 FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 WIDE: Final = ("float32", "float64")
-MAPS: Final = ("softmax", "log_softmax")
 
-_PER_ROW: Final = frozenset({"logsumexp", "loss", "log_loss"})
 _FUSED: Final = {"loss": 0, "gradient": 1}  # which of loss_and_gradient's results
 
 
@@ -54,10 +64,10 @@ class Raises:
 class Case:
     """One line of the verdict."""
 
-    row: str
-    """Id of the `Row` it belongs to."""
+    requirement: str
+    """Id of the `Requirement` it belongs to."""
     name: str
-    check: Callable[[Subject], None]
+    check: Callable[[BackendUnderTest], None]
     """Raises `Failure` (or anything else) when the backend is wrong, `NotApplicable` when it cannot be asked."""
     needs: frozenset[str] = frozenset()
     """``host`` (arrays in host memory), or modules that must be importable: ``pandas``, ``ml_dtypes``."""
@@ -68,8 +78,8 @@ class Case:
 
     @property
     def id(self) -> str:
-        """Unique name, ``row/name``."""
-        return f"{self.row}/{self.name}"
+        """Unique name, ``requirement/name``."""
+        return f"{self.requirement}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,7 @@ class Example:
         """The call as one would write it."""
         return call_text(self.op, self.logits, self.target, self.options)
 
-    def run(self, subject: Subject, dtype: str) -> None:
+    def run(self, backend: BackendUnderTest, dtype: str) -> None:
         """Judge one call; a loss or gradient is asked of ``loss_and_gradient`` too."""
         logits = self.logits(dtype) if callable(self.logits) else np.asarray(self.logits)
         logits = logits.astype(numpy_dtype(dtype)) if logits.dtype.name != dtype else logits
@@ -114,16 +124,16 @@ class Example:
         for op, part in calls:
             said = call_text(op, logits, self.target, self.options)
             if isinstance(self.expect, Raises):
-                must_raise(subject, self.expect, op, logits, target, options)
+                must_raise(backend, self.expect, op, logits, target, options)
                 continue
-            result = subject.call(op, logits, target, **options)
+            result = backend.call(op, logits, target, **options)
             if part is not None:
                 result = result[part]
             form = _result_dtype(self.op, dtype, self.options.get("reduction", "mean"))
             if result.dtype.name != form:
                 raise Failure(f"{said} has dtype {result.dtype.name}, expected {form}")
             if self.expect is ORACLE:
-                subject.judge(self.op, result, logits, target, **options)
+                backend.judge(self.op, result, logits, target, **options)
             else:
                 expected = np.asarray(self.expect).astype(numpy_dtype(form))
                 mismatch(result, expected, said, signed=self.signed)
@@ -142,12 +152,12 @@ def _needs(*dtypes: str) -> frozenset[str]:
 
 
 def must_raise(
-    subject: Subject, expected: Raises, op: str, logits: Any, target: Any, options: Mapping[str, Any]
+    backend: BackendUnderTest, expected: Raises, op: str, logits: Any, target: Any, options: Mapping[str, Any]
 ) -> None:
     """The call must raise ``expected``; nothing else, and not return."""
     said = call_text(op, logits, target, options)
     try:
-        result = subject.call(op, logits, target, **options)
+        result = backend.call(op, logits, target, **options)
     except expected.error as error:
         message = str(error)
         for word in expected.mentions:
@@ -162,7 +172,7 @@ def must_raise(
 
 
 @dataclass(frozen=True)
-class Row:
+class Requirement:
     """A row of the contract: what case it is, what must come of it, and the cases that decide."""
 
     id: str
@@ -170,7 +180,6 @@ class Row:
     result: str
     examples: tuple[Example, ...] = ()
     checks: tuple[Case, ...] = ()
-    section: str = ""
 
     def cases(self) -> list[Case]:
         """All of them, examples first."""
@@ -187,7 +196,7 @@ def check(
     max_k: int = 0,
     **parameters: Iterable[Any],
 ) -> tuple[Case, ...]:
-    """Cases from ``function(subject, **choice)``, one for every combination of the lists in ``parameters``."""
+    """Cases from ``function(backend, **choice)``, one for every combination of the lists in ``parameters``."""
     stem = name or function.__name__.strip("_").replace("_", "-")
     found = []
     for values in itertools.product(*parameters.values()):
@@ -195,8 +204,8 @@ def check(
         label = "-".join([stem, *(_label(value) for value in values)])
         wanted = frozenset(needs) | _needs(*(value for value in values if isinstance(value, str)))
 
-        def run(subject: Subject, choice: dict[str, Any] = choice) -> None:
-            function(subject, **choice)
+        def run(backend: BackendUnderTest, choice: dict[str, Any] = choice) -> None:
+            function(backend, **choice)
 
         found.append(Case(row, label, run, wanted, profile, max_k))
     return tuple(found)
@@ -204,8 +213,3 @@ def check(
 
 def _label(value: Any) -> str:
     return str(getattr(value, "name", value)).replace(" ", "-")
-
-
-def not_applicable(reason: str) -> NoReturn:
-    """Leave a case undecided, saying why."""
-    raise NotApplicable(reason)

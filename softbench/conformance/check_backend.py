@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from softbench.conformance.case import Case
-from softbench.conformance.pytest_plugin import chosen_backends, parametrize, subject_or_skip
-from softbench.conformance.suite import report_case
+from softbench.conformance.suite import backend_or_skip, chosen_backends, parametrize, report_case
 from softbench.registry import list_backends
 
 
@@ -18,6 +17,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def test_contract(backend: str, contract_case: Case | None, request: pytest.FixtureRequest) -> None:
     """The backend keeps this line of the contract, or declares that it does not."""
-    subject = subject_or_skip(backend, request.config.getoption("--conformance-profile"))
+    found = backend_or_skip(backend, request.config.getoption("--conformance-profile"))
     assert contract_case is not None
-    report_case(subject, contract_case)
+    report_case(found, contract_case)

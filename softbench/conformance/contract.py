@@ -14,23 +14,23 @@ from softbench.conformance import (
     invariants,
     sweeps,
 )
-from softbench.conformance.case import PROFILES, Case, Profile, Row
+from softbench.conformance.case import PROFILES, Case, Profile, Requirement
 
-__all__ = ["SECTIONS", "all_cases", "all_rows", "cases"]
+__all__ = ["SECTIONS", "all_cases", "all_requirements", "cases"]
 
-SECTIONS: Final[dict[str, tuple[Row, ...]]] = {
-    "Values": contract_values.ROWS,
-    "Inputs": contract_inputs.ROWS,
-    "Targets and options": contract_targets.ROWS,
-    "Calls": contract_calls.ROWS,
-    "Accuracy": accuracy.ROWS,
-    "Invariants": invariants.ROWS,
-    "Sweeps": sweeps.ROWS,
+SECTIONS: Final[dict[str, tuple[Requirement, ...]]] = {
+    "Values": contract_values.REQUIREMENTS,
+    "Inputs": contract_inputs.REQUIREMENTS,
+    "Targets and options": contract_targets.REQUIREMENTS,
+    "Calls": contract_calls.REQUIREMENTS,
+    "Accuracy": accuracy.REQUIREMENTS,
+    "Invariants": invariants.REQUIREMENTS,
+    "Sweeps": sweeps.REQUIREMENTS,
 }
 """Rows by subject, in the order in which they are judged and printed."""
 
 
-def all_rows() -> list[Row]:
+def all_requirements() -> list[Requirement]:
     """Every row of the contract."""
     return [row for rows in SECTIONS.values() for row in rows]
 
@@ -38,7 +38,7 @@ def all_rows() -> list[Row]:
 @functools.cache
 def all_cases() -> tuple[Case, ...]:
     """Every case, of every profile."""
-    found = tuple(case for row in all_rows() for case in row.cases())
+    found = tuple(case for row in all_requirements() for case in row.cases())
     if len({case.id for case in found}) != len(found):
         seen: set[str] = set()
         twice = [case.id for case in found if case.id in seen or seen.add(case.id)]  # type: ignore[func-returns-value]

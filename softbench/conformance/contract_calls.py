@@ -16,12 +16,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, Batch, View, batch
-from softbench.conformance.case import FLOATS, WIDE, Row, check
-from softbench.conformance.subject import Failure, NotApplicable, Subject, mismatch
+from softbench.conformance.case import FLOATS, WIDE, Requirement, check
+from softbench.conformance.failures import Failure, NotApplicable, mismatch
 from softbench.interface.dtypes import numpy_dtype
 
-__all__ = ["ROWS"]
+__all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
 _MAPS: Final = [view for view in VIEWS if view.maps]
@@ -30,65 +31,65 @@ _GARBAGE: Final = 777.0
 # -- out -----------------------------------------------------------------------------------------------
 
 
-def _into(subject: Subject, view: View, rows: Batch, logits: Any, out: Any, **more: Any) -> Any:
+def _into(backend: BackendUnderTest, view: View, rows: Batch, logits: Any, out: Any, **more: Any) -> Any:
     """A call with ``out=``, arrays of the backend passed as they are."""
     _, target, options = view.arguments(rows)
     if "sample_weight" in options:
-        options["sample_weight"] = subject.put(options["sample_weight"])
-    arguments = [logits] if target is None else [logits, subject.put(target)]
-    return getattr(subject.be, view.op)(*arguments, out=out, **options, **more)
+        options["sample_weight"] = backend.put(options["sample_weight"])
+    arguments = [logits] if target is None else [logits, backend.put(target)]
+    return getattr(backend.be, view.op)(*arguments, out=out, **options, **more)
 
 
-def _filled(subject: Subject, view: View, dtype: str) -> None:
+def _filled(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """``out`` full of garbage comes back itself, every entry written, with the bits of the call without it."""
-    for k in subject.ks(1, 5, 67, 1000):
-        rows = batch(subject.rows_of(k, 9), k, dtype)
-        due = view.run(subject, rows)
-        out = subject.put(np.full(rows.x.shape, _GARBAGE).astype(rows.x.dtype))
-        result = _into(subject, view, rows, subject.put(rows.x), out)
+    for k in backend.ks(1, 5, 67, 1000):
+        rows = batch(backend.rows_of(k, 9), k, dtype)
+        due = view.run(backend, rows)
+        out = backend.put(np.full(rows.x.shape, _GARBAGE).astype(rows.x.dtype))
+        result = _into(backend, view, rows, backend.put(rows.x), out)
         if result is not out:
             raise Failure(f"{view.name}(..., out=out) returns another object than out")
-        mismatch(subject.get(out), due, f"{view.name} of {dtype} {rows.x.shape} into out=", than=" (without out)")
+        mismatch(backend.get(out), due, f"{view.name} of {dtype} {rows.x.shape} into out=", than=" (without out)")
 
 
-def _fused_filled(subject: Subject, dtype: str) -> None:
-    rows = batch(subject.rows_of(9, 5), 9, dtype)
+def _fused_filled(backend: BackendUnderTest, dtype: str) -> None:
+    rows = batch(backend.rows_of(9, 5), 9, dtype)
     labels = rows.known
-    out = subject.put(np.full(rows.x.shape, _GARBAGE).astype(rows.x.dtype))
-    _, gradient = subject.be.loss_and_gradient(subject.put(rows.x), subject.put(labels), out=out)
+    out = backend.put(np.full(rows.x.shape, _GARBAGE).astype(rows.x.dtype))
+    _, gradient = backend.be.loss_and_gradient(backend.put(rows.x), backend.put(labels), out=out)
     if gradient is not out:
         raise Failure("loss_and_gradient(..., out=out) returns another gradient than out")
-    mismatch(subject.get(out), subject.call("gradient", rows.x, labels), f"loss_and_gradient of {dtype} into out=")
+    mismatch(backend.get(out), backend.call("gradient", rows.x, labels), f"loss_and_gradient of {dtype} into out=")
 
 
-def _in_place(subject: Subject, view: View, dtype: str) -> None:
+def _in_place(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """``out`` may be the logits."""
-    for k in subject.ks(1, 5, 67, 1000, 30000):
-        rows = batch(subject.rows_of(k, 9), k, dtype)
-        due = view.run(subject, rows)
-        own = subject.put(np.array(rows.x))
-        result = _into(subject, view, rows, own, own)
+    for k in backend.ks(1, 5, 67, 1000, 30000):
+        rows = batch(backend.rows_of(k, 9), k, dtype)
+        due = view.run(backend, rows)
+        own = backend.put(np.array(rows.x))
+        result = _into(backend, view, rows, own, own)
         if result is not own:
             raise Failure(f"{view.name}(x, out=x) returns another object than x")
-        mismatch(subject.get(own), due, f"{view.name} of {dtype} {rows.x.shape} in place", than=" (not in place)")
+        mismatch(backend.get(own), due, f"{view.name} of {dtype} {rows.x.shape} in place", than=" (not in place)")
 
 
-def _out_along_axis(subject: Subject, view: View) -> None:
+def _out_along_axis(backend: BackendUnderTest, view: View) -> None:
     """``out`` for an axis that is not the last, and ``out`` of another layout than the logits."""
     rows = batch(6, 4, "float64")
-    due = view.run(subject, rows)
+    due = view.run(backend, rows)
     _, target, options = view.arguments(rows)
     if view.target == "soft":
         target = target.T.copy()
     if "sample_weight" in options:
-        options["sample_weight"] = subject.put(options["sample_weight"])
-    out = subject.put(np.full((4, 6), _GARBAGE))
-    arguments = [subject.put(rows.x.T.copy())] + ([] if target is None else [subject.put(target)])
-    getattr(subject.be, view.op)(*arguments, axis=0, out=out, **options)
-    mismatch(subject.get(out), due.T, f"{view.name} along axis 0 into out=", than=" (without out)")
-    if subject.host:
+        options["sample_weight"] = backend.put(options["sample_weight"])
+    out = backend.put(np.full((4, 6), _GARBAGE))
+    arguments = [backend.put(rows.x.T.copy())] + ([] if target is None else [backend.put(target)])
+    getattr(backend.be, view.op)(*arguments, axis=0, out=out, **options)
+    mismatch(backend.get(out), due.T, f"{view.name} along axis 0 into out=", than=" (without out)")
+    if backend.host:
         wide = np.full((6, 8), _GARBAGE)
-        _into(subject, view, rows, rows.x, wide[:, ::2])
+        _into(backend, view, rows, rows.x, wide[:, ::2])
         mismatch(wide[:, ::2], due, f"{view.name} into a strided out=", than=" (without out)")
         if not (wide[:, 1::2] == _GARBAGE).all():
             raise Failure(f"{view.name} into a strided out= wrote between its entries")
@@ -96,7 +97,7 @@ def _out_along_axis(subject: Subject, view: View) -> None:
             ("Fortran-ordered", np.full((6, 4), _GARBAGE, order="F")),
             ("reversed", np.full((6, 4), _GARBAGE)[::-1]),
         ):
-            _into(subject, view, rows, rows.x, other)
+            _into(backend, view, rows, rows.x, other)
             mismatch(other, due, f"{view.name} into a {form} out=", than=" (without out)")
 
 
@@ -133,13 +134,13 @@ def _bad_out(name: str, x: Array) -> tuple[Any, Any]:
     return big[step : step + x.size].reshape(x.shape), logits
 
 
-def _refused_out(subject: Subject, bad: str, view: View) -> None:
+def _refused_out(backend: BackendUnderTest, bad: str, view: View) -> None:
     """ValueError, and ``out`` as it was."""
     rows = batch(6, 4, "float64")
     out, logits = _bad_out(bad, np.array(rows.x))
     before = np.array(out)
     try:
-        _into(subject, view, rows, subject.put(logits), subject.put(out))
+        _into(backend, view, rows, backend.put(logits), backend.put(out))
     except ValueError:
         if np.array(out).tobytes() != before.tobytes():
             raise Failure(f"{view.name} wrote to the out= that it refused ({bad})") from None
@@ -151,7 +152,7 @@ def _refused_out(subject: Subject, bad: str, view: View) -> None:
     raise Failure(f"{view.name} accepts an out= that must be refused: {bad}")
 
 
-def _out_is_target(subject: Subject, op: str) -> None:
+def _out_is_target(backend: BackendUnderTest, op: str) -> None:
     """``out`` may not be, nor overlap, the soft target or the weights."""
     rows = batch(4, 4, "float64")
     for name in ("target", "sample_weight", "class_weight"):
@@ -163,7 +164,7 @@ def _out_is_target(subject: Subject, op: str) -> None:
             options[name] = out.reshape(-1)[:4]
         before = out.tobytes()
         try:
-            getattr(subject.be, op)(rows.x, target, out=out, validate=False, **options)
+            getattr(backend.be, op)(rows.x, target, out=out, validate=False, **options)
         except ValueError:
             if out.tobytes() != before:
                 raise Failure(f"{op} wrote to its {name} before it refused it as out=") from None
@@ -171,7 +172,7 @@ def _out_is_target(subject: Subject, op: str) -> None:
         raise Failure(f"{op} accepts an out= that shares memory with {name}")
 
 
-def _untouched(subject: Subject, op: str, wrong: str) -> None:
+def _untouched(backend: BackendUnderTest, op: str, wrong: str) -> None:
     """An error of any argument leaves ``out`` as it was."""
     rows = batch(4, 5, "float64")
     labels = rows.known
@@ -187,12 +188,12 @@ def _untouched(subject: Subject, op: str, wrong: str) -> None:
     elif wrong == "class-weight":
         options = {"class_weight": -rows.w}
     elif wrong == "sample-weight":
-        options = {"sample_weight": subject.put(-rows.s)}
-    out = subject.put(np.full(rows.x.shape, _GARBAGE))
+        options = {"sample_weight": backend.put(-rows.s)}
+    out = backend.put(np.full(rows.x.shape, _GARBAGE))
     try:
-        getattr(subject.be, op)(subject.put(rows.x), subject.put(labels), out=out, **options)
+        getattr(backend.be, op)(backend.put(rows.x), backend.put(labels), out=out, **options)
     except ValueError:
-        if not (subject.get(out) == _GARBAGE).all():
+        if not (backend.get(out) == _GARBAGE).all():
             raise Failure(f"{op} wrote to out before it raised on a wrong {wrong}") from None
         return
     raise Failure(f"{op} accepts a wrong {wrong}")
@@ -201,7 +202,7 @@ def _untouched(subject: Subject, op: str, wrong: str) -> None:
 _REFUSED: Final = ("dtype", "integers", "rows", "classes", "transposed", "one-row", "byte-swapped")
 _REFUSED_HOST: Final = ("read-only", "zero-stride", "overlap-one-entry", "overlap-one-row", "overlap-reversed")
 
-OUT = Row(
+OUT = Requirement(
     "out",
     "out=",
     "exact alias of the logits is fine (never of the target) and bitwise equal; partial overlap, wrong dtype or shape, "
@@ -226,64 +227,64 @@ OUT = Row(
 # -- determinism ---------------------------------------------------------------------------------------
 
 
-def _shapes(subject: Subject) -> list[tuple[int, int]]:
+def _shapes(backend: BackendUnderTest) -> list[tuple[int, int]]:
     """Shapes around the sizes at which kernels change their ways."""
-    if subject.cost == "compiled" and subject.profile == "quick":
+    if backend.cost == "compiled" and backend.profile == "quick":
         return [(5, 3), (300, 10), (40, 1000), (3, 30000)]
     return {
         "compiled": [(2, 1), (5, 3), (300, 10), (65, 64), (40, 1000), (7, 4097), (3, 30000)],
         "interpreted": [(2, 1), (7, 10), (4, 129)],
         "simulated": [(2, 37)],
-    }[subject.cost]
+    }[backend.cost]
 
 
-def _repeated(subject: Subject, view: View, dtype: str) -> None:
+def _repeated(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """The same call gives the same bits, and no result changes when the next one is made."""
-    for n, k in _shapes(subject):
+    for n, k in _shapes(backend):
         rows = batch(n, k, dtype)
-        first = view.run(subject, rows)
+        first = view.run(backend, rows)
         kept = np.array(first)
-        view.run(subject, batch(n, k, dtype, 5.0, seed=1))
+        view.run(backend, batch(n, k, dtype, 5.0, seed=1))
         mismatch(
             first, kept, f"{view.name} of {dtype} {(n, k)}, after a call on other logits,", than=" as it was before"
         )
-        for _ in range(1 if subject.cost == "simulated" else 2):
-            mismatch(view.run(subject, rows), kept, f"{view.name} of {dtype} {(n, k)}, repeated,", than=" (first time)")
+        for _ in range(1 if backend.cost == "simulated" else 2):
+            mismatch(view.run(backend, rows), kept, f"{view.name} of {dtype} {(n, k)}, repeated,", than=" (first time)")
 
 
-def _fresh(subject: Subject, view: View) -> None:
+def _fresh(backend: BackendUnderTest, view: View) -> None:
     """Logits changed in place, at the same address, give new results."""
     rows = batch(4, 6, "float64")
     x, p = np.array(rows.x), np.array(rows.p)
     own = Batch(x, p, rows.labels, rows.q, rows.s, rows.w)
-    view.run(subject, own)
+    view.run(backend, own)
     other = batch(4, 6, "float64", 5.0, seed=1)
     x[...], p[...] = other.x, other.p
     fresh = Batch(np.array(x), np.array(p), rows.labels, rows.q, rows.s, rows.w)
     said = f"{view.name} of logits changed in place since the last call"
-    mismatch(view.run(subject, own), view.run(subject, fresh), said, than=" (a copy of them)")
+    mismatch(view.run(backend, own), view.run(backend, fresh), said, than=" (a copy of them)")
 
 
-def _alone(subject: Subject, view: View, dtype: str) -> None:
+def _alone(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """A row gives the same bits alone, in part of a batch, and in a batch in another order."""
-    for n, k in _shapes(subject):
+    for n, k in _shapes(backend):
         rows = batch(n, k, dtype)
-        whole = view.run(subject, rows)
+        whole = view.run(backend, rows)
         said = f"{view.name} of {dtype} rows of {k}:"
         some = range(n) if n * k < 2000 else [0, 1, n // 2, n - 1]
-        if subject.cost == "simulated":
+        if backend.cost == "simulated":
             some = [n - 1]
         for i in some:
-            alone = view.run(subject, rows.take(slice(i, i + 1)))
+            alone = view.run(backend, rows.take(slice(i, i + 1)))
             mismatch(alone, whole[i : i + 1], f"{said} row {i} alone", than=f" (in a batch of {n})")
-        if subject.cost != "simulated":
+        if backend.cost != "simulated":
             mismatch(
-                view.run(subject, rows.take(slice(0, n - 1))),
+                view.run(backend, rows.take(slice(0, n - 1))),
                 whole[:-1],
                 f"{said} the first {n - 1} rows",
                 than=f" (of {n})",
             )
-        mismatch(view.run(subject, rows.take(slice(None, None, -1))), whole[::-1], f"{said} rows reversed")
+        mismatch(view.run(backend, rows.take(slice(None, None, -1))), whole[::-1], f"{said} rows reversed")
 
 
 def _loud(x: Array) -> Array:
@@ -298,19 +299,19 @@ _NEIGHBOURS: Final[dict[str, Callable[[Array], Array]]] = {
 }
 
 
-def _beside(subject: Subject, view: View, dtype: str) -> None:
+def _beside(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """A row does not notice that its neighbours have other magnitudes, or no finite probabilities."""
     for n, k in ((4, 9), (3, 70)):
         rows = batch(n, k, dtype)
-        due = view.run(subject, rows)[::2]
+        due = view.run(backend, rows)[::2]
         for what, change in _NEIGHBOURS.items():
             changed = rows.shifted(rows.x.copy())
             changed.x[1::2] = change(changed.x[1::2])
             said = f"{view.name} of {dtype} {(n, k)}, odd rows {what}: even rows"
-            mismatch(view.run(subject, changed)[::2], due, said, than=" (as before)")
+            mismatch(view.run(backend, changed)[::2], due, said, than=" (as before)")
 
 
-def _threads(subject: Subject, view: View, dtype: str) -> None:
+def _threads(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """One thread and all threads give the same bits, at sizes worth several threads."""
     numba = sys.modules.get("numba")
     if numba is None or numba.config.NUMBA_NUM_THREADS < 2:
@@ -322,13 +323,13 @@ def _threads(subject: Subject, view: View, dtype: str) -> None:
             results = []
             for count in (1, numba.config.NUMBA_NUM_THREADS):
                 numba.set_num_threads(count)
-                results.append(view.run(subject, rows))
+                results.append(view.run(backend, rows))
             mismatch(results[0], results[1], f"{view.name} of {dtype} {(n, k)} with one thread", than=" (several)")
     finally:
         numba.set_num_threads(before)
 
 
-DETERMINISM = Row(
+DETERMINISM = Requirement(
     "determinism",
     "determinism",
     "bit-for-bit equal across runs, thread counts, chunk sizes, layouts and batch composition (a row alone == the row "
@@ -354,12 +355,12 @@ DETERMINISM = Row(
 _PATIENCE: Final = 60.0  # seconds until a thread or child counts as hanging
 
 
-def _many_threads(subject: Subject, count: int) -> None:
+def _many_threads(backend: BackendUnderTest, count: int) -> None:
     """Python threads that call the backend at once get what one thread gets."""
-    shapes = {"compiled": [(64, 10), (300, 1000)], "interpreted": [(3, 20)], "simulated": [(2, 5)]}[subject.cost]
+    shapes = {"compiled": [(64, 10), (300, 1000)], "interpreted": [(3, 20)], "simulated": [(2, 5)]}[backend.cost]
     # Neighbours are in the same function at once, and take turns often: a shared buffer gives itself away.
     work = [(view, batch(n, k, "float32", seed=seed)) for view in VIEWS for seed in range(2) for n, k in shapes]
-    due = [view.run(subject, rows) for view, rows in work]
+    due = [view.run(backend, rows) for view, rows in work]
     errors: list[BaseException] = []
     barrier = threading.Barrier(count)
 
@@ -369,7 +370,7 @@ def _many_threads(subject: Subject, count: int) -> None:
             for i in range(len(work)):
                 view, rows = work[(start + i) % len(work)]
                 mismatch(
-                    view.run(subject, rows),
+                    view.run(backend, rows),
                     due[(start + i) % len(work)],
                     f"{view.name} of float32 {rows.x.shape} in one of {count} threads",
                     than=" (in one thread)",
@@ -394,20 +395,20 @@ def _many_threads(subject: Subject, count: int) -> None:
         raise errors[0]
 
 
-def _forked(subject: Subject) -> None:
+def _forked(backend: BackendUnderTest) -> None:
     """A forked child gets the parent's bits, or an exception; it neither hangs nor dies."""
     if not hasattr(os, "fork"):
         raise NotApplicable("no os.fork on this system")
     view = next(view for view in VIEWS if view.name == "gradient")
-    rows = batch(300, 200, "float32") if subject.cost == "compiled" else batch(2, 5, "float32")
-    due = view.run(subject, rows).tobytes()
+    rows = batch(300, 200, "float32") if backend.cost == "compiled" else batch(2, 5, "float32")
+    due = view.run(backend, rows).tobytes()
     read, write = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that forking beside threads is dangerous is the point
         child = os.fork()
     if child == 0:
         try:
-            same = b"1" if view.run(subject, rows).tobytes() == due else b"0"
+            same = b"1" if view.run(backend, rows).tobytes() == due else b"0"
         except Exception:
             same = b"1"  # it raises: allowed
         finally:
@@ -430,7 +431,7 @@ def _forked(subject: Subject) -> None:
         raise Failure(f"{view.name} in a forked child gives other bits than in its parent")
 
 
-CONCURRENCY = Row(
+CONCURRENCY = Requirement(
     "concurrency",
     "concurrency",
     "many Python threads may call one backend at once; a forked child works or raises, never hangs or dies",
@@ -442,7 +443,7 @@ CONCURRENCY = Row(
 # -- size ----------------------------------------------------------------------------------------------
 
 
-def _beyond_32_bits(subject: Subject, op: str) -> None:
+def _beyond_32_bits(backend: BackendUnderTest, op: str) -> None:
     """More than 2**31 logits, the ones that matter at the end. Untouched pages of zeros cost no memory."""
     k, n = 1 << 20, 2049 + 2
     needed = 4 * k * n
@@ -452,19 +453,19 @@ def _beyond_32_bits(subject: Subject, op: str) -> None:
         raise NotApplicable(f"{needed >> 30} GiB of address space cannot be had") from None
     x[-1, -1] = x[-2, 3] = 50.0
     if op == "argmax":
-        result = subject.call("argmax", x)
+        result = backend.call("argmax", x)
         due = np.zeros(n, np.int64)
         due[-1], due[-2] = k - 1, 3
         mismatch(result, due, f"argmax of {n} x 2**20 zeros but for (-1, -1) and (-2, 3)")
         return
-    result = subject.call("logsumexp", x[-3:])
-    whole = subject.call("logsumexp", x)
+    result = backend.call("logsumexp", x[-3:])
+    whole = backend.call("logsumexp", x)
     mismatch(
         whole[-3:], result, f"logsumexp of {n} x 2**20 float32 ({n * k} logits): the last three rows", than=" (alone)"
     )
 
 
-SIZE = Row(
+SIZE = Requirement(
     "size",
     "more than 2^31 elements",
     "64-bit indexing everywhere",
@@ -477,7 +478,7 @@ SIZE = Row(
 # -- errors --------------------------------------------------------------------------------------------
 
 
-def _quiet(subject: Subject, view: View, dtype: str) -> None:
+def _quiet(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """Nothing printed, and for finite logits no RuntimeWarning either."""
     top = float(np.finfo(numpy_dtype(dtype)).max) if dtype != "bfloat16" else 3e38
     finite = [[top, -top, 0.0], [0.0, 0.0, 0.0], [-80.0, 5.0, 3.0], [-top, -top, -top], [1e-3, 60.0, -60.0]]
@@ -492,10 +493,10 @@ def _quiet(subject: Subject, view: View, dtype: str) -> None:
             contextlib.redirect_stderr(err),
         ):
             warnings.simplefilter("always")
-            view.run(subject, rows)
+            view.run(backend, rows)
             if view.target:
                 logits, target, options = view.arguments(rows)
-                subject.call(view.op, logits, target, **{**options, "reduction": "mean"})
+                backend.call(view.op, logits, target, **{**options, "reduction": "mean"})
         said = f"{view.name} of {dtype} {values}"
         leaked = [w for w in caught if issubclass(w.category, RuntimeWarning)]
         if leaked and values is finite:
@@ -504,20 +505,20 @@ def _quiet(subject: Subject, view: View, dtype: str) -> None:
             raise Failure(f"{said} prints {(out.getvalue() + err.getvalue())[:200]!r}")
 
 
-def _quiet_weights(subject: Subject, view: View, dtype: str) -> None:
+def _quiet_weights(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """No RuntimeWarning for finite logits either where weights take results beyond the dtype."""
     rows = batch(3, 4, dtype)
     rows.s[:], rows.w[:] = 1e200, 1e100
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        view.run(subject, rows)
+        view.run(backend, rows)
     leaked = [w for w in caught if issubclass(w.category, RuntimeWarning)]
     if leaked:
         said = f"{view.name} of {dtype} {rows.x.shape} with sample weights of 1e200 and class weights of 1e100"
         raise Failure(f"{said} warns: {leaked[0].category.__name__}: {leaked[0].message}")
 
 
-ERRORS = Row(
+ERRORS = Requirement(
     "errors",
     "errors",
     "nothing is printed, no RuntimeWarning leaks for finite input, `out` untouched when an error is raised before "
@@ -533,4 +534,4 @@ ERRORS = Row(
     ),
 )
 
-ROWS = (OUT, DETERMINISM, CONCURRENCY, SIZE, ERRORS)
+REQUIREMENTS = (OUT, DETERMINISM, CONCURRENCY, SIZE, ERRORS)

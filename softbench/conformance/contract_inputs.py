@@ -14,11 +14,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.exceptions import AxisError
 
+from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, Batch, View, batch
-from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Row, check, must_raise
-from softbench.conformance.subject import Failure, NotApplicable, Subject, mismatch
+from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Requirement, check, must_raise
+from softbench.conformance.failures import Failure, NotApplicable, mismatch
 
-__all__ = ["ROWS"]
+__all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
 _NONE: Final = {"reduction": "none"}
@@ -73,16 +74,16 @@ def _relaid(rows: Batch, lay: Callable[[Array], Array]) -> Batch:
     return Batch(*(lay(part) for part in (rows.x, rows.p, rows.labels, rows.q, rows.s, rows.w)))
 
 
-def _layout(subject: Subject, layout: str, view: View, dtype: str) -> None:
+def _layout(backend: BackendUnderTest, layout: str, view: View, dtype: str) -> None:
     """Every argument in the layout at once gives the bits of the contiguous call."""
-    rows = batch(subject.rows_of(33, 9), 33, dtype)
+    rows = batch(backend.rows_of(33, 9), 33, dtype)
     lay = _LAYOUTS[layout]
     other = _relaid(rows, lay)
     if layout == "zero-stride":
         rows = _relaid(other, lambda a: np.array(a, order="C"))
     mismatch(
-        view.run(subject, other),
-        view.run(subject, rows),
+        view.run(backend, other),
+        view.run(backend, rows),
         f"{view.name} of {layout} {dtype} arrays",
         than=" (contiguous)",
     )
@@ -91,52 +92,52 @@ def _layout(subject: Subject, layout: str, view: View, dtype: str) -> None:
 _STEPS: Final = {"strided": 2, "negative-stride": -1}
 
 
-def _relaid_there(subject: Subject, a: Array, layout: str) -> Any:
+def _relaid_there(backend: BackendUnderTest, a: Array, layout: str) -> Any:
     """The backend's own array with the elements of ``a``, as a view of one that lies otherwise."""
     if layout == "fortran":
-        return subject.be.asarray(np.ascontiguousarray(a.T)).T
+        return backend.be.asarray(np.ascontiguousarray(a.T)).T
     step = _STEPS[layout]
     cut = (slice(None, None, step),) * a.ndim
     base = np.full([abs(step) * n for n in a.shape], 7, a.dtype)
     base[cut] = a
-    return subject.be.asarray(base)[cut]
+    return backend.be.asarray(base)[cut]
 
 
-def _layout_there(subject: Subject, layout: str, view: View, dtype: str) -> None:
+def _layout_there(backend: BackendUnderTest, layout: str, view: View, dtype: str) -> None:
     """`_layout` on a device, whose arrays other arrays view; and into an ``out`` that lies so."""
-    if subject.host:
+    if backend.host:
         raise NotApplicable("computes in host memory")
-    rows = batch(subject.rows_of(33, 9), 33, dtype)
-    due = view.run(subject, rows)
+    rows = batch(backend.rows_of(33, 9), 33, dtype)
+    due = view.run(backend, rows)
     try:
         parts = (rows.x, rows.p, rows.labels, rows.q, rows.s, rows.w)
-        other = Batch(*(_relaid_there(subject, part, layout) for part in parts))
-        out = _relaid_there(subject, np.zeros_like(due), layout) if view.maps else None
+        other = Batch(*(_relaid_there(backend, part, layout) for part in parts))
+        out = _relaid_there(backend, np.zeros_like(due), layout) if view.maps else None
     except Exception as error:  # which views there are depends on the library
         raise NotApplicable(f"has no {layout} arrays ({type(error).__name__}: {error})") from error
-    mismatch(view.run(subject, other), due, f"{view.name} of {layout} {dtype} arrays", than=" (contiguous)")
+    mismatch(view.run(backend, other), due, f"{view.name} of {layout} {dtype} arrays", than=" (contiguous)")
     if view.maps:
-        view.run(subject, rows, out=out)
-        mismatch(subject.get(out), due, f"{view.name} into a {layout} {dtype} array", than=" (contiguous)")
+        view.run(backend, rows, out=out)
+        mismatch(backend.get(out), due, f"{view.name} into a {layout} {dtype} array", than=" (contiguous)")
 
 
-def _memmap(subject: Subject, dtype: str) -> None:
+def _memmap(backend: BackendUnderTest, dtype: str) -> None:
     rows = batch(4, 9, dtype)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "logits"
         rows.x.tofile(path)
         mapped = np.memmap(path, rows.x.dtype, "r", shape=rows.x.shape)
-        result = subject.be.softmax(mapped)
+        result = backend.be.softmax(mapped)
         if type(result) is not np.ndarray:
             raise Failure(f"softmax of a memmap is a {type(result).__name__}, expected ndarray")
-        mismatch(result, subject.call("softmax", rows.x), f"softmax of a {dtype} memmap", than=" (array)")
+        mismatch(result, backend.call("softmax", rows.x), f"softmax of a {dtype} memmap", than=" (array)")
 
 
-def _unwritten(subject: Subject, view: View, dtype: str) -> None:
+def _unwritten(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """Logits, targets and weights have their bytes before and after."""
-    rows = _relaid(batch(subject.rows_of(40, 6), 40, dtype), np.array)
+    rows = _relaid(batch(backend.rows_of(40, 6), 40, dtype), np.array)
     kept = _relaid(rows, np.array)
-    view.run(subject, rows)
+    view.run(backend, rows)
     for name in ("x", "p", "labels", "q", "s", "w"):
         now, before = getattr(rows, name), getattr(kept, name)
         if now.tobytes() != before.tobytes():
@@ -148,7 +149,7 @@ def _unwritten(subject: Subject, view: View, dtype: str) -> None:
             )
 
 
-LAYOUTS = Row(
+LAYOUTS = Requirement(
     "layouts",
     "Fortran order, strided, negative or zero stride, read-only, unaligned, memmap",
     "bit-for-bit the C-contiguous result; inputs are never written",
@@ -178,9 +179,9 @@ LAYOUTS = Row(
 # -- axes ----------------------------------------------------------------------------------------------
 
 
-def _any_axis(subject: Subject, view: View, axis: int, shape: tuple[int, ...] = (3, 4, 5)) -> None:
+def _any_axis(backend: BackendUnderTest, view: View, axis: int, shape: tuple[int, ...] = (3, 4, 5)) -> None:
     """An array of several dimensions along any axis is its rows put together."""
-    if subject.cost == "simulated":
+    if backend.cost == "simulated":
         shape = tuple(n - 1 for n in shape)
     k = shape[axis]
     n = math.prod(shape) // k
@@ -196,29 +197,29 @@ def _any_axis(subject: Subject, view: View, axis: int, shape: tuple[int, ...] = 
     if "sample_weight" in options:
         options["sample_weight"] = options["sample_weight"].reshape(outer)
     lifted = lift(logits)
-    flat = view.run(subject, rows)
+    flat = view.run(backend, rows)
     due = lift(flat) if view.maps else flat.reshape(outer)
     said = f"{view.name} of a {shape} array, axis={axis},"
     for place in (axis, axis - len(shape)):
-        result = subject.call(view.op, np.ascontiguousarray(lifted), target, axis=place, **options)
+        result = backend.call(view.op, np.ascontiguousarray(lifted), target, axis=place, **options)
         mismatch(result, due, said, than=" (row by row)")
 
 
-def _square(subject: Subject, view: View) -> None:
+def _square(backend: BackendUnderTest, view: View) -> None:
     """A square matrix has the same shape along both axes, so that only its entries tell them apart."""
     for axis in (0, 1):
-        _any_axis(subject, view, axis, (5, 5))
+        _any_axis(backend, view, axis, (5, 5))
 
 
-def _keepdims(subject: Subject) -> None:
+def _keepdims(backend: BackendUnderTest) -> None:
     x = batch(6, 4, "float64").x.reshape(2, 3, 4)
     for axis in (0, 1, 2, -1):
-        kept = subject.call("logsumexp", x, axis=axis, keepdims=True)
-        due = np.expand_dims(subject.call("logsumexp", x, axis=axis), axis)
+        kept = backend.call("logsumexp", x, axis=axis, keepdims=True)
+        due = np.expand_dims(backend.call("logsumexp", x, axis=axis), axis)
         mismatch(kept, due, f"logsumexp of a (2,3,4) array, axis={axis}, keepdims=True,")
 
 
-def _one_row(subject: Subject, view: View) -> None:
+def _one_row(backend: BackendUnderTest, view: View) -> None:
     """A 1-d array is one row; its per-row results are 0-d."""
     rows = batch(1, 7, "float64")
     logits, target, options = view.arguments(rows)
@@ -226,8 +227,8 @@ def _one_row(subject: Subject, view: View) -> None:
         target = target[0] if view.target == "soft" else np.asarray(target[0])
     if "sample_weight" in options:
         options["sample_weight"] = np.asarray(options["sample_weight"][0])
-    result = subject.call(view.op, logits[0], target, **options)
-    mismatch(result, view.run(subject, rows)[0, ...], f"{view.name} of a 1-d array", than=" (as one row)")
+    result = backend.call(view.op, logits[0], target, **options)
+    mismatch(result, view.run(backend, rows)[0, ...], f"{view.name} of a 1-d array", than=" (as one row)")
 
 
 def _with_axis(op: str, axis: Any, error: type[Exception], **options: Any) -> Example:
@@ -238,7 +239,7 @@ def _with_axis(op: str, axis: Any, error: type[Exception], **options: Any) -> Ex
 
 _OPS: Final = ("argmax", "logsumexp", "softmax", "log_softmax", "loss", "gradient", "log_loss")
 
-AXES = Row(
+AXES = Requirement(
     "axes",
     "0-d, 1-d, n-d",
     "0-d -> TypeError; 1-d is one row; n-d with any integer axis; bad axis -> AxisError",
@@ -257,34 +258,34 @@ AXES = Row(
 # -- dtypes --------------------------------------------------------------------------------------------
 
 
-def _integers(subject: Subject, dtype: str) -> None:
+def _integers(backend: BackendUnderTest, dtype: str) -> None:
     """Integers count as float64."""
     x = np.array([[1, 5, 100], [7, 0, 3]], dtype)
     wide = x.astype(np.float64)
     labels = np.array([0, 2])
     for op in ("softmax", "log_softmax", "logsumexp", "argmax"):
-        mismatch(subject.call(op, x), subject.call(op, wide), f"{op} of {dtype} logits", than=" (float64)")
+        mismatch(backend.call(op, x), backend.call(op, wide), f"{op} of {dtype} logits", than=" (float64)")
     for op in ("loss", "gradient"):
         said = f"{op} of {dtype} logits"
-        mismatch(subject.call(op, x, labels, **_NONE), subject.call(op, wide, labels, **_NONE), said, than=" (float64)")
+        mismatch(backend.call(op, x, labels, **_NONE), backend.call(op, wide, labels, **_NONE), said, than=" (float64)")
 
 
-def _form(subject: Subject, view: View, dtype: str) -> None:
+def _form(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """Results have the logits' dtype; argmax int64; sums and means float64."""
     rows = batch(4, 5, dtype)
     due = "int64" if view.op == "argmax" else dtype
-    result = view.run(subject, rows)
+    result = view.run(backend, rows)
     if result.dtype.name != due:
         raise Failure(f"{view.name} of {dtype} has dtype {result.dtype.name}, expected {due}")
-    if subject.host:
+    if backend.host:
         logits, target, options = view.arguments(rows)
-        kind = type(getattr(subject.be, view.op)(logits, *([] if target is None else [target]), **options))
+        kind = type(getattr(backend.be, view.op)(logits, *([] if target is None else [target]), **options))
         if kind is not np.ndarray:
             raise Failure(f"{view.name} of {dtype} is a {kind.__module__}.{kind.__qualname__}, expected numpy.ndarray")
     if view.op in ("loss", "log_loss"):
         logits, target, options = view.arguments(rows)
         for reduction in ("sum", "mean"):
-            total = subject.call(view.op, logits, target, **{**options, "reduction": reduction})
+            total = backend.call(view.op, logits, target, **{**options, "reduction": reduction})
             if total.dtype.name != "float64" or total.shape != ():
                 raise Failure(
                     f"{view.name} of {dtype}, reduction={reduction!r}, is {total.dtype.name} of shape {total.shape}, "
@@ -292,19 +293,19 @@ def _form(subject: Subject, view: View, dtype: str) -> None:
                 )
 
 
-def _longdouble(subject: Subject, op: str) -> None:
+def _longdouble(backend: BackendUnderTest, op: str) -> None:
     if np.finfo(np.longdouble).nmant <= 52:
         raise NotApplicable("longdouble is float64 here")
     x = np.zeros((2, 3), np.longdouble)
-    _refused(subject, op, x, ("longdouble", "float128", "float96"))
+    _refused(backend, op, x, ("longdouble", "float128", "float96"))
 
 
-def _refused(subject: Subject, op: str, logits: Any, words: tuple[str, ...]) -> None:
+def _refused(backend: BackendUnderTest, op: str, logits: Any, words: tuple[str, ...]) -> None:
     """TypeError that says one of ``words``."""
     target = np.array([0, 0]) if op in ("loss", "gradient", "log_loss") else None
     said = f"{op} of {type(logits).__name__}" + (f" {logits.dtype}" if hasattr(logits, "dtype") else "")
     try:
-        result = subject.call(op, logits, target)
+        result = backend.call(op, logits, target)
     except TypeError as error:
         if not any(word.lower() in str(error).lower() for word in words):
             raise Failure(f"{said} raises TypeError({str(error)!r}), which does not name {words[0]}") from None
@@ -314,9 +315,9 @@ def _refused(subject: Subject, op: str, logits: Any, words: tuple[str, ...]) -> 
     raise Failure(f"{said} returns {result.dtype.name} {result!r}, expected TypeError")
 
 
-def _refused_kind(subject: Subject, kind: str, op: str) -> None:
+def _refused_kind(backend: BackendUnderTest, kind: str, op: str) -> None:
     make, words = _KINDS[kind]
-    _refused(subject, op, make(), words)
+    _refused(backend, op, make(), words)
 
 
 def _sparse() -> Any:
@@ -347,7 +348,7 @@ _KINDS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...]]]] = {
     "dict": (lambda: {"a": 1.0}, ("dict", "object")),
 }
 
-DTYPES = Row(
+DTYPES = Requirement(
     "dtypes",
     "dtypes of logits",
     "bool logits TypeError; integers -> float64; float16/bfloat16 in, same dtype out; longdouble: TypeError on every "
@@ -358,7 +359,7 @@ DTYPES = Row(
     + check("dtypes", _longdouble, needs=("host",), op=_OPS),
 )
 
-KINDS = Row(
+KINDS = Requirement(
     "kinds",
     "complex, object, str, scipy.sparse, masked arrays",
     "TypeError naming the type",
@@ -377,16 +378,16 @@ KINDS = Row(
 # -- other kinds of arrays -----------------------------------------------------------------------------
 
 
-def _big_endian(subject: Subject, view: View, dtype: str) -> None:
+def _big_endian(backend: BackendUnderTest, view: View, dtype: str) -> None:
     rows = batch(4, 9, dtype)
     swapped = _relaid(rows, lambda a: a.astype(a.dtype.newbyteorder()))
-    result = view.run(subject, swapped)
+    result = view.run(backend, swapped)
     if not result.dtype.isnative:
         raise Failure(f"{view.name} of byte-swapped {dtype} arrays is not native")
-    mismatch(result, view.run(subject, rows), f"{view.name} of byte-swapped {dtype} arrays", than=" (native)")
+    mismatch(result, view.run(backend, rows), f"{view.name} of byte-swapped {dtype} arrays", than=" (native)")
 
 
-BIG_ENDIAN = Row(
+BIG_ENDIAN = Requirement(
     "big-endian",
     "big-endian",
     "accepted, native output",
@@ -401,31 +402,31 @@ BIG_ENDIAN = Row(
 )
 
 
-def _pandas(subject: Subject) -> None:
+def _pandas(backend: BackendUnderTest) -> None:
     pd = importlib.import_module("pandas")
 
     rows = batch(5, 4, "float64")
     frame = pd.DataFrame(rows.x, index=list("edcba"), columns=list("wxyz"))
     labels = pd.Series(rows.known, index=list("abcde"))
     weight = pd.Series(rows.s, index=list("bcdea"))
-    result = subject.be.softmax(frame)
+    result = backend.be.softmax(frame)
     if type(result) is not np.ndarray:
         raise Failure(f"softmax of a DataFrame is a {type(result).__name__}, expected ndarray")
-    mismatch(result, subject.call("softmax", rows.x), "softmax of a DataFrame", than=" (its values)")
-    got = subject.be.loss(frame, labels, sample_weight=weight, **_NONE)
-    due = subject.call("loss", rows.x, rows.known, sample_weight=rows.s, **_NONE)
+    mismatch(result, backend.call("softmax", rows.x), "softmax of a DataFrame", than=" (its values)")
+    got = backend.be.loss(frame, labels, sample_weight=weight, **_NONE)
+    due = backend.call("loss", rows.x, rows.known, sample_weight=rows.s, **_NONE)
     mismatch(got, due, "loss of a DataFrame, Series of labels and weights in other index orders", than=" (by position)")
 
 
-def _lists(subject: Subject) -> None:
+def _lists(backend: BackendUnderTest) -> None:
     rows = batch(3, 4, "float64")
-    got = subject.be.loss(rows.x.tolist(), tuple(rows.known.tolist()), sample_weight=rows.s.tolist(), **_NONE)
-    due = subject.call("loss", rows.x, rows.known, sample_weight=rows.s, **_NONE)
+    got = backend.be.loss(rows.x.tolist(), tuple(rows.known.tolist()), sample_weight=rows.s.tolist(), **_NONE)
+    due = backend.call("loss", rows.x, rows.known, sample_weight=rows.s, **_NONE)
     mismatch(got, due, "loss of lists", than=" (arrays)")
-    mismatch(subject.be.softmax([0, 0]), np.array([0.5, 0.5]), "softmax([0, 0])")
+    mismatch(backend.be.softmax([0, 0]), np.array([0.5, 0.5]), "softmax([0, 0])")
 
 
-OTHER_ARRAYS = Row(
+OTHER_ARRAYS = Requirement(
     "pandas",
     "pandas objects, lists",
     "by position, as ndarray",
@@ -434,12 +435,17 @@ OTHER_ARRAYS = Row(
 )
 
 
-def _elsewhere(subject: Subject) -> None:
+def _elsewhere(backend: BackendUnderTest) -> None:
     """A host array is refused by a device backend, with the name of what converts it."""
-    if subject.kind != "gpu":
+    if backend.kind != "gpu":
         raise NotApplicable("computes in host memory")
     must_raise(
-        Subject(_Direct(subject.be)), Raises(TypeError, ("asarray",)), "softmax", np.zeros((2, 3), np.float32), None, {}
+        BackendUnderTest(_Direct(backend.be)),
+        Raises(TypeError, ("asarray",)),
+        "softmax",
+        np.zeros((2, 3), np.float32),
+        None,
+        {},
     )
 
 
@@ -457,11 +463,11 @@ class _Direct:
         return array
 
 
-DEVICES = Row(
+DEVICES = Requirement(
     "devices",
     "an array of another device",
     "TypeError that names `be.asarray`; no hidden copies",
     checks=check("devices", _elsewhere, name="host-array"),
 )
 
-ROWS = (LAYOUTS, AXES, DTYPES, KINDS, BIG_ENDIAN, OTHER_ARRAYS, DEVICES)
+REQUIREMENTS = (LAYOUTS, AXES, DTYPES, KINDS, BIG_ENDIAN, OTHER_ARRAYS, DEVICES)

@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, batch
-from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Row, check, must_raise
-from softbench.conformance.subject import Failure, Subject, brief, call_text, mismatch
+from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Requirement, check, must_raise
+from softbench.conformance.failures import Failure, brief, call_text, mismatch
 from softbench.interface.dtypes import numpy_dtype
 
-__all__ = ["ROWS"]
+__all__ = ["REQUIREMENTS"]
 
 inf, nan = math.inf, math.nan
 _NONE: Final = {"reduction": "none"}
@@ -45,60 +46,60 @@ _BAD: Final[dict[str, tuple[Any, str, str]]] = {
 }
 
 
-def _first_bad(subject: Subject, bad: str, op: str) -> None:
+def _first_bad(backend: BackendUnderTest, bad: str, op: str) -> None:
     labels, row, value = _BAD[bad]
     labels = labels.copy()
     logits = np.array(_PROBS if op == "log_loss" else _THREE)
-    must_raise(subject, Raises(ValueError, (row, value)), op, logits, labels, {})
+    must_raise(backend, Raises(ValueError, (row, value)), op, logits, labels, {})
 
 
-def _before_compute(subject: Subject, op: str) -> None:
+def _before_compute(backend: BackendUnderTest, op: str) -> None:
     """A bad label raises before anything is written, even when it is in the last row."""
-    rows = batch(subject.rows_of(8, 50), 8, "float64")
+    rows = batch(backend.rows_of(8, 50), 8, "float64")
     labels = np.zeros(len(rows.x), np.int64)
     labels[-1] = 8
     out = np.full(rows.x.shape, 777.0)
-    given = subject.put(out)
+    given = backend.put(out)
     try:
-        getattr(subject.be, op)(subject.put(rows.x), subject.put(labels), out=given)
+        getattr(backend.be, op)(backend.put(rows.x), backend.put(labels), out=given)
     except ValueError:
         pass
     else:
         raise Failure(f"{op} accepts label 8 for 8 classes in the last of {len(labels)} rows")
-    if not (subject.get(given) == 777.0).all():
+    if not (backend.get(given) == 777.0).all():
         raise Failure(f"{op} wrote to out before it raised on a bad label")
 
 
-def _unvalidated(subject: Subject, bad: str, op: str) -> None:
+def _unvalidated(backend: BackendUnderTest, bad: str, op: str) -> None:
     """``validate=False``: NaN for the rows whose label is no class, the others as they are."""
     labels = _BAD[bad][0].copy()
     logits = np.array(_PROBS if op == "log_loss" else _THREE)
     wrong = np.array([not 0 <= int(label) < 3 for label in labels])
     options: dict[str, Any] = {} if op == "gradient" else _NONE
     said = call_text(op, logits, labels, {**options, **_LOOSE})
-    good = subject.call(op, logits, np.where(wrong, 0, labels).astype(np.int64), **options)
-    result = subject.call(op, logits, labels, **options, **_LOOSE)
+    good = backend.call(op, logits, np.where(wrong, 0, labels).astype(np.int64), **options)
+    result = backend.call(op, logits, labels, **options, **_LOOSE)
     good[wrong] = nan
     mismatch(result, good, said)
 
 
-def _unvalidated_batch(subject: Subject, op: str) -> None:
+def _unvalidated_batch(backend: BackendUnderTest, op: str) -> None:
     """Wild labels all over a batch: NaN in their rows, no bit changed elsewhere, with weights too."""
-    k = 70 if subject.cost != "simulated" else 20
-    rows = batch(subject.rows_of(k, 300), k, "float64")
+    k = 70 if backend.cost != "simulated" else 20
+    rows = batch(backend.rows_of(k, 300), k, "float64")
     labels = rows.known
     wild = labels.copy()
     wild[1::3] = np.resize([-1, -2, k, 2**31, 2**40, -(2**40), 2**62], len(wild[1::3]))
     logits = rows.p if op == "log_loss" else rows.x
     for weights in ({}, {"class_weight": rows.w, "sample_weight": rows.s}):
         options: dict[str, Any] = {**_SUM, **weights} if op == "gradient" else {**_NONE, **weights}
-        good = subject.call(op, logits, labels, **options)
-        result = subject.call(op, logits, wild, **options, **_LOOSE)
+        good = backend.call(op, logits, labels, **options)
+        result = backend.call(op, logits, wild, **options, **_LOOSE)
         good[1::3] = nan
         mismatch(result, good, f"{op}, every third label no class, validate=False, {', '.join(weights)}:")
 
 
-LABELS = Row(
+LABELS = Requirement(
     "label-range",
     "labels out of range or negative",
     "ValueError before any compute, on every backend, naming the first bad row and value. `validate=False` skips value "
@@ -125,27 +126,27 @@ LABELS = Row(
 )
 
 
-def _any_width(subject: Subject, dtype: str, op: str) -> None:
+def _any_width(backend: BackendUnderTest, dtype: str, op: str) -> None:
     """Labels of every integer type mean the same."""
     labels = _labels(0, 2, 1)
     logits = np.array(_PROBS if op == "log_loss" else _THREE)
-    result = subject.call(op, logits, labels.astype(dtype))
-    mismatch(result, subject.call(op, logits, labels), f"{op} with {dtype} labels", than=" (int64)")
+    result = backend.call(op, logits, labels.astype(dtype))
+    mismatch(result, backend.call(op, logits, labels), f"{op} with {dtype} labels", than=" (int64)")
     # Up to the largest class that the type can name, beside an ignore_index that it cannot.
-    rows = batch(subject.rows_of(300, 8), min(300, subject.max_k), "float64")
+    rows = batch(backend.rows_of(300, 8), min(300, backend.max_k), "float64")
     n, k = rows.x.shape
     top = min(np.iinfo(dtype).max, k - 1)
     labels = np.resize([top, 44, top // 2, 0], n) % k
     logits = rows.p if op == "log_loss" else rows.x
-    due = subject.call(op, logits, labels)
+    due = backend.call(op, logits, labels)
     for ignored in (None, -100, 256 + top, 300, 2**32 + 44):
         options = {"ignore_index": ignored}
-        result = subject.call(op, logits, labels.astype(dtype), **options)
+        result = backend.call(op, logits, labels.astype(dtype), **options)
         said = f"{op} of {k} classes with {dtype} labels {labels.tolist()}, ignore_index={ignored},"
         mismatch(result, due, said, than=" (int64, nothing to ignore)")
 
 
-LABEL_DTYPES = Row(
+LABEL_DTYPES = Requirement(
     "label-dtypes",
     "dtypes of labels",
     "bool or float: TypeError; every integer width incl. uint64 and int8 accepted",
@@ -168,7 +169,7 @@ LABEL_DTYPES = Row(
     ),
 )
 
-LABEL_SHAPES = Row(
+LABEL_SHAPES = Requirement(
     "label-shapes",
     "labels of wrong length, or (N,1)",
     "ValueError, never broadcast",
@@ -199,19 +200,19 @@ LABEL_SHAPES = Row(
 # -- soft targets --------------------------------------------------------------------------------------
 
 
-def _tolerated(subject: Subject, dtype: str) -> None:
+def _tolerated(backend: BackendUnderTest, dtype: str) -> None:
     """Sums within max(1e-6, sqrt(eps)) of the target's own dtype pass, whatever the logits' dtype; beyond, not."""
     spec = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}[dtype]
     tolerance = max(1e-6, math.sqrt(spec))
     for logits in (np.zeros((2, 2)), np.zeros((2, 2), np.float32)):
         for sign in (-1, 1):
             inside = np.array([[0.5, 0.5], [0.5, 0.5 + sign * 0.8 * tolerance]]).astype(numpy_dtype(dtype))
-            subject.call("loss", logits, inside)
+            backend.call("loss", logits, inside)
             beyond = np.array([[0.5, 0.5], [0.5, 0.5 + sign * 2.0 * tolerance]]).astype(numpy_dtype(dtype))
-            must_raise(subject, Raises(ValueError, ("1",)), "loss", logits, beyond, {})
+            must_raise(backend, Raises(ValueError, ("1",)), "loss", logits, beyond, {})
 
 
-SOFT = Row(
+SOFT = Requirement(
     "soft-targets",
     "soft targets not summing to 1 (summed in float64; tolerance max(1e-6, sqrt(eps of the target's own dtype))), "
     "negative, NaN",
@@ -253,7 +254,7 @@ SOFT = Row(
     check("soft-targets", _tolerated, name="tolerance", dtype=FLOATS),
 )
 
-SOFT_ZERO = Row(
+SOFT_ZERO = Requirement(
     "soft-zero",
     "y = 0 where logit = -inf",
     "contributes 0; y > 0 there: +inf",
@@ -269,10 +270,10 @@ SOFT_ZERO = Row(
 # -- ignore_index --------------------------------------------------------------------------------------
 
 
-def _select_not_multiply(subject: Subject, dtype: str, place: str) -> None:
+def _select_not_multiply(backend: BackendUnderTest, dtype: str, place: str) -> None:
     """Ignored rows of NaN and infinities: loss 0, gradient +0; the others are a batch without them, bit for bit."""
-    k = 40 if subject.cost != "simulated" else 7
-    rows = batch(subject.rows_of(k, 30), k, dtype)
+    k = 40 if backend.cost != "simulated" else 7
+    rows = batch(backend.rows_of(k, 30), k, dtype)
     index = {"first": 0, "inside": 2, "outside": -100, "beyond": k, "far": 2**40}[place]
     labels = np.where(rows.known == index, 1, rows.known)
     x = rows.x.copy()
@@ -282,8 +283,8 @@ def _select_not_multiply(subject: Subject, dtype: str, place: str) -> None:
     options = {"ignore_index": index}
     for more in ({}, {"class_weight": rows.w}, {"label_smoothing": 0.25}):
         said = ", ".join([dtype, *(f"{key}={brief(value)}" for key, value in {**options, **more}.items())]) + ":"
-        losses = subject.call("loss", x, labels, **_NONE, **options, **more)
-        gradient = subject.call("gradient", x, labels, **options, **more)
+        losses = backend.call("loss", x, labels, **_NONE, **options, **more)
+        gradient = backend.call("gradient", x, labels, **options, **more)
         mismatch(
             losses[gone],
             np.zeros(gone.sum(), losses.dtype),
@@ -292,18 +293,18 @@ def _select_not_multiply(subject: Subject, dtype: str, place: str) -> None:
         )
         zeros = np.zeros(gradient[gone].shape, gradient.dtype)
         mismatch(gradient[gone], zeros, f"gradient of ignored rows of NaN and inf, {said}", signed=True)
-        kept = subject.call("loss", x[~gone], labels[~gone], **_NONE, **more)
+        kept = backend.call("loss", x[~gone], labels[~gone], **_NONE, **more)
         mismatch(losses[~gone], kept, f"loss of the rows beside ignored ones, {said}", than=" as without them")
-        kept = subject.call("gradient", x[~gone], labels[~gone], **more)
+        kept = backend.call("gradient", x[~gone], labels[~gone], **more)
         mismatch(gradient[~gone], kept, f"mean gradient beside ignored rows, {said}", than=" as without them")
-        mean = subject.call("loss", x, labels, **options, **more)
-        kept = subject.call("loss", x[~gone], labels[~gone], **more)
+        mean = backend.call("loss", x, labels, **options, **more)
+        kept = backend.call("loss", x[~gone], labels[~gone], **more)
         mismatch(mean, kept, f"mean loss with ignored rows, {said}", than=" as without them")
 
 
 _X2: Final = [[0.0, 0.0], [nan, nan]]
 
-IGNORE = Row(
+IGNORE = Requirement(
     "ignore-index",
     "ignore_index",
     "default None. Loss 0 and gradient exactly +0 for that row even if its logits are NaN/inf (select, don't "
@@ -332,7 +333,7 @@ IGNORE = Row(
 
 _IGNORED: Final = {"ignore_index": 1}
 
-ALL_IGNORED = Row(
+ALL_IGNORED = Requirement(
     "all-ignored",
     "all rows ignored",
     "none 0s, sum 0, mean NaN with zero gradient",
@@ -370,7 +371,7 @@ def _refused_weights(which: str, right: int) -> tuple[Example, ...]:
     )
 
 
-SAMPLE_WEIGHT = Row(
+SAMPLE_WEIGHT = Requirement(
     "sample-weight",
     "sample_weight",
     ">= 0, one per row; multiplies loss and gradient; index mean divides by the sum of w[y] s over rows not ignored, "
@@ -425,7 +426,7 @@ _ABSURD: Final = {"class_weight": np.array([0.0, 1.0, 1.0])}
 _ALL_BUT_CERTAIN: Final = [[0.0, -720.0], [-712.5, 0.25]]
 _HUGE: Final = {"class_weight": np.array([1e300, 1e290]), **_NONE}
 
-CLASS_WEIGHT = Row(
+CLASS_WEIGHT = Requirement(
     "class-weight",
     "class_weight",
     "index targets, mean: divide by the sum of w[y] over rows not ignored; soft targets, mean: divide by N; negative: "
@@ -460,7 +461,7 @@ CLASS_WEIGHT = Row(
 
 _EPS: Final = {"label_smoothing": 0.25}
 
-SMOOTHING = Row(
+SMOOTHING = Requirement(
     "label-smoothing",
     "label_smoothing eps",
     "in [0,1], target (1-eps) y + eps/K; composes with ignore_index and class_weight as PyTorch does",
@@ -492,9 +493,9 @@ SMOOTHING = Row(
 # -- reductions ----------------------------------------------------------------------------------------
 
 
-def _many_rows(subject: Subject, op: str, dtype: str, reduction: str) -> None:
+def _many_rows(backend: BackendUnderTest, op: str, dtype: str, reduction: str) -> None:
     """Sums over many rows: an accumulator in the input dtype, or a mean of rounded losses, shows here."""
-    n = {"compiled": 30000, "interpreted": 2000, "simulated": 10}[subject.cost]
+    n = {"compiled": 30000, "interpreted": 2000, "simulated": 10}[backend.cost]
     rows = batch(n, 3, dtype)
     labels = rows.known
     logits = rows.p if op == "log_loss" else rows.x
@@ -505,24 +506,24 @@ def _many_rows(subject: Subject, op: str, dtype: str, reduction: str) -> None:
     ):
         if op == "gradient" and target is rows.q:
             continue  # judged row by row under "soft-targets" and "accuracy"
-        result = subject.call(op, logits, target, reduction=reduction, **options)
+        result = backend.call(op, logits, target, reduction=reduction, **options)
         made = f"{'Dirichlet' if op == 'log_loss' else 'N(0,3)'} {dtype}[{n},3]"
-        subject.judge(op, result, logits, target, made=made, reduction=reduction, **options)
+        backend.judge(op, result, logits, target, made=made, reduction=reduction, **options)
 
 
-def _unscaled(subject: Subject, dtype: str) -> None:
+def _unscaled(backend: BackendUnderTest, dtype: str) -> None:
     """``gradient(reduction="none")`` is that of "sum", bit for bit."""
     rows = batch(9, 5, dtype)
     for view in VIEWS:
         if view.op == "gradient":
             logits, target, options = view.arguments(rows)
-            total = subject.call("gradient", logits, target, **{**options, "reduction": "sum"})
+            total = backend.call("gradient", logits, target, **{**options, "reduction": "sum"})
             mismatch(
-                view.run(subject, rows), total, f"{view.name} of {dtype}, reduction='none',", than=" (reduction='sum')"
+                view.run(backend, rows), total, f"{view.name} of {dtype}, reduction='none',", than=" (reduction='sum')"
             )
 
 
-REDUCTIONS = Row(
+REDUCTIONS = Requirement(
     "reductions",
     "reduction none, sum, mean",
     "accumulated in float64 or better, in a fixed order",
@@ -551,7 +552,7 @@ REDUCTIONS = Row(
     + check("reductions", _unscaled, name="none-is-sum", dtype=FLOATS),
 )
 
-ROWS = (
+REQUIREMENTS = (
     LABELS,
     LABEL_DTYPES,
     LABEL_SHAPES,

@@ -7,12 +7,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, Batch, View, batch
-from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Row, check
-from softbench.conformance.subject import Failure, NotApplicable, Subject, mismatch
+from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Requirement, check
+from softbench.conformance.failures import Failure, NotApplicable, mismatch
 from softbench.interface.dtypes import formats, numpy_dtype
 
-__all__ = ["ROWS"]
+__all__ = ["REQUIREMENTS"]
 
 inf, nan = math.inf, math.nan
 _NONE: Final = {"reduction": "none"}
@@ -27,7 +28,7 @@ def _labels(*labels: int) -> Any:
     return np.array(labels, np.int64)
 
 
-EMPTY_BATCH = Row(
+EMPTY_BATCH = Requirement(
     "empty-batch",
     "N = 0",
     "softmax `(0,K)`; `none` -> `(0,)`; sum -> 0; mean -> NaN; argmax `(0,)` int64; no kernel is launched",
@@ -48,7 +49,7 @@ EMPTY_BATCH = Row(
     ),
 )
 
-NO_CLASSES = Row(
+NO_CLASSES = Requirement(
     "no-classes",
     "K = 0",
     "softmax `(N,0)`; logsumexp -inf; argmax and index loss: ValueError",
@@ -63,7 +64,7 @@ NO_CLASSES = Row(
     ),
 )
 
-ONE_CLASS = Row(
+ONE_CLASS = Requirement(
     "one-class",
     "K = 1, finite",
     "softmax exactly 1; log_softmax, loss, gradient exactly +0 (not -0)",
@@ -89,21 +90,21 @@ def _pairs(k: int, n_dirty: int, dtype: str) -> tuple[Batch, Any, Any]:
     return clean, 2 * np.arange(n_dirty) + 1, np.arange(n_dirty)
 
 
-def _spoil_sizes(subject: Subject) -> list[int]:
-    if subject.cost == "compiled" and subject.profile == "quick":
+def _spoil_sizes(backend: BackendUnderTest) -> list[int]:
+    if backend.cost == "compiled" and backend.profile == "quick":
         return [3, 40, 129]
-    return {"compiled": [3, 40, 1030], "interpreted": [3, 40], "simulated": [3, 5]}[subject.cost]
+    return {"compiled": [3, 40, 1030], "interpreted": [3, 40], "simulated": [3, 5]}[backend.cost]
 
 
-def _nan_everywhere(subject: Subject, view: View, dtype: str) -> None:
+def _nan_everywhere(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """A NaN at every class in turn: its row is NaN, the rows between them do not change by a bit."""
-    for k in _spoil_sizes(subject):
+    for k in _spoil_sizes(backend):
         clean, rows, classes = _pairs(k, k, dtype)
         x = clean.x.copy()
         x[rows, classes] = nan
         spoilt = Batch(x, clean.p, np.maximum(clean.labels, 0), clean.q, clean.s, clean.w)
         clean = Batch(clean.x, clean.p, spoilt.labels, clean.q, clean.s, clean.w)
-        before, after = view.run(subject, clean), view.run(subject, spoilt)
+        before, after = view.run(backend, clean), view.run(backend, spoilt)
         said = f"{view.name} of {dtype} rows of {k} classes, where row 2j+1 has NaN at class j:"
         if view.op == "argmax":
             mismatch(after[rows], classes.astype(np.int64), f"{said} result of row 1, 3, ...")
@@ -113,20 +114,20 @@ def _nan_everywhere(subject: Subject, view: View, dtype: str) -> None:
         mismatch(after[::2], before[::2], f"{said} clean rows 0, 2, ...", than=" as without NaN in other rows")
 
 
-def _as_if_absent(subject: Subject, view: View, dtype: str) -> None:
+def _as_if_absent(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """A -inf at every class in turn gives what the row without that class gives."""
-    for k in _spoil_sizes(subject):
+    for k in _spoil_sizes(backend):
         clean, _, classes = _pairs(k, k, dtype)
         rows = classes
         x = clean.x[:k].copy()
         x[rows, classes] = -inf
         labels = (classes + 1) % k
-        result = subject.call(view.op, x, *([labels] if view.target else []), **({**_NONE} if view.target else {}))
+        result = backend.call(view.op, x, *([labels] if view.target else []), **({**_NONE} if view.target else {}))
         if view.maps:
             due = {"softmax": 0.0, "gradient": 0.0, "log_softmax": -inf}[view.op]
             here = result[rows, classes]
             mismatch(here, np.full(k, due).astype(here.dtype), f"{view.name} at -inf, K={k},", signed=True)
-        subject.judge(
+        backend.judge(
             view.op,
             result,
             x,
@@ -138,7 +139,7 @@ def _as_if_absent(subject: Subject, view: View, dtype: str) -> None:
 
 _ABSENT_REST: Final = [[-inf, 1.0, 2.0, 3.5, -inf]]
 
-ABSENT = Row(
+ABSENT = Requirement(
     "absent-classes",
     "some -inf logits",
     "p = +0, log p = -inf, the rest as if absent; label there: loss +inf, gradient -1 at the label",
@@ -171,7 +172,7 @@ ABSENT = Row(
     ),
 )
 
-ALL_ABSENT = Row(
+ALL_ABSENT = Requirement(
     "all-absent",
     "all -inf row",
     "logsumexp -inf; softmax, log_softmax, loss, gradient of that row NaN; argmax 0",
@@ -190,7 +191,7 @@ ALL_ABSENT = Row(
     ),
 )
 
-PLUS_INFINITY = Row(
+PLUS_INFINITY = Requirement(
     "plus-infinity",
     "one or several +inf",
     "logsumexp +inf; the whole softmax/log_softmax row, its loss and gradient NaN",
@@ -208,7 +209,7 @@ PLUS_INFINITY = Row(
 )
 
 
-NAN_ROW = Row(
+NAN_ROW = Requirement(
     "nan-row",
     "NaN anywhere in a row",
     "that whole row NaN, logsumexp NaN; every other row bit-for-bit unchanged; argmax = first NaN. At every position",
@@ -246,7 +247,7 @@ def _huge(dtype: str) -> Any:
     return np.array([[top, -top]])
 
 
-SHIFT_OVERFLOW = Row(
+SHIFT_OVERFLOW = Requirement(
     "shift-overflow",
     "+-1e308, shift overflows",
     "softmax [1,0], log [0,-inf]; no warning leaks; float16 +-65504: shift in float32",
@@ -264,22 +265,22 @@ SHIFT_OVERFLOW = Row(
 )
 
 
-def _subnormal(subject: Subject, op: str, dtype: str) -> None:
+def _subnormal(backend: BackendUnderTest, op: str, dtype: str) -> None:
     """Probabilities below the smallest normal number, to one spacing (or 0 where the backend declares to flush)."""
     from softbench.accuracy import oracle
 
     spec = formats[dtype]
     low, high = math.log(spec.tiny) - 1.0, math.log(2.0) * spec.emin - 0.05
-    n = subject.rows_of(2, 400)
+    n = backend.rows_of(2, 400)
     x = np.zeros((n, 2), numpy_dtype(dtype))
     x[:, 1] = np.linspace(low, high, n).astype(x.dtype)
     labels = np.zeros(n, np.int64)  # the label's gradient is minus the other probability
-    result = subject.call("softmax", x) if op == "softmax" else subject.call("gradient", x, labels, reduction="sum")
+    result = backend.call("softmax", x) if op == "softmax" else backend.call("gradient", x, labels, reduction="sum")
     truth = oracle.softmax(x)
     expected = truth.hi[:, 1] if op == "softmax" else -truth.hi[:, 1]
     got = result[:, 1 if op == "softmax" else 0].astype(np.float64)
     error = np.abs(got - expected) / spec.tiny
-    if subject.flushes_subnormals:
+    if backend.flushes_subnormals:
         error = np.where((got == 0) & (np.abs(expected) < math.ldexp(1.0, spec.emin)), 0.0, error)
     if not (error <= 1.0).all():
         i = int(np.nanargmax(error)) if not np.isnan(error).all() else 0
@@ -289,7 +290,7 @@ def _subnormal(subject: Subject, op: str, dtype: str) -> None:
         )
 
 
-SUBNORMAL = Row(
+SUBNORMAL = Requirement(
     "subnormal",
     "subnormal probabilities",
     "within one subnormal spacing (a backend that flushes to zero must declare it)",
@@ -297,16 +298,16 @@ SUBNORMAL = Row(
 )
 
 
-def _long_uniform(subject: Subject, op: str, dtype: str, k: int) -> None:
+def _long_uniform(backend: BackendUnderTest, op: str, dtype: str, k: int) -> None:
     """Equal logits: every probability is 1/K rounded, which an accumulator in half precision cannot reach."""
     x = np.zeros((1, k), numpy_dtype(dtype))
     target = [np.zeros(1, np.int64)] if op in ("loss", "gradient") else []
     options = _NONE if op == "loss" else {}
-    result = subject.call(op, x, *target, **options)
-    subject.judge(op, result, x, *target, made=f"zeros((1, {k}), {dtype})", **options)
+    result = backend.call(op, x, *target, **options)
+    backend.judge(op, result, x, *target, made=f"zeros((1, {k}), {dtype})", **options)
 
 
-WIDE_ACCUMULATOR = Row(
+WIDE_ACCUMULATOR = Requirement(
     "wide-accumulator",
     "large K, half precision",
     "wide accumulator: softmax(zeros(70000, float16)) is 1/70000 rounded, not 0",
@@ -331,16 +332,16 @@ WIDE_ACCUMULATOR = Row(
 )
 
 
-def _subnormal_logits(subject: Subject, dtype: str) -> None:
+def _subnormal_logits(backend: BackendUnderTest, dtype: str) -> None:
     """Logits below the smallest normal number are not 0 (unless the backend declares to flush)."""
-    if subject.flushes_subnormals:
+    if backend.flushes_subnormals:
         raise NotApplicable("declares that it flushes subnormal numbers to 0")
     tiny = formats[dtype].tiny
     x = np.array([[0.0, tiny], [-tiny, 0.0], [tiny, 2 * tiny]]).astype(numpy_dtype(dtype))
-    mismatch(subject.call("argmax", x), np.array([1, 1, 1]), f"argmax of {x.tolist()!r}:{dtype}")
+    mismatch(backend.call("argmax", x), np.array([1, 1, 1]), f"argmax of {x.tolist()!r}:{dtype}")
 
 
-ARGMAX_TIES = Row(
+ARGMAX_TIES = Requirement(
     "argmax-ties",
     "argmax ties",
     "lowest index, from the logits (not from probabilities: [0, 1e-17] ties there); -0 == +0",
@@ -357,25 +358,25 @@ ARGMAX_TIES = Row(
 )
 
 
-def _tie_everywhere(subject: Subject, dtype: str) -> None:
+def _tie_everywhere(backend: BackendUnderTest, dtype: str) -> None:
     """The maximum at every class in turn, and again at every later eighth class."""
-    k = {"compiled": 600, "interpreted": 60, "simulated": 20}[subject.cost]
+    k = {"compiled": 600, "interpreted": 60, "simulated": 20}[backend.cost]
     x = batch(k, k, dtype).x.copy()
     for j in range(k):
         x[j, j::8] = 60.0
     mismatch(
-        subject.call("argmax", x), np.arange(k), f"argmax of {dtype} rows of {k}, maximum at j, j+8, ... in row j:"
+        backend.call("argmax", x), np.arange(k), f"argmax of {dtype} rows of {k}, maximum at j, j+8, ... in row j:"
     )
 
 
-MAXIMUM_ANYWHERE = Row(
+MAXIMUM_ANYWHERE = Requirement(
     "argmax-position",
     "the maximum at any index",
     "argmax finds the first one, wherever it is",
     checks=check("argmax-position", _tie_everywhere, name="every-index", dtype=FLOATS),
 )
 
-LOG_LOSS = Row(
+LOG_LOSS = Requirement(
     "log-loss",
     "log_loss",
     "p_y = 0 gives +inf; 0 log 0 = 0; no clipping; `validate` rejects p < 0, p > 1 and NaN but not sums other than 1; "
@@ -413,7 +414,7 @@ LOG_LOSS = Row(
     ),
 )
 
-ROWS = (
+REQUIREMENTS = (
     EMPTY_BATCH,
     NO_CLASSES,
     ONE_CLASS,

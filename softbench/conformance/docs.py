@@ -16,8 +16,8 @@ import numpy as np
 
 from softbench.accuracy.gates import GATES
 from softbench.conformance import contract
-from softbench.conformance.case import ORACLE, Example, Raises, Row
-from softbench.conformance.subject import brief
+from softbench.conformance.case import ORACLE, Example, Raises, Requirement
+from softbench.conformance.failures import brief
 
 __all__ = ["PATH", "main", "render"]
 
@@ -81,7 +81,7 @@ def render() -> str:
     return "".join(parts)
 
 
-def _table(rows: tuple[Row, ...]) -> str:
+def _table(rows: tuple[Requirement, ...]) -> str:
     names = list(_COLUMNS)
     lines = [
         "| case | result | id | cases | " + " | ".join(names) + " |",
@@ -113,7 +113,7 @@ def _gates() -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _examples(row: Row) -> str:
+def _examples(row: Requirement) -> str:
     """Some of the calls of a row with what they must return."""
     lines = [f"\n<details><summary><code>{row.id}</code>: examples</summary>\n\n```\n"]
     seen: set[str] = set()

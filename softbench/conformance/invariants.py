@@ -10,42 +10,43 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, Batch, View, batch
-from softbench.conformance.case import FLOATS, WIDE, Row, check
-from softbench.conformance.subject import Failure, Subject, mismatch, near
+from softbench.conformance.case import FLOATS, WIDE, Requirement, check
+from softbench.conformance.failures import Failure, mismatch, near
 from softbench.interface.dtypes import formats
 
-__all__ = ["ROWS"]
+__all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
 _NONE: Final = {"reduction": "none"}
 _BY_NAME: Final = {view.name: view for view in VIEWS}
 
 
-def _inputs(subject: Subject, dtype: str) -> list[tuple[str, Batch]]:
+def _inputs(backend: BackendUnderTest, dtype: str) -> list[tuple[str, Batch]]:
     """Batches of several magnitudes and widths, with a word for each."""
-    scales = (3.0,) if subject.cost == "simulated" else (30.0,) if subject.profile == "quick" else (1.0, 30.0)
-    sizes = [(subject.rows_of(k, 50), k) for k in subject.ks(1, 2, 3, 10, 100, 1000)]
+    scales = (3.0,) if backend.cost == "simulated" else (30.0,) if backend.profile == "quick" else (1.0, 30.0)
+    sizes = [(backend.rows_of(k, 50), k) for k in backend.ks(1, 2, 3, 10, 100, 1000)]
     return [(f"N(0,{c:g}) {dtype}[{n},{k}]", batch(n, k, dtype, c)) for n, k in sizes for c in scales]
 
 
 # -- probabilities -------------------------------------------------------------------------------------
 
 
-def _range(subject: Subject, dtype: str) -> None:
+def _range(backend: BackendUnderTest, dtype: str) -> None:
     """0 <= p <= 1."""
-    for made, rows in _inputs(subject, dtype):
-        p = subject.call("softmax", rows.x)
+    for made, rows in _inputs(backend, dtype):
+        p = backend.call("softmax", rows.x)
         if not ((p >= 0) & (p <= 1)).all():
             i, k = np.argwhere(~((p >= 0) & (p <= 1)))[0]
             raise Failure(f"softmax of {made}: p[{i}, {k}] is {float(p[i, k])!r}, outside [0, 1]")
 
 
-def _sum_to_one(subject: Subject, dtype: str) -> None:
+def _sum_to_one(backend: BackendUnderTest, dtype: str) -> None:
     """|sum p - 1| <= 8u + 4 K eta, summed exactly (in half precision what rounding each entry can add)."""
     spec = formats[dtype]
-    for made, rows in _inputs(subject, dtype):
-        p = subject.call("softmax", rows.x).astype(np.float64)
+    for made, rows in _inputs(backend, dtype):
+        p = backend.call("softmax", rows.x).astype(np.float64)
         bound = 4 * spec.eps + 4 * p.shape[1] * spec.tiny
         for i, row in enumerate(p):
             total = math.fsum(row.tolist()) if np.isfinite(row).all() else math.nan
@@ -55,12 +56,12 @@ def _sum_to_one(subject: Subject, dtype: str) -> None:
                 )
 
 
-def _monotone(subject: Subject, dtype: str) -> None:
+def _monotone(backend: BackendUnderTest, dtype: str) -> None:
     """x_i > x_j => p_i >= p_j (1 - 16u) - 8 eta."""
     spec = formats[dtype]
-    for made, rows in _inputs(subject, dtype):
+    for made, rows in _inputs(backend, dtype):
         order = np.argsort(rows.x, axis=1, kind="stable")
-        p = np.take_along_axis(subject.call("softmax", rows.x).astype(np.float64), order, axis=1)
+        p = np.take_along_axis(backend.call("softmax", rows.x).astype(np.float64), order, axis=1)
         highest = np.maximum.accumulate(p, axis=1)
         wrong = ~(p >= highest * (1 - 8 * spec.eps) - 8 * spec.tiny)
         if wrong.any():
@@ -71,7 +72,7 @@ def _monotone(subject: Subject, dtype: str) -> None:
             )
 
 
-PROBABILITIES = Row(
+PROBABILITIES = Requirement(
     "probabilities",
     "softmax is a distribution, in the order of the logits",
     "0 <= p <= 1; |sum p - 1| <= 8u + 4K eta, summed exactly; x_i > x_j => p_i >= p_j (1 - 16u) - 8 eta",
@@ -91,30 +92,30 @@ _SHIFTS: Final[dict[str, tuple[float, float, tuple[float, ...]]]] = {
 }
 
 
-def _shift(subject: Subject, view: View, dtype: str) -> None:
+def _shift(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """A common shift that is exact changes no bit (logsumexp: within its gate)."""
     grid, top, shifts = _SHIFTS[dtype]
-    for k in subject.ks(2, 10, 100, 1000):
-        rows = batch(subject.rows_of(k, 40), k, dtype)
+    for k in backend.ks(2, 10, 100, 1000):
+        rows = batch(backend.rows_of(k, 40), k, dtype)
         points = np.clip(np.round(rows.x.astype(np.float64) * 4 / grid) * grid, -top, top)
         plain = rows.shifted(points.astype(rows.x.dtype))
-        due = view.run(subject, plain)
+        due = view.run(backend, plain)
         for c in shifts:
             moved = rows.shifted((points + c).astype(rows.x.dtype))
             said = f"{view.name} of {dtype} {rows.x.shape} multiples of {grid} plus {c:g}"
             if view.op == "logsumexp":
-                subject.judge("logsumexp", view.run(subject, moved), moved.x, made=said)
+                backend.judge("logsumexp", view.run(backend, moved), moved.x, made=said)
             else:
-                mismatch(view.run(subject, moved), due, said, than=" (without the shift)")
+                mismatch(view.run(backend, moved), due, said, than=" (without the shift)")
 
 
-def _permute(subject: Subject, view: View, dtype: str) -> None:
+def _permute(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """Classes in another order give the results in that order."""
     gap = {"argmax": 0.0, "logsumexp": 4.0, "log_loss": 8.0}.get(view.op, 8.0 if "s" not in view.target else 16.0)
-    for made, rows in _inputs(subject, dtype):
+    for made, rows in _inputs(backend, dtype):
         k = rows.x.shape[1]
         order = np.random.default_rng(k).permutation(k)
-        result, plain = view.run(subject, rows.permuted(order)), view.run(subject, rows)
+        result, plain = view.run(backend, rows.permuted(order)), view.run(backend, rows)
         said = f"{view.name} of {made} with permuted classes"
         if view.op == "argmax":
             tied = (rows.x == rows.x.max(axis=1, keepdims=True)).sum(axis=1) > 1
@@ -130,7 +131,7 @@ def _permute(subject: Subject, view: View, dtype: str) -> None:
             near(result, plain[:, order] if view.maps else plain, gap, dtype, said, "unpermuted")
 
 
-SYMMETRIES = Row(
+SYMMETRIES = Requirement(
     "symmetries",
     "shift invariance, permutation equivariance",
     "bitwise when x + c is exact; results follow the classes",
@@ -144,11 +145,11 @@ SYMMETRIES = Row(
 # -- bounds and signs ----------------------------------------------------------------------------------
 
 
-def _lse_bounds(subject: Subject, dtype: str) -> None:
+def _lse_bounds(backend: BackendUnderTest, dtype: str) -> None:
     """max <= lse <= max + log K, up to one rounding."""
     spec = formats[dtype]
-    for made, rows in _inputs(subject, dtype):
-        lse = subject.call("logsumexp", rows.x).astype(np.float64)
+    for made, rows in _inputs(backend, dtype):
+        lse = backend.call("logsumexp", rows.x).astype(np.float64)
         top = rows.x.max(axis=1).astype(np.float64)
         slack = 4 * spec.eps * np.maximum(np.abs(top + math.log(rows.x.shape[1])), np.abs(top)) + 4 * spec.tiny
         wrong = ~((lse >= top - slack) & (lse <= top + math.log(rows.x.shape[1]) + slack))
@@ -157,12 +158,12 @@ def _lse_bounds(subject: Subject, dtype: str) -> None:
             raise Failure(f"logsumexp of {made}: row {i} gives {lse[i]!r}, its maximum is {top[i]!r}")
 
 
-def _tiled(subject: Subject, dtype: str) -> None:
+def _tiled(backend: BackendUnderTest, dtype: str) -> None:
     """A row beside itself c times adds log c; lse(a||b) is logaddexp of both."""
     for c in (2, 4):
         rows = batch(5, 12, dtype)
-        plain = subject.call("logsumexp", rows.x).astype(np.float64)
-        tiled = subject.call("logsumexp", np.tile(rows.x, (1, c)))
+        plain = backend.call("logsumexp", rows.x).astype(np.float64)
+        tiled = backend.call("logsumexp", np.tile(rows.x, (1, c)))
         near(
             tiled,
             plain + math.log(c),
@@ -172,18 +173,18 @@ def _tiled(subject: Subject, dtype: str) -> None:
             f"log {c} plus one tile",
         )
     a, b = batch(5, 12, dtype), batch(5, 12, dtype, 3.0, seed=1)
-    both = subject.call("logsumexp", np.concatenate([a.x, b.x], axis=1))
-    parts = [subject.call("logsumexp", part.x).astype(np.float64) for part in (a, b)]
+    both = backend.call("logsumexp", np.concatenate([a.x, b.x], axis=1))
+    parts = [backend.call("logsumexp", part.x).astype(np.float64) for part in (a, b)]
     near(both, np.logaddexp(*parts), 4.0, dtype, f"logsumexp of two {dtype} rows in one", "logaddexp of both")
 
 
-def _signs(subject: Subject, dtype: str) -> None:
+def _signs(backend: BackendUnderTest, dtype: str) -> None:
     """log_softmax <= 0; loss >= 0; the label's gradient <= 0, all others >= 0; never -0 for a loss."""
-    for made, rows in _inputs(subject, dtype):
+    for made, rows in _inputs(backend, dtype):
         labels = rows.known
-        logs = subject.call("log_softmax", rows.x)
-        loss = subject.call("loss", rows.x, labels, **_NONE)
-        gradient = subject.call("gradient", rows.x, labels, **_NONE).astype(np.float64)
+        logs = backend.call("log_softmax", rows.x)
+        loss = backend.call("loss", rows.x, labels, **_NONE)
+        gradient = backend.call("gradient", rows.x, labels, **_NONE).astype(np.float64)
         at_label = np.take_along_axis(gradient, labels[:, None], axis=1)
         others = gradient.copy()
         np.put_along_axis(others, labels[:, None], 0.0, axis=1)
@@ -198,12 +199,12 @@ def _signs(subject: Subject, dtype: str) -> None:
                 raise Failure(f"{made}: {what} in row {int(np.argwhere(wrong)[0][0])}")
 
 
-def _gradient_sums(subject: Subject, dtype: str) -> None:
+def _gradient_sums(backend: BackendUnderTest, dtype: str) -> None:
     """Gradient rows sum to 0, to within the gates of their entries."""
     spec = formats[dtype]
-    for made, rows in _inputs(subject, dtype):
+    for made, rows in _inputs(backend, dtype):
         for name in ("gradient", "weighted-gradient", "soft-gradient"):
-            gradient = _BY_NAME[name].run(subject, rows).astype(np.float64)
+            gradient = _BY_NAME[name].run(backend, rows).astype(np.float64)
             for i, row in enumerate(gradient):
                 # An entry (sum q) p - q was subtracted from things as large as 1.
                 size = math.fsum(np.abs(row).tolist()) if name != "soft-gradient" else 2.0
@@ -212,7 +213,7 @@ def _gradient_sums(subject: Subject, dtype: str) -> None:
                     raise Failure(f"{name} of {made}: row {i} sums to {total!r}, its entries' magnitudes to {size!r}")
 
 
-BOUNDS = Row(
+BOUNDS = Requirement(
     "bounds",
     "bounds and signs",
     "max <= lse <= max + log K; lse(a||b) = logaddexp; tiling c times adds log c; log_softmax <= 0; loss >= 0; the "
@@ -226,35 +227,35 @@ BOUNDS = Row(
 # -- equivalent calls ----------------------------------------------------------------------------------
 
 
-def _fused(subject: Subject, view: View, dtype: str) -> None:
+def _fused(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """loss_and_gradient gives the bits of loss and of gradient."""
-    many = subject.rows_of(5, 131)
-    for made, rows in (*_inputs(subject, dtype), (f"{dtype}[{many},5]", batch(many, 5, dtype))):
+    many = backend.rows_of(5, 131)
+    for made, rows in (*_inputs(backend, dtype), (f"{dtype}[{many},5]", batch(many, 5, dtype))):
         logits, target, options = view.arguments(rows)
         for reduction in ("none", "sum", "mean"):
             options["reduction"] = reduction
-            loss, gradient = subject.call("loss_and_gradient", logits, target, **options)
+            loss, gradient = backend.call("loss_and_gradient", logits, target, **options)
             said = f"of {view.name} on {made}, reduction={reduction!r},"
             mismatch(
-                loss, subject.call("loss", logits, target, **options), f"loss_and_gradient()[0] {said}", than=" (loss)"
+                loss, backend.call("loss", logits, target, **options), f"loss_and_gradient()[0] {said}", than=" (loss)"
             )
-            due = subject.call("gradient", logits, target, **options)
+            due = backend.call("gradient", logits, target, **options)
             mismatch(gradient, due, f"loss_and_gradient()[1] {said}", than=" (gradient)")
 
 
-def _one_hot(subject: Subject, dtype: str) -> None:
+def _one_hot(backend: BackendUnderTest, dtype: str) -> None:
     """A label and its one-hot distribution mean the same."""
     spec = formats[dtype]
-    for made, rows in _inputs(subject, dtype):
+    for made, rows in _inputs(backend, dtype):
         labels = rows.known
         hot = np.eye(rows.x.shape[1], dtype=rows.x.dtype)[labels]
         for options in ({}, {"class_weight": rows.w}, {"sample_weight": rows.s}, {"label_smoothing": 0.125}):
             said = f"of {made} with one-hot targets, {', '.join(options)}:"
-            loss = subject.call("loss", rows.x, hot, **_NONE, **options)
-            due = subject.call("loss", rows.x, labels, **_NONE, **options)
+            loss = backend.call("loss", rows.x, hot, **_NONE, **options)
+            due = backend.call("loss", rows.x, labels, **_NONE, **options)
             near(loss, due, 16.0, dtype, f"loss {said}", "with labels")
-            got = subject.call("gradient", rows.x, hot, **_NONE, **options).astype(np.float64)
-            due = subject.call("gradient", rows.x, labels, **_NONE, **options).astype(np.float64)
+            got = backend.call("gradient", rows.x, hot, **_NONE, **options).astype(np.float64)
+            due = backend.call("gradient", rows.x, labels, **_NONE, **options).astype(np.float64)
             off = np.abs(got - due)
             size = float(rows.w.max()) if "class_weight" in options else float(rows.s.max())
             if not (off <= 8 * spec.eps * max(size, 1.0)).all():
@@ -262,51 +263,51 @@ def _one_hot(subject: Subject, dtype: str) -> None:
                 raise Failure(f"gradient {said} [{i}, {k}] is {got[i, k]!r}, with labels {due[i, k]!r}")
 
 
-def _smoothed(subject: Subject, dtype: str) -> None:
+def _smoothed(backend: BackendUnderTest, dtype: str) -> None:
     """Smoothing is a smoothed soft target."""
-    for made, rows in _inputs(subject, dtype):
+    for made, rows in _inputs(backend, dtype):
         k = rows.x.shape[1]
         labels = rows.known
         q = np.full(rows.x.shape, 0.25 / k)
         q[np.arange(len(q)), labels] += 0.75
-        loss = subject.call("loss", rows.x, labels, label_smoothing=0.25, **_NONE)
-        due = subject.call("loss", rows.x, q, **_NONE)
+        loss = backend.call("loss", rows.x, labels, label_smoothing=0.25, **_NONE)
+        due = backend.call("loss", rows.x, q, **_NONE)
         near(loss, due, 16.0, dtype, f"loss of {made}, label_smoothing=0.25,", "with the smoothed target")
 
 
-def _repetition(subject: Subject, dtype: str) -> None:
+def _repetition(backend: BackendUnderTest, dtype: str) -> None:
     """Integer sample weights repeat rows."""
-    for _, rows in _inputs(subject, dtype)[:4]:
+    for _, rows in _inputs(backend, dtype)[:4]:
         times = np.arange(len(rows.x)) % 4
         again = np.repeat(np.arange(len(rows.x)), times)
         if not again.size:
             continue
         for target in (rows.known, rows.q):
             for reduction in ("sum", "mean"):
-                got = subject.call("loss", rows.x, target, sample_weight=times.astype(np.float64), reduction=reduction)
-                due = subject.call("loss", rows.x[again], target[again], reduction=reduction)
+                got = backend.call("loss", rows.x, target, sample_weight=times.astype(np.float64), reduction=reduction)
+                due = backend.call("loss", rows.x[again], target[again], reduction=reduction)
                 said = f"{reduction} loss of {dtype} {rows.x.shape} with integer sample weights"
                 near(got, due, 16.0, dtype, said, "with rows repeated")
 
 
-def _linear(subject: Subject, dtype: str) -> None:
+def _linear(backend: BackendUnderTest, dtype: str) -> None:
     """The soft loss is linear in the target."""
-    for made, rows in _inputs(subject, dtype):
+    for made, rows in _inputs(backend, dtype):
         n = len(rows.x)
         a, b = rows.q, batch(n, rows.x.shape[1], dtype, 3.0, seed=2).q
         mixed = (a.astype(np.float64) * 0.5 + b.astype(np.float64) * 0.5).astype(a.dtype)
-        la, lb, lm = (subject.call("loss", rows.x, y, **_NONE).astype(np.float64) for y in (a, b, mixed))
+        la, lb, lm = (backend.call("loss", rows.x, y, **_NONE).astype(np.float64) for y in (a, b, mixed))
         near(
             lm, 0.5 * la + 0.5 * lb, 24.0, dtype, f"loss of {made} for a mean of two targets", "the mean of both losses"
         )
 
 
-def _exp_of_log(subject: Subject, dtype: str) -> None:
+def _exp_of_log(backend: BackendUnderTest, dtype: str) -> None:
     """softmax is exp(log_softmax), as far as the exponential's condition lets it be."""
     spec = formats[dtype]
-    for made, rows in _inputs(subject, dtype):
-        p = subject.call("softmax", rows.x).astype(np.float64)
-        logs = subject.call("log_softmax", rows.x).astype(np.float64)
+    for made, rows in _inputs(backend, dtype):
+        p = backend.call("softmax", rows.x).astype(np.float64)
+        logs = backend.call("log_softmax", rows.x).astype(np.float64)
         off = np.abs(p - np.exp(logs))
         bound = spec.eps * (8 + 4 * np.abs(np.maximum(logs, -1e4))) * p + 8 * spec.tiny
         if not (off <= bound).all():
@@ -314,7 +315,7 @@ def _exp_of_log(subject: Subject, dtype: str) -> None:
             raise Failure(f"{made}: softmax[{i}, {k}] is {p[i, k]!r}, exp(log_softmax) is {math.exp(logs[i, k])!r}")
 
 
-EQUIVALENT = Row(
+EQUIVALENT = Requirement(
     "equivalent-calls",
     "calls that mean the same",
     "fused = composed (bitwise within one backend); index = one-hot (within gates); soft loss linear in y; smoothing = "
@@ -333,4 +334,4 @@ EQUIVALENT = Row(
     + check("equivalent-calls", _exp_of_log, dtype=FLOATS),
 )
 
-ROWS = (PROBABILITIES, SYMMETRIES, BOUNDS, EQUIVALENT)
+REQUIREMENTS = (PROBABILITIES, SYMMETRIES, BOUNDS, EQUIVALENT)

@@ -16,13 +16,15 @@ import numpy as np
 
 import softbench
 from softbench.conformance import contract
+from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.case import PROFILES, Case, Profile
-from softbench.conformance.subject import Failure, NotApplicable, Subject, load
+from softbench.conformance.failures import Failure, NotApplicable
 from softbench.front.backend import Backend
 from softbench.interface import RowBackend
+from softbench.loading import load
 from softbench.registry import get_backend
 
-__all__ = ["Report", "Result", "Status", "judge_case", "make_subject", "matches", "run", "skip_reason"]
+__all__ = ["Report", "Result", "Status", "judge_case", "matches", "run", "skip_reason", "under_test"]
 
 Status = Literal["passed", "failed", "skipped", "deviation"]
 
@@ -104,13 +106,13 @@ def run(
     Raises
     ------
     UnknownBackendError, BackendUnavailableError
-        See `softbench.get_backend`; and for ``module:Class`` `softbench.conformance.subject.load`.
+        See `softbench.get_backend`; and for ``module:Class`` `softbench.conformance.backend_under_test.load`.
     ValueError
         An unknown profile, or a pattern of ``select`` that matches no case.
     """
     if profile not in PROFILES:
         raise ValueError(f"profile is {profile!r}, expected one of {', '.join(map(repr, PROFILES))}")
-    subject = make_subject(backend, profile)
+    subject = under_test(backend, profile)
     chosen = contract.cases(profile)
     if select is not None:
         patterns = list(select)
@@ -136,18 +138,18 @@ def run(
     return report
 
 
-def make_subject(backend: Any, profile: Profile = "standard") -> Subject:
-    """The `Subject` for whatever `run` takes."""
+def under_test(backend: Any, profile: Profile = "standard") -> BackendUnderTest:
+    """The `BackendUnderTest` for whatever `run` takes."""
     if isinstance(backend, str):
         name = backend
         backend = load(backend) if ":" in backend else get_backend(backend)
-        return Subject(backend, name=name if ":" in name else None, profile=profile)
-    from softbench.conformance.subject import build
+        return BackendUnderTest(backend, name=name if ":" in name else None, profile=profile)
+    from softbench.loading import build
 
-    return Subject(build(backend, repr(backend)), profile=profile)
+    return BackendUnderTest(build(backend, repr(backend)), profile=profile)
 
 
-def judge_case(subject: Subject, case: Case) -> Result:
+def judge_case(subject: BackendUnderTest, case: Case) -> Result:
     """The verdict on one case, declared deviations taken into account."""
     reason = skip_reason(subject, case)
     if reason:
@@ -171,7 +173,7 @@ def judge_case(subject: Subject, case: Case) -> Result:
     return Result(case.id, "passed", "", seconds)
 
 
-def decide(subject: Subject, case: Case) -> None:
+def decide(subject: BackendUnderTest, case: Case) -> None:
     """Run a case: it raises unless the backend passes."""
     subject.case = case.id
     with warnings.catch_warnings(), np.errstate():
@@ -179,7 +181,7 @@ def decide(subject: Subject, case: Case) -> None:
         case.check(subject)
 
 
-def skip_reason(subject: Subject, case: Case) -> str:
+def skip_reason(subject: BackendUnderTest, case: Case) -> str:
     """Why a case cannot be asked of this backend here, or ''."""
     if "host" in case.needs and not subject.host:
         return "concerns arrays in host memory"
@@ -191,7 +193,7 @@ def skip_reason(subject: Subject, case: Case) -> str:
     return ""
 
 
-def _deviations(subject: Subject, results: list[Result], whole: bool) -> list[Result]:
+def _deviations(subject: BackendUnderTest, results: list[Result], whole: bool) -> list[Result]:
     """Failures of declarations that nothing answers to (only known once everything has run)."""
     stale = []
     known = {case.id for case in contract.all_cases()}

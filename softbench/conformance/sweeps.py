@@ -11,12 +11,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, View, batch
-from softbench.conformance.case import WIDE, Row, check
-from softbench.conformance.subject import Failure, Subject, mismatch, near
+from softbench.conformance.case import WIDE, Requirement, check
+from softbench.conformance.failures import Failure, mismatch, near
 from softbench.machine import last_level_cache
 
-__all__ = ["ROWS"]
+__all__ = ["REQUIREMENTS"]
 
 _SWEPT: Final = ("softmax", "log_softmax", "logsumexp", "loss", "gradient")
 _SHIFTS: Final = np.array([0.0, 40.0, -24.0])  # exact on the grid of the logits
@@ -37,18 +38,18 @@ _BEYOND: Final = (
 _MANY: Final = 19  # rows: more than any tile of them, and a multiple of none
 
 
-def _sweep_ks(subject: Subject) -> list[int]:
+def _sweep_ks(backend: BackendUnderTest) -> list[int]:
     """Numbers of classes to try: all that the profile has time for, always those around powers of two."""
-    top = min(_TOP, subject.max_k)
-    dense = {"quick": 70, "standard": 1100, "deep": _TOP}[subject.profile]
-    if subject.cost == "simulated":
+    top = min(_TOP, backend.max_k)
+    dense = {"quick": 70, "standard": 1100, "deep": _TOP}[backend.profile]
+    if backend.cost == "simulated":
         dense = min(dense, 12)
-    if subject.cost == "interpreted":
+    if backend.cost == "interpreted":
         dense = min(dense, 140)
-    step = {"quick": 173, "standard": 17, "deep": 1}[subject.profile]
-    beyond = _BEYOND[:5] if subject.profile == "quick" else _BEYOND
+    step = {"quick": 173, "standard": 17, "deep": 1}[backend.profile]
+    beyond = _BEYOND[:5] if backend.profile == "quick" else _BEYOND
     found = [k for k in range(1, top + 1) if k <= dense or k % step == 5 or k in _AROUND]
-    return found + [k for k in beyond if k <= subject.max_k]
+    return found + [k for k in beyond if k <= backend.max_k]
 
 
 def _row(k: int, dtype: str) -> Any:
@@ -56,94 +57,94 @@ def _row(k: int, dtype: str) -> Any:
     return (np.round(np.random.default_rng(k).standard_normal(k) * 32.0) / 8.0).astype(dtype)
 
 
-def _every_k(subject: Subject, op: str, dtype: str) -> None:
+def _every_k(backend: BackendUnderTest, op: str, dtype: str) -> None:
     """All K, with 1, 2 and 3 rows."""
-    for k in _sweep_ks(subject):
+    for k in _sweep_ks(backend):
         row = _row(k, dtype)
         x = (row + _SHIFTS[:, None]).astype(dtype)
         label = (7 * k) % k if k % 2 else k - 1
         target = [np.full(3, label)] if op in ("loss", "gradient") else []
         options = {"reduction": "none"} if target else {}
-        three = subject.call(op, x, *target, **options)
+        three = backend.call(op, x, *target, **options)
         made = f"{dtype}[3,{k}] (multiples of 1/8, rows shifted by 0, 40, -24)"
-        subject.judge(op, three[:1], x[:1], *(y[:1] for y in target), made=made, **options)
+        backend.judge(op, three[:1], x[:1], *(y[:1] for y in target), made=made, **options)
         if op == "logsumexp":
-            subject.judge(op, three, x, made=made)
+            backend.judge(op, three, x, made=made)
         else:
             for i in (1, 2):
                 mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
-        if k in _AROUND and subject.cost == "compiled":
+        if k in _AROUND and backend.cost == "compiled":
             few = np.stack([_row(k + i, dtype)[:k] for i in range(3)])
             again = np.arange(_MANY) % 3
-            due = subject.call(op, few, *(np.full(3, label) for _ in target), **options)
-            many = subject.call(op, few[again], *(np.full(_MANY, label) for _ in target), **options)
+            due = backend.call(op, few, *(np.full(3, label) for _ in target), **options)
+            many = backend.call(op, few[again], *(np.full(_MANY, label) for _ in target), **options)
             mismatch(many, due[again], f"{op} of {dtype}[{_MANY},{k}], 3 rows again and again,", than=" (the 3 rows)")
-        for n in (2,) if subject.cost == "simulated" else (1, 2):
-            fewer = subject.call(op, x[:n], *(y[:n] for y in target), **options)
+        for n in (2,) if backend.cost == "simulated" else (1, 2):
+            fewer = backend.call(op, x[:n], *(y[:n] for y in target), **options)
             mismatch(fewer, three[:n], f"{op} of {made}, the first {n} rows alone,", than=" (three rows)")
 
 
-def _every_k_soft(subject: Subject, dtype: str) -> None:
+def _every_k_soft(backend: BackendUnderTest, dtype: str) -> None:
     """Soft targets at the numbers of classes where kernels change, and the odd ones among them."""
-    for k in (k for k in _sweep_ks(subject) if k in _AROUND):
+    for k in (k for k in _sweep_ks(backend) if k in _AROUND):
         x = (_row(k, dtype) + _SHIFTS[:, None]).astype(dtype)
         weights = np.random.default_rng(k).integers(0, 9, k) + 1.0
         q = np.tile(weights / weights.sum(), (3, 1))
         for op in ("loss", "gradient"):
-            three = subject.call(op, x, q, reduction="none")
+            three = backend.call(op, x, q, reduction="none")
             made = f"{dtype}[3,{k}] (multiples of 1/8, rows shifted by 0, 40, -24), one soft target"
-            subject.judge(op, three[:1], x[:1], q[:1], made=made, reduction="none")
+            backend.judge(op, three[:1], x[:1], q[:1], made=made, reduction="none")
             for i in (1, 2):
                 mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
 
 
-def _every_k_argmax(subject: Subject, dtype: str) -> None:
-    for k in _sweep_ks(subject):
+def _every_k_argmax(backend: BackendUnderTest, dtype: str) -> None:
+    for k in _sweep_ks(backend):
         row = _row(k, dtype)
         x = (row + _SHIFTS[:, None]).astype(dtype)
         due = np.full(3, row.argmax(), np.int64)
-        mismatch(subject.call("argmax", x), due, f"argmax of {dtype}[3,{k}]")
+        mismatch(backend.call("argmax", x), due, f"argmax of {dtype}[3,{k}]")
 
 
-def _every_n(subject: Subject, dtype: str) -> None:
+def _every_n(backend: BackendUnderTest, dtype: str) -> None:
     """Numbers of rows around the sizes of blocks, chunks and warps: results of the rows one by one."""
     k = 10
-    top = {"compiled": 2050, "interpreted": 66, "simulated": 34}[subject.cost]
+    top = {"compiled": 2050, "interpreted": 66, "simulated": 34}[backend.cost]
     ns = sorted({2**e + d for e in range(12) for d in (-1, 0, 1)} | {3 * 2**e + 1 for e in range(10)})
     ns = [n for n in ns if 1 <= n <= top]
-    if subject.cost == "simulated" or subject.profile == "quick":
+    if backend.cost == "simulated" or backend.profile == "quick":
         ns = ns[:: max(1, len(ns) // 8)]
     whole = (np.random.default_rng(1).standard_normal((max(ns), k)) * 3.0).astype(dtype)
     labels = np.arange(max(ns)) % k
     for op in (*_SWEPT, "argmax"):
         target, options = ([labels], {"reduction": "none"}) if op in ("loss", "gradient") else ([], {})
-        due = subject.call(op, whole, *target, **options)
+        due = backend.call(op, whole, *target, **options)
         if op != "argmax":
-            subject.judge(op, due, whole, *target, made=f"N(0,3) {dtype}[{max(ns)},{k}]", **options)
+            backend.judge(op, due, whole, *target, made=f"N(0,3) {dtype}[{max(ns)},{k}]", **options)
         for n in ns:
-            fewer = subject.call(op, whole[:n], *(y[:n] for y in target), **options)
+            fewer = backend.call(op, whole[:n], *(y[:n] for y in target), **options)
             mismatch(fewer, due[:n], f"{op} of the first {n} rows of {k},", than=f" (of {max(ns)} rows)")
 
 
-def _long(subject: Subject, op: str, dtype: str, k: int) -> None:
+def _long(backend: BackendUnderTest, op: str, dtype: str, k: int) -> None:
     """Rows longer than any cache level or block."""
     for n in (1, 3):
         x = (np.random.default_rng(k).standard_normal((n, k)) * 3.0).astype(dtype)
         target = [np.full(n, k - 1)] if op in ("loss", "gradient") else []
         options = {"reduction": "none"} if target else {}
-        result = subject.call(op, x, *target, **options)
-        subject.judge(op, result, x, *target, made=f"N(0,3) {dtype}[{n},{k}]", **options)
+        result = backend.call(op, x, *target, **options)
+        backend.judge(op, result, x, *target, made=f"N(0,3) {dtype}[{n},{k}]", **options)
 
 
-def _special_everywhere(subject: Subject, value: str, dtype: str) -> None:
+def _special_everywhere(backend: BackendUnderTest, value: str, dtype: str) -> None:
     """The maximum, or a lone finite logit, at every index of a long row."""
-    k = {"compiled": 1031, "interpreted": 129, "simulated": 33}[subject.cost]
-    if subject.profile == "quick":
+    k = {"compiled": 1031, "interpreted": 129, "simulated": 33}[backend.cost]
+    if backend.profile == "quick":
         k = min(k, 257)
     eye = np.eye(k, dtype=bool)
     low, high = (0.0, 50.0) if value == "maximum" else (-np.inf, 3.0)
     x = np.where(eye, high, low).astype(dtype)
-    p = subject.call("softmax", x)
+    p = backend.call("softmax", x)
     wrong = p.argmax(axis=1) != np.arange(k)
     if wrong.any():
         raise Failure(
@@ -158,11 +159,11 @@ def _special_everywhere(subject: Subject, value: str, dtype: str) -> None:
         others, np.full(others.shape, others[0]), f"softmax of {dtype} rows of {k}, {value} at j in row j: the others"
     )
     labels = np.arange(k)
-    loss = subject.call("loss", x, labels, reduction="none")
+    loss = backend.call("loss", x, labels, reduction="none")
     mismatch(
         loss, np.full(k, loss[0]), f"loss of {dtype} rows of {k}, label and {value} at j in row j:", than=" as row 0"
     )
-    lse = subject.call("logsumexp", x)
+    lse = backend.call("logsumexp", x)
     mismatch(lse, np.full(k, lse[0]), f"logsumexp of {dtype} rows of {k}, {value} at j in row j:", than=" as row 0")
 
 
@@ -176,7 +177,7 @@ _MARKS: Final = {
 }
 
 
-def _marked_index(subject: Subject, op: str, dtype: str) -> None:
+def _marked_index(backend: BackendUnderTest, op: str, dtype: str) -> None:
     """A special logit before and behind the ends of tiles, and of 16-bit indices, in rows of several tiles."""
     for k, edges in ((5003, tuple(2**e for e in range(5, 13))), (66001, (4096, 32768, 65536))):
         places = np.array(sorted({0, k - 2, k - 1, *edges, *(edge - 1 for edge in edges)}))
@@ -186,14 +187,14 @@ def _marked_index(subject: Subject, op: str, dtype: str) -> None:
         for mark, (others, one) in _MARKS.items():
             x = np.full((len(places), k), others, dtype)
             x[every, places] = one
-            result = subject.call(op, x, *target, **options)
+            result = backend.call(op, x, *target, **options)
             said = f"{op} of {dtype} rows of {k}, {mark} at 0, {places[1]}, ... {k - 1} in turn:"
             if op == "argmax":
                 due = (places == 0).astype(np.int64) if mark == "absent" else places
                 mismatch(result, due, said)
                 continue
             made = f"{dtype}[1,{k}], {others:g} and {one:g} at class 0"
-            subject.judge(op, result[:1], x[:1], *(y[:1] for y in target), made=made, **options)
+            backend.judge(op, result[:1], x[:1], *(y[:1] for y in target), made=made, **options)
             due = np.repeat(result[:1], len(places), axis=0)
             if result.ndim == 2:  # the first row with the special class where it is in each row
                 due[:, 0] = result[0, 1]
@@ -201,16 +202,16 @@ def _marked_index(subject: Subject, op: str, dtype: str) -> None:
             near(result, due, 8.0, dtype, said, "with it at class 0")
 
 
-def _many_rows(subject: Subject, view: View, dtype: str) -> None:
+def _many_rows(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """More rows than a 16-bit grid or any chunk holds, not a multiple of any: a small batch again and again."""
-    n = {"compiled": (1 << 17) + 3, "interpreted": 1003, "simulated": 67}[subject.cost]
+    n = {"compiled": (1 << 17) + 3, "interpreted": 1003, "simulated": 67}[backend.cost]
     few = batch(67, 3, dtype)
-    result = view.run(subject, few.take(np.arange(n) % 67))
-    due = view.run(subject, few)[np.arange(n) % 67]
+    result = view.run(backend, few.take(np.arange(n) % 67))
+    due = view.run(backend, few)[np.arange(n) % 67]
     mismatch(result, due, f"{view.name} of {dtype} {(n, 3)}, 67 rows again and again,", than=" (the 67 rows alone)")
 
 
-def _large(subject: Subject, view: View, dtype: str, k: int) -> None:
+def _large(backend: BackendUnderTest, view: View, dtype: str, k: int) -> None:
     """A result that no cache holds, which kernels may write past the caches, and a row behind the one at work.
 
     Rows that are skipped (ignored ones), that take another way (wide or not finite ones) and ordinary ones follow each
@@ -222,9 +223,9 @@ def _large(subject: Subject, view: View, dtype: str, k: int) -> None:
     x[5::11, 7] = np.nan
     x[6::29, 8] = np.inf
     labels[np.random.default_rng(k).random(len(x)) < 0.4] = -1
-    due = view.run(subject, few)
+    due = view.run(backend, few)
     n = last_level_cache() // (k * x.itemsize) + len(x)
-    result = view.run(subject, few.take(np.arange(n) % len(x)))
+    result = view.run(backend, few.take(np.arange(n) % len(x)))
     at_once = 64 * len(x)
     expected = np.tile(due, (64, 1))
     for start in range(0, n, at_once):
@@ -235,8 +236,8 @@ def _large(subject: Subject, view: View, dtype: str, k: int) -> None:
 
 _MAPS: Final = tuple(view for view in VIEWS if view.maps and not view.options)
 
-ROWS = (
-    Row(
+REQUIREMENTS = (
+    Requirement(
         "every-k",
         "every K in 1..4097 with 1, 2 and 3 rows (what the profile and the cost of the backend allow)",
         "within the gates; rows that are exact shifts of each other agree bit for bit in every batch",
@@ -244,20 +245,20 @@ ROWS = (
         + check("every-k", _every_k_soft, name="sweep-soft", dtype=WIDE)
         + check("every-k", _every_k_argmax, name="sweep-argmax", dtype=WIDE),
     ),
-    Row(
+    Requirement(
         "every-n",
         "N around block, chunk and warp sizes",
         "the rows one by one, bit for bit",
         checks=check("every-n", _every_n, name="sweep", dtype=WIDE),
     ),
-    Row(
+    Requirement(
         "many-rows",
         "N = 2^17 + 3",
         "the rows one by one, bit for bit",
         checks=check("many-rows", _many_rows, name="repeated", view=VIEWS, dtype=("float32",))
         + check("many-rows", _many_rows, name="repeated", profile="standard", view=VIEWS, dtype=("float64",)),
     ),
-    Row(
+    Requirement(
         "large-results",
         "results larger than the last-level cache, ignored, wide and non-finite rows among the others",
         "the rows of a small batch, bit for bit",
@@ -278,14 +279,14 @@ ROWS = (
             "large-results", _large, name="rows", profile="deep", max_k=1000, view=_MAPS, dtype=("float64",), k=(1000,)
         ),
     ),
-    Row(
+    Requirement(
         "every-index",
         "the maximum, or the only finite logit, at every index; NaN and infinities too at the ends of tiles",
         "the same results wherever it is",
         checks=check("every-index", _special_everywhere, name="sweep", value=("maximum", "only-finite"), dtype=WIDE)
         + check("every-index", _marked_index, name="tiles", max_k=66001, op=(*_SWEPT, "argmax"), dtype=WIDE),
     ),
-    Row(
+    Requirement(
         "long-rows",
         "K = 65537 and 2^20",
         "within the gates",

@@ -12,8 +12,7 @@ import sys
 import pytest
 
 from softbench.conformance import contract
-from softbench.conformance.pytest_plugin import chosen_backends, parametrize, required, subject_or_skip
-from softbench.conformance.suite import report_case
+from softbench.conformance.suite import backend_or_skip, chosen_backends, parametrize, report_case, required
 from softbench.registry import BUILT_IN
 
 
@@ -23,7 +22,7 @@ def pytest_generate_tests(metafunc):
 
 
 def test_contract(backend, contract_case, request):
-    subject = subject_or_skip(backend, request.config.getoption("--conformance-profile"))
+    subject = backend_or_skip(backend, request.config.getoption("--conformance-profile"))
     report_case(subject, contract_case)
 
 
@@ -37,7 +36,7 @@ def _sample():
     """Ids of two cases of each row, those with the smallest rows first, float32 where there is a choice."""
     by_row = {}
     for case in contract.cases("quick"):
-        by_row.setdefault(case.row, []).append(case)
+        by_row.setdefault(case.requirement, []).append(case)
     for row in by_row.values():
         row.sort(key=lambda case: (case.max_k, "float32" not in case.name))
     return [case.id for row in by_row.values() for case in row[:2]]

@@ -13,26 +13,27 @@ import pytest
 from softbench import cli
 from softbench.conformance import contract, docs, run
 from softbench.conformance.case import PROFILES, Case, Raises
-from softbench.conformance.runner import decide, judge_case, make_subject
-from softbench.conformance.subject import Failure, load, mismatch, near
+from softbench.conformance.failures import Failure, mismatch, near
+from softbench.conformance.runner import decide, judge_case, under_test
 from softbench.errors import UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import RowBackend
+from softbench.loading import load
 from softbench_backends.numpy import NumpyBackend
 
 # -- what it asks --------------------------------------------------------------------------------------
 
 
 def test_case_ids_are_unique_and_belong_to_rows():
-    rows = {row.id for row in contract.all_rows()}
+    rows = {row.id for row in contract.all_requirements()}
     ids = [case.id for case in contract.all_cases()]
     assert len(ids) == len(set(ids))
-    assert {case.row for case in contract.all_cases()} == rows
+    assert {case.requirement for case in contract.all_cases()} == rows
 
 
 def test_every_row_has_a_sentence_and_a_case_in_the_standard_profile():
-    asked = {case.row for case in contract.cases("standard")}
-    for row in contract.all_rows():
+    asked = {case.requirement for case in contract.cases("standard")}
+    for row in contract.all_requirements():
         assert row.case
         assert row.result
         assert row.id in asked
@@ -44,7 +45,7 @@ def test_profiles_contain_each_other():
 
 
 def test_no_two_rows_share_an_id():
-    ids = [row.id for row in contract.all_rows()]
+    ids = [row.id for row in contract.all_requirements()]
     assert len(ids) == len(set(ids))
 
 
@@ -87,7 +88,7 @@ def test_a_crash_is_a_failure_of_the_case_with_the_place_it_came_from():
 
 
 def test_skips_say_why():
-    subject = make_subject("python")
+    subject = under_test("python")
     result = judge_case(subject, _case(lambda s: None, max_k=70000))
     assert (result.status, "70000 classes" in result.message) == ("skipped", True)
     result = judge_case(subject, _case(lambda s: None, needs=frozenset({"no_such_module"})))
@@ -275,10 +276,10 @@ def test_deviation_of_a_row_that_no_longer_occurs_fails():
     backend = type("Declares", (NumpyBackend,), {"name": "fine", "deviations": {"argmax-ties": "mended"}})
     report = run(backend, "quick", progress=_stop_after("empty-batch"))
     assert report.interrupted  # not known before everything has run
-    subject = make_subject(backend)
+    subject = under_test(backend)
     from softbench.conformance.runner import _deviations
 
-    results = [judge_case(subject, case) for case in contract.cases() if case.row == "argmax-ties"]
+    results = [judge_case(subject, case) for case in contract.cases() if case.requirement == "argmax-ties"]
     (stale,) = _deviations(subject, results, whole=True)
     assert "no longer occurs" in stale.message
 
@@ -521,7 +522,7 @@ def test_a_failing_check_shows_in_decide():
         raise Failure("no")
 
     with pytest.raises(Failure, match="no"):
-        decide(make_subject("python"), _case(fails))
+        decide(under_test("python"), _case(fails))
 
 
 @pytest.mark.parametrize("returned", [[[0.5, 0.5]], None, "half"])
@@ -530,7 +531,7 @@ def test_a_result_that_is_no_array_is_told_first(returned):
         def __getattr__(self, name):
             return lambda *arguments, **options: returned
 
-    subject = make_subject("python")
+    subject = under_test("python")
     subject.be = Wrong()
     with pytest.raises(Failure, match=f"^softmax returned {type(returned).__name__}, expected an array"):
         subject.call("softmax", np.zeros((1, 2)))

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from softbench.conformance import run
-from softbench.conformance.pytest_plugin import chosen_backends, subject_or_skip
+from softbench.conformance.suite import backend_or_skip, chosen_backends
 
 pytestmark = pytest.mark.deep
 
@@ -20,7 +20,7 @@ def pytest_generate_tests(metafunc):
 
 
 def test_deep_profile(name):
-    subject_or_skip(name, "deep")
+    backend_or_skip(name, "deep")
     report = run(name, "deep")
     assert report.ok, "\n".join(f"{result.id}: {result.message}" for result in report.of("failed"))
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from softbench.conformance.pytest_plugin import chosen_backends, subject_or_skip
-from softbench.conformance.subject import mismatch
+from softbench.conformance.failures import mismatch
+from softbench.conformance.suite import backend_or_skip, chosen_backends
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 fixed = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=QUIET)
@@ -144,7 +144,7 @@ def test_property_searched_for_long(title, name):
 
 def _search(title, name, profile):
     strategy, function = PROPERTIES[title]
-    subject = subject_or_skip(name, "standard")
+    subject = backend_or_skip(name, "standard")
 
     @given(strategy)
     @profile

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from softbench.conformance import contract
-from softbench.conformance.runner import judge_case, make_subject
+from softbench.conformance.runner import judge_case, under_test
 from softbench_backends.numpy import NumpyBackend
 from softbench_backends.python import PythonBackend
 
@@ -80,5 +80,5 @@ else:
 @pytest.mark.parametrize(("backend", "case"), CHOSEN)
 def test_case(backend, case):
     # A backend made anew: `get_backend` keeps its own, made before the mutant was chosen.
-    result = judge_case(make_subject(BACKENDS[backend], "quick"), CASES[case])
+    result = judge_case(under_test(BACKENDS[backend], "quick"), CASES[case])
     assert result.status != "failed", result.message

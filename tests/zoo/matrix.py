@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from zoo.mutants import MUTANTS, Mutant
 
 from softbench.conformance import contract, run
-from softbench.conformance.runner import judge_case, make_subject
+from softbench.conformance.runner import judge_case, under_test
 
 PAGE = Path(__file__).parents[2] / "docs" / "kill-matrix.md"
 
@@ -38,7 +38,7 @@ def line(mutant: Mutant, killed: str) -> str:
 def judged(mutant: Mutant) -> str:
     """Rows that reject a mutant, with the number of their cases that do."""
     cases = {case.id: case for case in contract.cases()}
-    named = judge_case(make_subject(mutant.make()), cases[mutant.killer])
+    named = judge_case(under_test(mutant.make()), cases[mutant.killer])
     assert named.status == "failed", f"{mutant.name} survives {mutant.killer}"
     report = run(mutant.make(), "quick")
     rows = Counter(result.id.partition("/")[0] for result in report.of("failed"))

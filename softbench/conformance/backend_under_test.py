@@ -1,53 +1,28 @@
-"""The backend under judgement, and the words in which a failure is told.
+"""The backend under judgement.
 
-All cases talk to a backend through `Subject`: arrays go in by the backend's own ``asarray`` and come back by its
-``to_numpy``, so the same cases judge host and device backends.
+All cases talk to a backend through `BackendUnderTest`: arrays go in by the backend's own ``asarray`` and come back by
+its ``to_numpy``, so the same cases judge host and device backends.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import inspect
-import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from softbench.errors import UnknownBackendError
-from softbench.front.backend import Backend
-from softbench.interface import RowBackend
-from softbench.interface.dtypes import formats, result_dtype
+from softbench.conformance.failures import Failure, call_text
+from softbench.interface.dtypes import result_dtype
 
-__all__ = ["Failure", "NotApplicable", "Subject", "Worst", "call_text", "load", "mismatch", "near"]
+__all__ = ["BackendUnderTest", "Worst"]
 
 Array = np.ndarray[Any, Any]
 
 _MAX_K: Final = {"compiled": 1 << 31, "interpreted": 300, "simulated": 100}
 _MAX_ELEMENTS: Final = {"compiled": 1 << 31, "interpreted": 3000, "simulated": 300}
 _MAX_ROWS: Final = {"simulated": 3}  # a simulator starts a thread of Python for every thread of every row
-_FUNCTIONS: Final = (
-    "argmax",
-    "logsumexp",
-    "softmax",
-    "log_softmax",
-    "log_loss",
-    "loss",
-    "gradient",
-    "loss_and_gradient",
-)
 _ARRAYS: Final = ("sample_weight", "out")  # options that live where the logits live
-
-
-class Failure(AssertionError):
-    """The backend broke the contract; the message shows the call, what came and what was due."""
-
-
-class NotApplicable(Exception):
-    """The case cannot be asked of this backend, or not here; the message says why."""
 
 
 @dataclass(slots=True)
@@ -64,7 +39,7 @@ class Worst:
     case: str = ""
 
 
-class Subject:
+class BackendUnderTest:
     """A backend being judged.
 
     Attributes
@@ -176,126 +151,3 @@ class Subject:
     def errors(self) -> list[dict[str, Any]]:
         """`worst` as plain rows for a report."""
         return [{"function": op, "dtype": dtype, **asdict(worst)} for (op, dtype), worst in sorted(self.worst.items())]
-
-
-def load(spec: str) -> Any:
-    """A backend from ``module:attribute``, the module found like a script's imports (the current folder first).
-
-    The attribute is a subclass of `softbench.interface.RowBackend`, or a class or function that takes no argument
-    and makes a `softbench.front.backend.Backend` or anything with its methods, or such an object itself.
-
-    Raises
-    ------
-    UnknownBackendError
-        No such module or attribute, or it is no backend; the message says which.
-    """
-    module_name, _, attribute = spec.partition(":")
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise UnknownBackendError(f"{spec!r}: no module named {error.name!r} here ({here}) or on sys.path") from error
-    except Exception as error:  # somebody else's code
-        raise UnknownBackendError(f"{spec!r}: importing {module_name} raises {error!r}") from error
-    found: Any = module
-    try:
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except AttributeError as error:
-        raise UnknownBackendError(f"{spec!r}: {error}") from None
-    return build(found, spec)
-
-
-def build(found: Any, spec: str) -> Any:
-    """A backend from what `load` found."""
-    try:
-        made = found() if callable(found) and not isinstance(found, (RowBackend, Backend)) else found
-    except Exception as error:  # an abstract class, a constructor with arguments, or one that fails
-        raise UnknownBackendError(f"{spec!r} cannot be made: {error!r}") from error
-    if isinstance(made, RowBackend):
-        if not getattr(made, "name", None):
-            type(made).name = type(made).__name__
-        return Backend(made)
-    missing = [name for name in _FUNCTIONS if not callable(getattr(made, name, None))]
-    if missing:
-        raise UnknownBackendError(
-            f"{spec!r} is no backend: it is no softbench.interface.RowBackend and has no {', '.join(missing)}"
-        )
-    return made
-
-
-# -- telling -------------------------------------------------------------------------------------------
-
-
-def call_text(
-    op: str, logits: Any, target: Any = None, options: Mapping[str, Any] | None = None, made: str = ""
-) -> str:
-    """A call as one would write it; large arrays by their form, or by how they were ``made``."""
-    parts = [made or brief(logits)] + ([] if target is None else [brief(target)])
-    parts += [f"{key}={brief(value)}" for key, value in (options or {}).items()]
-    return f"{op}({', '.join(parts)})"
-
-
-def brief(value: Any) -> str:
-    """A value in a few words: small arrays in full, functions by name, large arrays by shape and ends."""
-    if isinstance(value, list):
-        return repr(value).replace(" ", "") if len(repr(value)) <= 80 else f"{type(value).__name__} of {len(value)}"
-    if isinstance(value, (np.ndarray, np.generic)):
-        array = np.asarray(value)
-        form = f"{array.dtype.name}{list(array.shape)}"
-        if array.size > 12:
-            return f"<{form}>"
-        return f"{array.tolist()!r}:{array.dtype.name}" if array.size else f"<{form}>"
-    if inspect.isfunction(value):
-        return value.__name__
-    return repr(value) if len(repr(value)) <= 80 else type(value).__name__
-
-
-def mismatch(result: Any, expected: Array, said: str, *, signed: bool = False, than: str = "") -> None:
-    """`Failure` unless ``result`` equals ``expected`` in shape, dtype and every value.
-
-    NaN equals NaN; -0 equals +0 unless ``signed``. ``than`` names what ``expected`` is.
-    """
-    result = np.asarray(result)
-    if result.shape != expected.shape:
-        raise Failure(f"{said} has shape {result.shape}, expected {expected.shape}{than}")
-    if result.dtype != expected.dtype:
-        raise Failure(f"{said} has dtype {result.dtype}, expected {expected.dtype}{than}")
-    different = ~((result == expected) | ((result != result) & (expected != expected)))
-    if signed and result.dtype.kind != "i":
-        different |= (result == 0) & (np.signbit(result) != np.signbit(expected))
-    if different.any():
-        where = tuple(int(i) for i in np.argwhere(different)[0])
-        count = int(np.count_nonzero(different))
-        raise Failure(
-            f"{said}{list(where) if where else ''} is {_value(result[where])}, expected {_value(expected[where])}{than}"
-            + (f" ({count} of {different.size} entries differ)" if count > 1 else "")
-        )
-
-
-def near(a: Array, b: Array, gap: float, dtype: str, said: str, than: str) -> None:
-    """`Failure` unless ``|a - b| <= gap`` spacings of ``dtype`` at the larger of both; NaN equals NaN."""
-    spec = formats[dtype]
-    x, y = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    differ = ~((x == y) | ((x != x) & (y != y)))
-    if not differ.any():
-        return
-    u, v = x[differ], np.broadcast_to(y, x.shape)[differ]
-    with np.errstate(all="ignore"):
-        _, exponent = np.frexp(np.maximum(np.abs(u), np.abs(v)))
-        off = np.abs(u - v) / np.ldexp(1.0, np.maximum(exponent - 1, spec.emin) - spec.precision + 1)
-    wrong = ~(off <= gap)
-    if wrong.any():
-        first = int(wrong.argmax())
-        where = [int(i) for i in np.argwhere(differ)[first]]
-        apart = float(off[first])
-        raise Failure(
-            f"{said}{where} is {float(u[first])!r}, {than} {float(v[first])!r}"
-            + (f": {apart:.3g} ulp apart, more than {gap:g}" if np.isfinite(apart) else "")
-        )
-
-
-def _value(value: Any) -> str:
-    return repr(value.item()) if value.dtype.kind in "iu" else f"{float(value)!r}"

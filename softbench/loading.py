@@ -1,0 +1,74 @@
+"""Backends of one's own, by where they are: ``module:attribute``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, Final
+
+from softbench.errors import UnknownBackendError
+from softbench.front.backend import Backend
+from softbench.interface import RowBackend
+
+__all__ = ["FUNCTIONS", "build", "load"]
+
+FUNCTIONS: Final = (
+    "argmax",
+    "logsumexp",
+    "softmax",
+    "log_softmax",
+    "log_loss",
+    "loss",
+    "gradient",
+    "loss_and_gradient",
+)
+"""The public functions, each a method of a backend."""
+
+
+def load(spec: str) -> Any:
+    """A backend from ``module:attribute``, the module found like a script's imports (the current folder first).
+
+    The attribute is a subclass of `softbench.interface.RowBackend`, or a class or function that takes no argument
+    and makes a `softbench.front.backend.Backend` or anything with its methods, or such an object itself.
+
+    Raises
+    ------
+    UnknownBackendError
+        No such module or attribute, or it is no backend; the message says which.
+    """
+    module_name, _, attribute = spec.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise UnknownBackendError(f"{spec!r}: no module named {error.name!r} here ({here}) or on sys.path") from error
+    except Exception as error:  # somebody else's code
+        raise UnknownBackendError(f"{spec!r}: importing {module_name} raises {error!r}") from error
+    found: Any = module
+    try:
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        raise UnknownBackendError(f"{spec!r}: {error}") from None
+    return build(found, spec)
+
+
+def build(found: Any, spec: str) -> Any:
+    """A backend from what `load` found."""
+    try:
+        made = found() if callable(found) and not isinstance(found, (RowBackend, Backend)) else found
+    except Exception as error:  # an abstract class, a constructor with arguments, or one that fails
+        raise UnknownBackendError(f"{spec!r} cannot be made: {error!r}") from error
+    if isinstance(made, RowBackend):
+        if not getattr(made, "name", None):
+            type(made).name = type(made).__name__
+        return Backend(made)
+    missing = [name for name in FUNCTIONS if not callable(getattr(made, name, None))]
+    if missing:
+        raise UnknownBackendError(
+            f"{spec!r} is no backend: it is no softbench.interface.RowBackend and has no {', '.join(missing)}"
+        )
+    return made
