@@ -31,7 +31,7 @@ def test_documents_link_to_files_that_exist() -> None:
 
 
 def test_tables_of_the_performance_guide_are_those_of_the_runs_it_links_to() -> None:
-    from benchmarks import goals, portability
+    from benchmarks.studies import goals, portability
 
     text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
     for benchmark, name in ((goals, "goals-epyc-zen4-2core"), (portability, "portability-epyc-zen4-2core")):

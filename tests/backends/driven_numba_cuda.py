@@ -1,5 +1,5 @@
 """The host's side of the numba_cuda backend with a stand-in for the driver; run by test_numba_cuda.py in a process of
-its own, which finds `benchmarks/driver_stand_in.c` as libcuda.so.1.
+its own, which finds `driver_stand_in.c` as libcuda.so.1.
 
 What is checked: which launches a call makes, on which stream, with which arguments, and what it waits for and
 allocates. No kernel runs, so no result is looked at.

@@ -6,7 +6,6 @@ What passes here is never "tested on a GPU": see `cuda_on_cpu`.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
 import mmap
 import os
@@ -666,21 +665,12 @@ def test_bfloat16_of_torch_comes_and_goes_as_integers(monkeypatch: pytest.Monkey
     assert back.array.tolist() == given.array.tolist()
 
 
-# -- the benchmarks that need no card ----------------------------------------------------------------------------------
-
-
-def benchmark_module(name: str) -> Any:
-    path = Path(__file__).parents[2] / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+# -- the studies that need no card ------------------------------------------------------------------------------------
 
 
 def test_what_counts_instructions_finds_its_places_in_the_source() -> None:
-    module = benchmark_module("gpu_instructions")
+    from benchmarks.studies import gpu_instructions as module
+
     texts = {module.as_executed(first=a, holds=b, result=c) for a in (True, False) for b in (True, False)
              for c in (True, False)}  # fmt: skip
     assert len(texts) == 8
@@ -689,9 +679,10 @@ def test_what_counts_instructions_finds_its_places_in_the_source() -> None:
 
 
 def test_calls_without_a_device_go_through() -> None:
-    module = benchmark_module("gpu_calls")
-    for name, call in module.calls().items():
-        assert 0 < module.seconds(call, 5) < 1, name
+    from benchmarks.studies import gpu
+
+    for name, call in gpu.call_table().items():
+        assert 0 < gpu.seconds(call, 5) < 1, name
 
 
 # -- the shim itself ---------------------------------------------------------------------------------------------------

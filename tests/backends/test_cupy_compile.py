@@ -5,10 +5,8 @@ Needs neither a card nor a driver nor CuPy: the compiler comes with the wheels o
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,13 +209,9 @@ def test_float64_is_for_sums_alone(storage: str, most: float, operation: str) ->
 
 def executed() -> str:
     """The source without what only rare rows and entries take."""
-    path = Path(__file__).parents[2] / "benchmarks" / "gpu_instructions.py"
-    spec = importlib.util.spec_from_file_location("gpu_instructions", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.as_executed(first=False, holds=False, result=True)
+    from benchmarks.studies.gpu_instructions import as_executed
+
+    return as_executed(first=False, holds=False, result=True)
 
 
 def doubles_per_element(text: str, few: str, many: str) -> float:

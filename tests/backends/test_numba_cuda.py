@@ -97,7 +97,7 @@ def test_the_hosts_side_with_a_stand_in_for_the_driver(tmp_path):
     """driven_numba_cuda.py, in a process that finds the stand-in instead of libcuda.so.1."""
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
-    source = ROOT / "benchmarks" / "driver_stand_in.c"
+    source = HERE / "driver_stand_in.c"
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", source, "-ldl"], check=True)
     environment = {"LD_LIBRARY_PATH": str(tmp_path), "NUMBA_ENABLE_CUDASIM": "0", "CUDA_VISIBLE_DEVICES": "0"}
     done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "driven_numba_cuda.py"), **environment)

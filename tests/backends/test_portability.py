@@ -132,18 +132,17 @@ def test_other_processors_pass_the_kit(processor, judged):
     assert b"passes" in _output(*judged[processor])
 
 
-# -- benchmarks.portability -----------------------------------------------------------------------------
+# -- the study of portability -----------------------------------------------------------------------------
 
 
 @x86_64
 def test_processors_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
-    from benchmarks import portability
+    from benchmarks.studies import portability
 
     path, case = tmp_path / "found.json", "softmax-1x10-f32"
-    command = ["portability", "native", "x86-64", "--cases", case, "--seconds", "0.1", "--out", str(path)]
-    monkeypatch.setattr(sys, "argv", command)
     monkeypatch.chdir(FOLDER.parents[1])
-    assert portability.main() == 0
+    command = ["native", "x86-64", "--cases", case, "--seconds", "0.1", "--out", str(path)]
+    assert portability.portability(command) == 0
     found = json.loads(path.read_text())["cases"][case]
     assert set(found["processors"]) == {"native", "x86-64"}
     assert all(set(times) == {"numba", "numpy"} for times in found["processors"].values())
@@ -153,13 +152,12 @@ def test_processors_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
     assert header == "| case | native | x86-64 | x86-64 / native |"
     assert row.startswith(f"| {case} |")
     assert float(row.split(" | ")[-1].removesuffix(" |")) == pytest.approx(ratio, rel=0.01)
-    monkeypatch.setattr(sys, "argv", ["portability", "--table", str(path)])
-    assert portability.main() == 0
+    assert portability.portability(["--table", str(path)]) == 0
     assert capsys.readouterr().out.splitlines() == table
 
 
 def test_a_process_that_died_is_named():
-    from benchmarks import portability
+    from benchmarks.studies import portability
 
     with subprocess.Popen(
         [sys.executable, "-c", "raise SystemExit(3)"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

@@ -3,8 +3,8 @@
 On a device a kernel is compiled for one signature in which every array is a bare pointer and every argument takes 8
 bytes. A launch then packs the arguments into one buffer and calls the driver: what Numba's own launch does besides
 (looking a compiled version up by the types of the arguments, an object for the stream and one for the configuration, a
-warning about small grids) costs several times as much; ``python benchmarks/gpu_launches.py`` counts it. The simulator
-has no pointers and gets arrays over the same memory.
+warning about small grids) costs several times as much; ``python -m benchmarks.studies gpu-launches`` counts it. The
+simulator has no pointers and gets arrays over the same memory.
 """
 
 from __future__ import annotations

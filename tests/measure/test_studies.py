@@ -1,9 +1,10 @@
-"""Benchmarks that are commands of their own: what they measure is what they say. (Those of asv: `test_asv`.)"""
+"""The developers' studies: what they measure is what they say."""
 
 from __future__ import annotations
 
 import importlib
 import platform
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,9 +18,11 @@ x86_64 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reaso
 
 @x86_64
 def test_the_loops_whose_cycles_are_counted_are_those_of_the_kernels():
-    from benchmarks import cycles
+    from benchmarks.studies import kernels
 
-    (extrema, *_), (terms, size), (exact, _), (results, _) = (cycles.counted(loop, "float32") for loop in cycles.LOOPS)
+    (extrema, *_), (terms, size), (exact, _), (results, _) = (
+        kernels.counted(loop, "float32") for loop in kernels.LOOPS
+    )
     registers = 64 // size
     assert extrema == {"multiply": 0, "compare": 2 * registers, "add": 0, "other": 0}
     # At least the reduction (3), the polynomial (5) and the scale.
@@ -28,18 +31,18 @@ def test_the_loops_whose_cycles_are_counted_are_those_of_the_kernels():
     assert exact["add"] - terms["add"] == pytest.approx(3 * registers)
     assert exact["multiply"] == terms["multiply"]
     assert results == {"multiply": registers, "compare": 0, "add": 0, "other": 0}
-    assert cycles.at_least(terms, size) == pytest.approx((terms["multiply"] + terms["compare"]) * size / 64)
+    assert kernels.at_least(terms, size) == pytest.approx((terms["multiply"] + terms["compare"]) * size / 64)
 
 
 def test_predictions_stand_beside_what_was_measured():
-    from benchmarks import cycles
+    from benchmarks.studies import kernels
 
     times = {"numba": {"median": 3e-6}, "copy": {"median": 2e-6}}
     goals = [{"name": f"softmax-4096x1000-{dtype}-out", "times": times} for dtype in ("f32", "f64")]
     goals += [{"name": "loss-512x128256-f32", "times": {"numba": {"median": 1.0}, "read": {"median": 0.5}}}]
     goals += [{"name": "softmax-1x10-f32", "times": {"numba": {"median": 1e-6}}}]
     record = {"machine": {"usable_cores": 2}, "goals": goals}
-    softmax, loss = cycles.predicted(record, "float32", cycles=14.0, results=4.0, cycle=1e-9)[2:]
+    softmax, loss = kernels.predicted(record, "float32", cycles=14.0, results=4.0, cycle=1e-9)[2:]
     # 256,000 vectors of 14 cycles on two cores
     assert softmax == "| softmax-4096x1000-f32-out | 2.00 us | 1.79 ms | 1.79 ms - 1.79 ms | 3.00 us |"
     assert loss == "| loss-512x128256-f32 | 500 ms | 20.5 ms | 500 ms - 521 ms | 1.00 s |"
@@ -47,11 +50,10 @@ def test_predictions_stand_beside_what_was_measured():
 
 @x86_64
 def test_the_clock_ticks_once_a_link(monkeypatch, capsys):
-    from benchmarks import cycles
+    from benchmarks.studies import kernels
 
-    monkeypatch.setattr("sys.argv", ["cycles", "--seconds", "0.1"])
-    monkeypatch.setattr(cycles, "LOOPS", ())
-    assert cycles.main() == 0
+    monkeypatch.setattr(kernels, "LOOPS", ())
+    assert kernels.cycles(["--seconds", "0.1"]) == 0
     gigahertz = float(capsys.readouterr().out.split()[-2])
     assert 0.3 < gigahertz < 8  # a compiler that shortens the chain makes it tens of GHz
 
@@ -60,7 +62,7 @@ def test_the_clock_ticks_once_a_link(monkeypatch, capsys):
 
 
 def test_every_technique_can_be_turned_off():
-    from benchmarks import ablation
+    from benchmarks.studies import ablation
     from softbench_backends.numba import backend, limits
 
     for technique in ablation.TECHNIQUES:
@@ -71,7 +73,7 @@ def test_every_technique_can_be_turned_off():
 
 
 def test_a_technique_that_is_turned_off_is_gone():
-    from benchmarks import ablation
+    from benchmarks.studies import ablation
 
     (technique,) = (t for t in ablation.TECHNIQUES if t.module == "limits")
     whole, without = ablation.load("limits", lambda module: None), ablation.load(technique.module, technique.turn_off)
@@ -82,7 +84,7 @@ def test_a_technique_that_is_turned_off_is_gone():
 
 
 def test_patterns_choose_cases_or_techniques():
-    from benchmarks import ablation
+    from benchmarks.studies import ablation
 
     assert [t.name for t in ablation.chosen(["*-60000x10-*"])[ablation.Case("loss", (60_000, 10))]] == [
         "losses summed by NumPy"
@@ -95,15 +97,15 @@ def test_patterns_choose_cases_or_techniques():
 
 
 def test_the_way_that_is_marked_is_the_one_that_the_backend_takes():
-    from benchmarks import thresholds
+    from benchmarks.studies import kernels
     from softbench_backends.numba import NumbaBackend, threads
 
     if threads.count() < 2:
         pytest.skip("there is one thread: nothing is shared out")
     seen = set()
-    for choice in thresholds.choices(4):
+    for choice in kernels.choices(4):
         *n, k = (int(number) for number in choice.size.removesuffix(" classes").split("x"))
-        x = np.ones((n[0] if n else thresholds.ELEMENTS // k, k), np.float32)
+        x = np.ones((n[0] if n else kernels.ELEMENTS // k, k), np.float32)
         backend = NumbaBackend()
         backend.softmax(x, np.empty_like(x))
         ((_, _, shape, parallel),) = backend._entries
@@ -116,3 +118,33 @@ def test_the_way_that_is_marked_is_the_one_that_the_backend_takes():
         assert choice.taken in choice.ways
         seen.add(taken)
     assert len(seen) == 5  # every way but rows one by one, which are longer than any that can be taken together
+
+
+# -- the entry point ----------------------------------------------------------------------------------------------
+
+
+def test_every_study_is_there_and_explains_itself(capsys):
+    from benchmarks.studies.__main__ import STUDIES, main
+
+    assert main([]) == 0
+    listed = capsys.readouterr().out
+    for name in STUDIES:
+        assert f"\n  {name} " in listed
+        with pytest.raises(SystemExit) as end:
+            main([name, "--help"])
+        assert end.value.code == 0
+        assert f"python -m benchmarks.studies {name}" in capsys.readouterr().out
+
+
+def test_an_unknown_study_is_named(capsys):
+    from benchmarks.studies.__main__ import main
+
+    assert main(["gaols"]) == 2
+    assert "did you mean 'goals'" in capsys.readouterr().err
+
+
+def test_the_folder_of_the_suite_holds_the_suite():
+    """asv imports all of it; what developers study lies in one folder below, and what tests use under tests/."""
+    folder = Path(__file__).parents[2] / "benchmarks"
+    found = {path.name for path in folder.iterdir() if path.name != "__pycache__"}
+    assert found == {"__init__.py", "common.py", "metrics.py", "speed.py", "sidecar.py", "peers.txt", "studies"}

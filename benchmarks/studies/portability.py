@@ -1,12 +1,12 @@
 """The numba backend on this processor and as on narrower ones, against each other and against plain NumPy.
 
-    python -m benchmarks.portability [native haswell x86-64] [--cases PATTERN ...] [--seconds S] [--out FILE.json]
-    python -m benchmarks.portability --table FILE.json    # the table of a run that was saved
+    python -m benchmarks.studies portability [native haswell x86-64] [--cases PATTERN ...] [--out FILE.json]
+    python -m benchmarks.studies portability --table FILE.json    # the table of a run that was saved
 
 For each processor a process of its own, for which Numba compiles, and NumPy chooses its loops, as if they ran there:
 ``native`` is this one, ``haswell`` has AVX2 with fused multiply-add, ``x86-64`` what every such processor has. What is
 measured is the code for that processor on this one. The processes take turns case by case, so that a line compares
-what was measured within seconds. The cases are those of `benchmarks.goals` in float32; NumPy is the expression that
+what was measured within seconds. The cases are those of the study ``goals`` in float32; NumPy is the expression that
 one writes without a library, and takes its turns with the backend in one process.
 """
 
@@ -19,13 +19,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.goals import GOALS, Goal, _numba, _relative_spread, _spread
+from benchmarks.studies.goals import GOALS, Goal, _numba, _relative_spread, _spread
 from softbench import machine
 from softbench.measure.timing import Arm, interleave
 from softbench.registry import DISTRIBUTIONS
@@ -99,7 +99,7 @@ def start(name: str, seconds: float) -> subprocess.Popen[str]:
     if name != NATIVE:
         beyond = [kind for kind in np.show_config("dicts")["SIMD Extensions"]["found"] if not _has(name, kind)]
         named = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": " ".join(beyond)}
-    command = [sys.executable, "-m", "benchmarks.portability", "--child", "--seconds", str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.studies", "portability", "--child", "--seconds", str(seconds)]
     return subprocess.Popen(
         command, env={**os.environ, **named}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -155,15 +155,18 @@ def table(record: dict[str, Any]) -> list[str]:
     return [*header(names), *(row(case, entry) for case, entry in cases.items())]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.portability", description=__doc__.split("\n\n")[0])
+def portability(arguments: Sequence[str]) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies portability", description=str(__doc__).split("\n\n")[0]
+    )
     parser.add_argument("processors", nargs="*", metavar="PROCESSOR", help=f"default: {' '.join(PROCESSORS)}")
     parser.add_argument("--cases", nargs="+", default=["*"], metavar="PATTERN", help="shell patterns of names of goals")
     parser.add_argument("--seconds", type=float, default=2.0, help="time per case and processor")
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing, print that JSON as Markdown")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    parsed = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     if parsed.child:
         answer(parsed.seconds)
         return 0
@@ -191,7 +194,3 @@ def main() -> int:
         }
         parsed.out.write_text(json.dumps({"schema": SCHEMA, **surroundings, "cases": found}, indent=1) + "\n")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

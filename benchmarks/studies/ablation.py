@@ -1,4 +1,4 @@
-"""What each technique of the numba backend is worth: ``python -m benchmarks.ablation [PATTERN ...] [--seconds S]``.
+"""What each technique of the numba backend is worth: ``python -m benchmarks.studies ablation [PATTERN ...]``.
 
 The backend is loaded once as it is and once for every technique with that one turned off, all in one process; on the
 cases that a technique is for they take turns (`softbench.measure.timing`) beside the parallel copy of the same bytes.
@@ -12,7 +12,7 @@ import fnmatch
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -37,7 +37,7 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As in `benchmarks.goals`."""
+        """As in `benchmarks.studies.goals`."""
         place = ("-out" if self.out and self.op != "loss" else "") + ("-axis0" if self.axis == 0 else "")
         return f"{self.op}-{self.shape[0]}x{self.shape[1]}-f32{place}{'-soft' if self.soft else ''}"
 
@@ -172,11 +172,14 @@ def chosen(patterns: list[str]) -> dict[Case, list[Technique]]:
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__.split("\n\n")[0])
+def ablation(arguments: Sequence[str]) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies ablation", description=str(__doc__).split("\n\n")[0]
+    )
     parser.add_argument("patterns", nargs="*", default=["*"], help="shell patterns of names of cases or techniques")
     parser.add_argument("--seconds", type=float, default=6.0, help="time per case")
-    parsed = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     cases = chosen(parsed.patterns)
     if not cases:
         names = [technique.name for technique in TECHNIQUES] + [case.name for case in chosen(["*"])]
@@ -204,7 +207,3 @@ def main() -> int:
                 f"  {name:44}{1e3 * timing.median:8.3f} ({low:.3f}-{high:.3f}){timing.median / whole:8.2f}", flush=True
             )
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """Instructions per element of the CuPy kernels, against what a card can issue while it moves the element's bytes.
 
-``python benchmarks/gpu_instructions.py`` compiles with NVRTC for compute capability 9.0, disassembles and counts; it
-runs nothing, and needs no card: only the wheels of numba-cuda and ``pip install nvidia-cuda-nvdisasm``.
+``python -m benchmarks.studies gpu-instructions`` compiles with NVRTC for compute capability 9.0, disassembles and
+counts; it runs nothing, and needs no card: only numba-cuda's wheels and ``pip install nvidia-cuda-nvdisasm``.
 
 What is counted are the machine instructions that a thread executes for a row of 4096 in `resident`, where 256 threads
 hold 16 elements each: the usual way, without what only rare rows and entries take (`RARE`). The first of the eight
@@ -16,9 +16,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.studies.common import parser
 from softbench_backends.cupy.source import source
 
 LANES = 128 * 132 * 1.755e9  # lane-instructions per second of an H100 or H200 SXM: 132 processors at 1.755 GHz
@@ -126,8 +128,12 @@ def per_element(storage: str, operation: str, *, result: bool) -> tuple[float, f
     return each / 16, (many - few) / 12
 
 
-def main() -> None:
-    """Print the table."""
+def instructions_table(arguments: Sequence[str]) -> int:
+    """Instructions per element of the CuPy kernels, against what a card can issue while it moves the element's bytes.
+
+    Compiles for compute capability 9.0, disassembles and counts; needs numba-cuda's wheels and nvidia-cuda-nvdisasm.
+    """
+    parser("gpu-instructions", instructions_table).parse_args(arguments)
     print(f"{'':<20}{'dtype':<10}{'instructions':>13}{'one more':>10}" + "".join(f"{f'load, {c}':>14}" for c in COPY))
     for label, (operation, passes) in KERNELS.items():
         for storage, itemsize in STORAGE.items():
@@ -137,7 +143,4 @@ def main() -> None:
                 f"{label:<20}{storage:<10}{each:>13.1f}{more:>10.1f}" + "".join(f"{load:>14.0%}" for load in loads),
                 flush=True,
             )
-
-
-if __name__ == "__main__":
-    main()
+    return 0

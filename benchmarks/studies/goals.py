@@ -1,7 +1,7 @@
 """The numba backend against PyTorch, JAX, ONNX Runtime and the machine's memory, goal by goal.
 
-    python -m benchmarks.goals [PATTERN ...] [--peers NAME,...] [--seconds S] [--out FILE.json]
-    python -m benchmarks.goals --table FILE.json    # the table of docs/performance.md, of a run that was saved
+    python -m benchmarks.studies goals [PATTERN ...] [--peers NAME,...] [--seconds S] [--out FILE.json]
+    python -m benchmarks.studies goals --table FILE.json    # the table of docs/performance.md, of a run that was saved
 
 All contestants of a goal take turns in a process of their own (`softbench.measure.timing`), beside the parallel copy
 (or reading) of the same bytes; what counts are the ratios of the medians. Peers that are missing are left out and
@@ -16,8 +16,7 @@ import fnmatch
 import importlib.metadata
 import importlib.util
 import json
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -267,14 +266,17 @@ def _relative_spread(time: dict[str, Any]) -> float:
     return float((high - low) / 2 / time["median"])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.goals", description=__doc__.split("\n\n")[0])
+def goals(arguments: Sequence[str]) -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.studies goals", description=str(__doc__).split("\n\n")[0]
+    )
     parser.add_argument("patterns", nargs="*", default=["*"], help="shell patterns of names of goals")
     parser.add_argument("--seconds", type=float, default=4.0, help="time per goal")
     parser.add_argument("--peers", default=",".join(PEERS), help="comma-separated; may be empty")
     parser.add_argument("--out", type=Path, help="write everything as JSON")
     parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing, print that JSON as Markdown")
-    parsed = parser.parse_args()
+    parsed = parser.parse_args(arguments)
     if parsed.table:
         print("\n".join(table(json.loads(parsed.table.read_text()))))
         return 0
@@ -321,7 +323,3 @@ def _print(console: Console, entries: list[dict[str, Any]], peers: list[str], he
     for entry in entries:
         table.add_row(*_row(entry, columns))
     console.print(table)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
