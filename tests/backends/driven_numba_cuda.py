@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from softbench.front.backend import Backend
-from softbench_backends.numba_cuda import NumbaCudaBackend, homes, launch, rows
+from softbench_backends.numba_cuda import NumbaCudaBackend, array_libraries, launch, rows
 from softbench_backends.numba_cuda.plan import SHARED_BYTES
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
@@ -216,7 +216,7 @@ def test_a_captured_graph_neither_allocates_nor_waits(be, counts):
 
 
 def test_arrays_of_another_device_are_refused(be, monkeypatch):
-    monkeypatch.setattr(homes, "_device_count", lambda: 2)
+    monkeypatch.setattr(array_libraries, "_device_count", lambda: 2)
     x = Foreign((5, 8))
     be.softmax(x)
     number("ordinal").value = 1

@@ -260,7 +260,7 @@ def _once(x, dtype):
 )
 def test_any_layout_gives_the_contiguous_result(be, form):
     x = form(np.random.default_rng(0).normal(0, 3, (4, 6)).astype(np.float32))
-    device = be.rows._homes.NUMBA  # asarray would make it contiguous
+    device = be.rows._libraries.NUMBA  # asarray would make it contiguous
     strided = cuda.simulator.cudadrv.devicearray.FakeCUDAArray(x)
     assert device.view(strided, "logits").strides == x.strides
     for axis in (0, 1):

@@ -23,7 +23,7 @@ resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, i
     typedef Stats<C, kind_of<OP>> S;
     static __shared__ C maxima[32];
     static __shared__ S sums[32];
-    static __shared__ Sum<C> others[32];
+    static __shared__ Sum<C> tiny_slots[32];
     static __shared__ RowResult<C> shared;
     const Targets<C> targets = {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor};
     const int K = (int)n_classes, lane = threadIdx.x & (lanes - 1), shift = shift_of(lanes);
@@ -69,19 +69,19 @@ resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, i
     }
     stats = over_lanes_to_warp_0(stats, lanes, sums, Added());
     bool again = false;
-    Sum<C> other;
+    Sum<C> tiny;
     if constexpr (OP >= INDEX) {
         // All lanes that exchange look again together, as they must; each row keeps what is its own.
         again = read && (!by_block || threadIdx.x < 32) && lacks_terms(m, stats);
         if (by_block) again = __syncthreads_or(again);
         if (__any_sync(FULL, again)) {
             for (int i = 0; i < E; ++i)
-                if (again && class_of(i) < K) add_tiny(other, widen(from[class_of(i)]), m);
-            other = over_lanes(other, lanes, others, Added());
+                if (again && class_of(i) < K) add_tiny(tiny, widen(from[class_of(i)]), m);
+            tiny = over_lanes(tiny, lanes, tiny_slots, Added());
         }
     }
     RowResult<C> result;
-    if (!by_block || threadIdx.x < 32) result = finish_stats<OP, T>(r, m, stats, again, other, weights, n_classes);
+    if (!by_block || threadIdx.x < 32) result = finish_stats<OP, T>(r, m, stats, again, tiny, weights, n_classes);
     if constexpr (looks_twice<OP, T>) {
         bool close = (!by_block || threadIdx.x < 32) && cancels(result);
         if (by_block) close = __syncthreads_or(close);
@@ -92,7 +92,7 @@ resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, i
             S exactly;
             add_exponentials<C, E>(exactly, v, e, m, true);
             exactly = over_lanes(exactly, lanes, sums, Added());
-            if (close) result = finish_stats<OP, C>(r, m, exactly, false, other, weights, n_classes);
+            if (close) result = finish_stats<OP, C>(r, m, exactly, false, tiny, weights, n_classes);
         }
     }
     if (!by_block || threadIdx.x < 32) {

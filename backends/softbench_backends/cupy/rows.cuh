@@ -26,8 +26,8 @@ DEVICE Pair divisor_of(const double* at, double otherwise) {
     return d.hi != 0 ? d : Pair{not_a_number(), 0};
 }
 
-// s = v 2^exponent: it may be far below the smallest double, and a weight may bring it back.
-template <class W> struct Others {
+// s = v 2^exponent, the sum without one argmax: it may be far below the smallest double, and a weight may bring it back.
+template <class W> struct SumExcludingMax {
     W v;
     int exponent;
 };
@@ -38,17 +38,17 @@ template <class W> DEVICE W scaled(W a, int exponent) {
 
 // s from the number of classes that attain the maximum and the sum of e(x) over the rest, which in double may be too
 // small without its unit.
-template <class C> DEVICE Others<Wide<C>> others_of(int ties, Wide<C> rest) {
+template <class C> DEVICE SumExcludingMax<Wide<C>> sum_excluding_max(int ties, Wide<C> rest) {
     if (sizeof(C) == sizeof(double) && ties <= 1) return {rest, -Exp<C>::unit};
     return {sum(wide<Wide<C>>(ties > 1 ? ties - 1.0 : 0.0), times(rest, Exp<C>::per_unit)), 0};
 }
 
-template <class W> DEVICE W plain(const Others<W>& s) { return scaled(s.v, s.exponent); }
+template <class W> DEVICE W plain(const SumExcludingMax<W>& s) { return scaled(s.v, s.exponent); }
 
 template <class W> DEVICE W one_plus(W s) { return sum(wide<W>(1), s); }
 
 // s times a factor, without underflow in between.
-template <class W> DEVICE double times(const Others<W>& s, double factor) {
+template <class W> DEVICE double times(const SumExcludingMax<W>& s, double factor) {
     int a, b;
     const double v = frexp(value(s.v), &a), w = frexp(factor, &b);
     return scaled(v * w, a + b + s.exponent);
@@ -174,7 +174,7 @@ template <class W> DEVICE double label_loss(W L, double xy, double m) {
 
 // Row loss and the label's gradient under plain labels.
 template <class C>
-DEVICE void finish_index(const Row<C>& r, double m, const Others<Wide<C>>& s, double& loss,
+DEVICE void finish_index(const Row<C>& r, double m, const SumExcludingMax<Wide<C>>& s, double& loss,
                          double& label_gradient, Gradient<C>& g) {
     typedef Wide<C> W;
     const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s);
@@ -186,9 +186,9 @@ DEVICE void finish_index(const Row<C>& r, double m, const Others<Wide<C>>& s, do
         return;
     }
     loss = label_loss(L, r.xy, m) * r.s_w.hi;
-    // The sum of the other classes: s where the label is the maximum, all of S where its logit is -inf.
-    const W others = r.xy == m ? plain_s : sum(S, wide<W>(-wide_exp(r.xy, m, 1.0, 0)));
-    label_gradient = 0.0 - value(quotient(others, S)) * weight.hi;
+    // The sum excluding the label: s where the label is the maximum, all of S where its logit is -inf.
+    const W excluding_label = r.xy == m ? plain_s : sum(S, wide<W>(-wide_exp(r.xy, m, 1.0, 0)));
+    label_gradient = 0.0 - value(quotient(excluding_label, S)) * weight.hi;
 }
 
 // Distances m - x_k are summed in units in which no sum of finite ones overflows: weights of 1/K may bring it back.
@@ -202,8 +202,8 @@ template <> struct DistanceUnit<double> {
 
 // Row loss under a distribution: `weight` = sum of w_k, `distance` = sum of w_k (m - x_k) in its unit.
 template <int OP, class C>
-DEVICE void finish_soft(const Row<C>& r, double m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance,
-                        double& loss, double& label_gradient, Gradient<C>& g) {
+DEVICE void finish_soft(const Row<C>& r, double m, const SumExcludingMax<Wide<C>>& s, Wide<C> weight,
+                        Wide<C> distance, double& loss, double& label_gradient, Gradient<C>& g) {
     typedef Wide<C> W;
     const W plain_s = plain(s), S = one_plus(plain_s), L = log1p_of(plain_s), divisor = r.divisor;
     const double each = OP == SOFT ? 1.0 : r.each.hi;
@@ -234,7 +234,7 @@ template <class C> struct RowResult {
 
 // weight and distance: see finish_soft.
 template <int OP, class C>
-DEVICE RowResult<C> finish(const Row<C>& r, C m, const Others<Wide<C>>& s, Wide<C> weight, Wide<C> distance) {
+DEVICE RowResult<C> finish(const Row<C>& r, C m, const SumExcludingMax<Wide<C>>& s, Wide<C> weight, Wide<C> distance) {
     typedef Wide<C> W;
     const double nan = not_a_number();
     RowResult<C> result = {m, !is_finite(m)};

@@ -202,7 +202,7 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
         };
         const Part<C> part = over_parts<C, spread>(own, (segments + 31) / 32, 32, nullptr, nullptr, nullptr);
         // s = part.s exp(anchor - m) 2^-unit, whose exponent stays apart.
-        Others<W> s = {wide<W>(0), 0};
+        SumExcludingMax<W> s = {wide<W>(0), 0};
         if (part.anchor > -infinity<double>()) {
             double error;
             int n;

@@ -14,9 +14,9 @@ static constexpr int STAGED_SLOTS = 1024;  // bytes of shared memory before the 
 
 // Where threads, and blocks, meet.
 template <class C, class S> struct StagedSlots {
-    S sums[STAGED_WARPS], total;  // the latter is read by other blocks, and so are `other`, `exactly` and `maximum`
+    S sums[STAGED_WARPS], total;  // the latter is read by other blocks, and so are `tiny`, `exactly` and `maximum`
     S exactly;
-    Sum<C> others[STAGED_WARPS], other;
+    Sum<C> tiny_slots[STAGED_WARPS], tiny;
     C maxima[STAGED_WARPS], maximum;
     RowResult<C> result;
 };
@@ -116,19 +116,19 @@ DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length
     stats = over_lanes(add_all(exponential, stats, T()), lanes, slots.sums, Added());
     stats = over_blocks<BLOCKS>(stats, &slots.total, Added());
     bool again = false;
-    Sum<C> other;
+    Sum<C> tiny;
     if constexpr (OP >= INDEX) {
         again = read && lacks_terms(m, stats);
         if (again) {  // all threads of the row agree
             for (int base = (int)threadIdx.x * V; base < count; base += lanes * V)
-                for (int k = base; k < base + V && k < count; ++k) add_tiny(other, widen(from[k]), m);
-            other = over_lanes(other, lanes, slots.others, Added());
-            other = over_blocks<BLOCKS>(other, &slots.other, Added());
+                for (int k = base; k < base + V && k < count; ++k) add_tiny(tiny, widen(from[k]), m);
+            tiny = over_lanes(tiny, lanes, slots.tiny_slots, Added());
+            tiny = over_blocks<BLOCKS>(tiny, &slots.tiny, Added());
         }
     }
     const auto finished = [&](auto stored, const S& found) {
         if (threadIdx.x < 32) {  // for all of them
-            const RowResult<C> result = finish_stats<OP, decltype(stored)>(r, m, found, again, other, weights, n_classes);
+            const RowResult<C> result = finish_stats<OP, decltype(stored)>(r, m, found, again, tiny, weights, n_classes);
             if (threadIdx.x == 0) slots.result = result;
         }
         __syncthreads();

@@ -120,7 +120,7 @@ template <int OP, class T, class C, int KIND, class G>
 DEVICE RowResult<C> finish_stats(const Row<C>& r, C m, const Stats<C, KIND>& stats, bool again, const Sum<C>& tiny,
                                  const G& weights, i64 n_classes) {
     typedef Wide<C> W;
-    Others<W> s = others_of<C>(stats.ties, stats.rest.v);
+    SumExcludingMax<W> s = sum_excluding_max<C>(stats.ties, stats.rest.v);
     if (OP >= INDEX && again) s = {tiny.v, -TINY_UNIT};
     if constexpr (KIND == SPREAD) {
         const W weight = weights.summed() ? stats.weight.v : wide<W>((double)n_classes);

@@ -9,7 +9,7 @@ that library's allocator and queued on its current stream.
 * `arithmetic`, `lanes`, `plan`: exact shift and exponential; exchanges; which thread holds what, in which regime
 * `sums`, `finishing`, `operations`, `losses`: what is summed over a row, how it is finished, what operations add
 * `tiles`, `kernels`, `loops`: row kernels; `copies`, `checks`, `weights`, `totals`: kernels of the array primitives
-* `views`, `homes`: device memory, array libraries; `launch`, `rows`: compiling and launching
+* `views`, `array_libraries`: device memory, array libraries; `launch`, `rows`: compiling and launching
 
 Under ``NUMBA_ENABLE_CUDASIM=1`` everything runs on Numba's simulator: the same kernels, in Python threads. That is a
 check of the arithmetic and of the logic, of kind "simulator", and never chosen or timed.
@@ -36,7 +36,7 @@ from softbench.interface.dtypes import sum_tolerance
 from softbench.interface.host_arrays import Layout
 
 if TYPE_CHECKING:
-    from softbench_backends.numba_cuda.homes import Home
+    from softbench_backends.numba_cuda.array_libraries import ArrayLibrary
     from softbench_backends.numba_cuda.views import View
 
 __all__ = ["NumbaCudaBackend"]
@@ -86,9 +86,9 @@ class NumbaCudaBackend(RowBackend):
     cost = "simulated" if _KIND == "simulator" else "compiled"
 
     def __init__(self) -> None:
-        from softbench_backends.numba_cuda import checks, copies, homes, rows, totals, views, weights
+        from softbench_backends.numba_cuda import array_libraries, checks, copies, rows, totals, views, weights
 
-        self._homes, self._views, self._rows = homes, views, rows
+        self._libraries, self._views, self._rows = array_libraries, views, rows
         self._copies, self._checks, self._weights, self._totals = copies, checks, weights, totals
         # The library whose logits came in last, per thread: results are made and work is queued there.
         self._call = threading.local()
@@ -122,16 +122,16 @@ class NumbaCudaBackend(RowBackend):
     # -- in and out ----------------------------------------------------------------------------------------------
 
     @property
-    def _home(self) -> Home:
-        home: Home = getattr(self._call, "home", None) or self._homes.NUMBA
-        return home
+    def _library(self) -> ArrayLibrary:
+        library: ArrayLibrary = getattr(self._call, "library", None) or self._libraries.NUMBA
+        return library
 
     @property
     def _stream(self) -> int:
-        return self._home.stream()
+        return self._library.stream()
 
     def accept(self, obj: Any, argument: str) -> View:
-        """``obj`` as a `View`; the home of logits and probabilities is where results of this call are made.
+        """``obj`` as a `View`; the library of logits and probabilities is where results of this call are made.
 
         Their stream is also where its work is queued, behind what the streams of other arguments have queued.
 
@@ -140,42 +140,42 @@ class NumbaCudaBackend(RowBackend):
         """
         if isinstance(obj, self._views.View):
             return obj
-        home = self._homes.home_of(obj)
-        if home is None:
+        library = self._libraries.library_of(obj)
+        if library is None:
             if argument == "class_weight":
                 return self.accept(self._to_device(super().accept(obj, argument)), argument)
             raise messages.in_host_memory(argument, obj)
         if argument in ("logits", "probs"):
-            self._call.home = home
-        elif home is not self._homes.NUMBA and home is not self._home:
-            self._homes.order(self._stream, home.stream())
-        view = home.view(obj, argument)
-        self._homes.refuse_other_device(view, argument)
+            self._call.library = library
+        elif library is not self._libraries.NUMBA and library is not self._library:
+            self._libraries.order(self._stream, library.stream())
+        view = library.view(obj, argument)
+        self._libraries.refuse_other_device(view, argument)
         return view
 
     def wrap(self, result: View, like: Any) -> Any:
         """``result`` as an array of the library it was made by, which is that of ``like``."""
-        return result.home.wrap(result)
+        return result.library.wrap(result)
 
     def asarray(self, obj: Any) -> Array:
         """Device arrays as they are; anything else is copied into a Numba device array.
 
         TypeError for bfloat16 in host memory: Numba arrays have no such dtype (torch and CuPy arrays may have it).
         """
-        if self._homes.home_of(obj) is not None:
+        if self._libraries.library_of(obj) is not None:
             return obj
         return self._to_device(super().asarray(obj))
 
     def _to_device(self, array: np.ndarray[Any, Any]) -> Array:
-        return self._homes.from_host(
+        return self._libraries.from_host(
             np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
         )
 
     def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
         """A copy in host memory; waits for what was queued."""
-        if self._homes.home_of(array) is None:
+        if self._libraries.library_of(array) is None:
             return super().to_numpy(array)
-        return self._homes.to_host(array)
+        return self._libraries.to_host(array)
 
     def synchronize(self) -> None:
         """Wait for everything queued on the device."""
@@ -198,8 +198,8 @@ class NumbaCudaBackend(RowBackend):
     # -- rows ----------------------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> View:
-        """An array of the home of this call."""
-        return self._home.empty(shape, self._views.as_dtype(dtype))
+        """An array of the library of this call."""
+        return self._library.empty(shape, self._views.as_dtype(dtype))
 
     def full(self, shape: tuple[int, ...], value: float, dtype: str) -> View:
         """An array of one value."""
@@ -315,11 +315,11 @@ class NumbaCudaBackend(RowBackend):
 
     def _first_found(self, search: Callable[..., None], flat: View, *bounds: float) -> int | None:
         """Run a search and wait for the first index it found, or None."""
-        stream = self._home.stream()
-        self._homes.refuse_capture(stream)
+        stream = self._library.stream()
+        self._libraries.refuse_capture(stream)
         first = self.empty((self._checks.search_blocks(flat.size),), "int64")
         search(flat, *bounds, first, self._stream)
-        found = int(self._homes.read(first, stream).min())
+        found = int(self._libraries.read(first, stream).min())
         return None if found == self._checks.FIRST_NONE else found
 
     def _item(self, flat: View, i: int) -> Any:
@@ -329,7 +329,7 @@ class NumbaCudaBackend(RowBackend):
             wide = self.empty((1,), "float32")
             self._copies.copy_cast(one, wide, self._stream)
             one = wide
-        return self._homes.read(one, self._home.stream())[0]
+        return self._libraries.read(one, self._library.stream())[0]
 
     # -- row kernels ---------------------------------------------------------------------------------------------
 

@@ -29,9 +29,10 @@ def search_blocks(n: int) -> int:
     return min(grid_of(n)[0], _SEARCH_BLOCKS)
 
 
-def _search_kernel(dtype: str, near: bool) -> Callable[..., None]:
-    """Per block, the index of the first element outside ``[low, high]`` (``near``: farther than ``high`` from ``low``).
+def _search_kernel(dtype: str, far_from: bool) -> Callable[..., None]:
+    """Per block, the index of the first element outside ``[low, high]``.
 
+    ``far_from``: of the first that is farther than ``high`` from ``low``.
     NaN is outside everything, unless ``high`` itself is NaN, which asks for values below ``low`` only.
     """
     read = reader(dtype)
@@ -43,7 +44,7 @@ def _search_kernel(dtype: str, near: bool) -> Callable[..., None]:
         start = np.int64(cuda.blockIdx.x) * THREADS + thread
         for i in range(start, n, cuda.gridDim.x * THREADS):
             value = np.float64(read(x[i]))
-            if near:
+            if far_from:
                 bad = not (abs(value - low) <= high)
             elif high != high:
                 bad = value < low
@@ -61,9 +62,9 @@ def _search_kernel(dtype: str, near: bool) -> Callable[..., None]:
     return kernel
 
 
-def _search(x: View, near: bool, low: float, high: float, first: View, stream: int) -> None:
+def _search(x: View, far_from: bool, low: float, high: float, first: View, stream: int) -> None:
     arguments = (STORAGE[x.dtype.name], "real", "real", "int64", "int")
-    kernel = compiled(_search_kernel, (x.dtype.name, near), arguments, THREADS)
+    kernel = compiled(_search_kernel, (x.dtype.name, far_from), arguments, THREADS)
     launch(kernel, (search_blocks(x.size), 1), THREADS, stream, x, low, high, first, x.size)
 
 

@@ -82,21 +82,21 @@ def index(dtype: str, plan: Plan) -> Operation:
         over, over_low = _row_divisor(target)
         weight, weight_low, power = weight_over(s, w, over, over_low)
         c, c_low, power = coefficient(weight, weight_low, power, high, low)
-        # Everything but the label: s itself where the label is an argmax, else 1 + s less its own exponential.
-        others, others_low = high, low
+        # Excluding the label: s itself where the label is an argmax, else 1 + s less its own exponential.
+        excluding_label, excluding_label_low = high, low
         if d < _ZERO:
             f, e = _exp_parts(d, r)
-            others, others_low = _two_sum(_ONE, high)
-            others, error = _two_sum(others, -_scale(f, e))
-            others_low = (others_low + low) + error
-        others, others_power = others + others_low, power
+            excluding_label, excluding_label_low = _two_sum(_ONE, high)
+            excluding_label, error = _two_sum(excluding_label, -_scale(f, e))
+            excluding_label_low = (excluding_label_low + low) + error
+        excluding_label, label_power = excluding_label + excluding_label_low, power
         if tiny(high) and d == _ZERO:
-            others, others_power = sums[3], power - RAISE
+            excluding_label, label_power = sums[3], power - RAISE
         result[at] = m
         result[at + 1] = c
         result[at + 2] = c_low
         result[at + 3] = np.float64(power)
-        result[at + 4] = _ZERO - _scale(fma(others, c, others * c_low), others_power)
+        result[at + 4] = _ZERO - _scale(fma(excluding_label, c, excluding_label * c_low), label_power)
         result[at + 5] = np.float64(label == IGNORED)
         loss = s * w * ((log_s - d) - r)
         if tiny(high) and d == _ZERO:

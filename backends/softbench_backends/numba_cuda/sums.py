@@ -80,8 +80,8 @@ def exponential_sums(a: Arithmetic, dtype: str, plan: Plan, keep: bool) -> Expon
         )
         raised = wide_high + wide_low
         wide_high, wide_low = wide_high * lower_by, wide_low * lower_by
-        others = np.float64(count) - _ONE
-        wide_high, error = _two_sum(others if others > _ZERO else _ZERO, wide_high)
+        tied = np.float64(count) - _ONE
+        wide_high, error = _two_sum(tied if tied > _ZERO else _ZERO, wide_high)
         return wide_high, wide_low + error, raised
 
     return Exponentials(add, total)

@@ -91,8 +91,8 @@ class View:
     dtype: Any
     """A NumPy dtype or `BFLOAT16`."""
     owner: Any
-    home: Any
-    """The library the memory came from (`softbench_backends.numba_cuda.homes.Home`)."""
+    library: Any
+    """The library the memory came from (`softbench_backends.numba_cuda.array_libraries.ArrayLibrary`)."""
     writeable: bool = True
 
     @property
@@ -142,12 +142,12 @@ class View:
 
     def flattened(self) -> View:
         """All elements in C order, contiguous; a copy only where they are not so already."""
-        source = self if self.contiguous else self.home.contiguous(self)
+        source = self if self.contiguous else self.library.contiguous(self)
         return source.with_form((self.size,), (self.dtype.itemsize,))
 
     def with_form(self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int = 0) -> View:
         """The same memory under another shape and strides."""
-        return View(self.address + offset, shape, strides, self.dtype, self.owner, self.home, self.writeable)
+        return View(self.address + offset, shape, strides, self.dtype, self.owner, self.library, self.writeable)
 
     def moved_last(self, axis: int) -> View:
         """With ``axis`` moved to the end."""

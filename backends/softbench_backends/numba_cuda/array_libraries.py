@@ -1,8 +1,7 @@
-"""Where arrays come from and go back to: one `Home` per array library, none of which is imported here unless its
-arrays came in.
+"""The array libraries that arrays come from and go back to. None is imported here unless its arrays came in.
 
-A home reads an array's memory as a `View`, allocates results with that library's own allocator, hands them back as
-that library's arrays, and names its current stream: work is queued where the caller's other work is, so no
+An `ArrayLibrary` reads an array's memory as a `View`, allocates results with the library's own allocator, hands them
+back as the library's arrays, and names its current stream: work is queued where the caller's other work is, so no
 synchronisation is needed between them.
 """
 
@@ -22,12 +21,22 @@ from softbench_backends.numba_cuda.device import SIMULATED
 from softbench_backends.numba_cuda.launch import checked, current_context
 from softbench_backends.numba_cuda.views import BFLOAT16, View, as_dtype, contiguous_strides
 
-__all__ = ["NUMBA", "Home", "from_host", "home_of", "order", "read", "refuse_capture", "refuse_other_device", "to_host"]
+__all__ = [
+    "NUMBA",
+    "ArrayLibrary",
+    "from_host",
+    "library_of",
+    "order",
+    "read",
+    "refuse_capture",
+    "refuse_other_device",
+    "to_host",
+]
 
 _CUDA = 2, 13  # kDLCUDA, kDLCUDAManaged
 
 
-class Home(abc.ABC):
+class ArrayLibrary(abc.ABC):
     """One array library."""
 
     name: ClassVar[str]
@@ -57,7 +66,7 @@ class Home(abc.ABC):
         return out
 
 
-class NumbaHome(Home):
+class NumbaLibrary(ArrayLibrary):
     """Numba device arrays, and every array that is none of the others: known by an interface, not by a library.
 
     Results are Numba device arrays that also speak DLPack.
@@ -97,7 +106,7 @@ class NumbaHome(Home):
         return array if tuple(array.shape) == result.shape else _reshaped(array, result.shape)
 
 
-class CupyHome(Home):
+class CupyLibrary(ArrayLibrary):
     """CuPy arrays."""
 
     name = "cupy"
@@ -117,7 +126,7 @@ class CupyHome(Home):
         return int(sys.modules["cupy"].cuda.get_current_stream().ptr)
 
 
-class TorchHome(Home):
+class TorchLibrary(ArrayLibrary):
     """PyTorch tensors on a CUDA device."""
 
     name = "torch"
@@ -140,23 +149,23 @@ class TorchHome(Home):
         return int(sys.modules["torch"].cuda.current_stream().cuda_stream)
 
 
-NUMBA: Final = NumbaHome()
-_CUPY, _TORCH = CupyHome(), TorchHome()
+NUMBA: Final = NumbaLibrary()
+_CUPY, _TORCH = CupyLibrary(), TorchLibrary()
 
 
-def home_of(array: Any) -> Home | None:
-    """The home of an array in device memory; None for anything that is not one (then it is on the host)."""
-    library = type(array).__module__.partition(".")[0]
-    if library == "torch" and isinstance(array, sys.modules["torch"].Tensor):
+def library_of(array: Any) -> ArrayLibrary | None:
+    """The library of an array in device memory; None for anything that is not one (then it is on the host)."""
+    module = type(array).__module__.partition(".")[0]
+    if module == "torch" and isinstance(array, sys.modules["torch"].Tensor):
         return _TORCH if array.is_cuda else None
-    if library == "cupy" and isinstance(array, sys.modules["cupy"].ndarray):
+    if module == "cupy" and isinstance(array, sys.modules["cupy"].ndarray):
         return _CUPY
     if SIMULATED:
         return NUMBA if getattr(array, "__cuda_ndarray__", False) else None
     interface = getattr(array, "__cuda_array_interface__", None)
     if interface is not None:
         stream = interface.get("stream")
-        return NumbaHome(int(stream)) if stream else NUMBA
+        return NumbaLibrary(int(stream)) if stream else NUMBA
     probe = getattr(array, "__dlpack_device__", None)
     if probe is not None and not isinstance(array, np.ndarray) and probe()[0] in _CUDA:
         return NUMBA
@@ -184,16 +193,16 @@ def to_host(array: Any) -> np.ndarray[Any, Any]:
     """A device array of any library as a new NumPy array, when all work queued on its stream is done."""
     from softbench_backends.numba_cuda.copies import copy_cast
 
-    home = home_of(array)
-    assert home is not None
-    if isinstance(home, TorchHome):
+    library = library_of(array)
+    assert library is not None
+    if isinstance(library, TorchLibrary):
         array = array.detach()
-    view = home.view(array, "array")
+    view = library.view(array, "array")
     if not view.contiguous:
-        out = home.empty(view.shape, view.dtype)
-        copy_cast(view, out, home.stream())
+        out = library.empty(view.shape, view.dtype)
+        copy_cast(view, out, library.stream())
         view = out
-    return read(view, home.stream())
+    return read(view, library.stream())
 
 
 if SIMULATED:
