@@ -1,12 +1,12 @@
 """Options of the conformance kit (``pytest --backend NAME``), what ``-m deep`` means, and compiling ahead."""
 
-import contextlib
 import importlib.util
 import subprocess
 import sys
 
 import pytest
 
+from softbench import processes
 from softbench.machine import usable_cores
 
 pytest_plugins = ["softbench.conformance.pytest_plugin"]
@@ -41,9 +41,5 @@ def compiled_ahead(request):
         yield
         return
     quiet = subprocess.DEVNULL
-    with subprocess.Popen([sys.executable, "-c", _COMPILE], stdin=quiet, stdout=quiet, stderr=quiet) as child:
-        try:
-            yield
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
+    with processes.start([sys.executable, "-c", _COMPILE], limit=3600, stdout=quiet, stderr=quiet):
+        yield

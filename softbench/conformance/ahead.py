@@ -12,12 +12,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
+from softbench import processes
 from softbench.interface import RowBackend
 from softbench.machine import usable_cores
 
 __all__ = ["compiling_ahead", "main"]
+
+_LIMIT: Final = 1800.0
+"""Seconds after which compiling has failed, whatever it is that takes so long."""
 
 
 @contextlib.contextmanager
@@ -35,22 +39,16 @@ def compiling_ahead(backends: Mapping[str, Any]) -> Iterator[None]:
     if not names or usable_cores() == 1:
         yield
         return
-    # -P: the child imports what this process has imported, not what lies in the current folder.
-    command = [sys.executable, "-P", "-m", "softbench.conformance.ahead", *names]
-    path = os.pathsep.join(entry or os.curdir for entry in sys.path)
     quiet = subprocess.DEVNULL
-    with subprocess.Popen(
-        command,
-        env={**os.environ, "PYTHONPATH": path},
-        stdin=quiet,
+    # Not in a session of its own: there its niceness would mean nothing to us.
+    with processes.start(
+        processes.python("-m", "softbench.conformance.ahead", *names),
+        limit=_LIMIT,
+        env=processes.environment(),
         stdout=quiet,
         stderr=quiet,
-        process_group=0,  # a Ctrl-C is for us alone; in a session of its own its niceness would mean nothing to us
-    ) as child:
-        try:
-            yield
-        finally:
-            child.kill()
+    ):
+        yield
 
 
 def _compiles(backend: Any) -> bool:

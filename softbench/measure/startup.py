@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterable
@@ -18,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench import processes
 from softbench.measure import workloads
 from softbench.measure.workloads import Case
 from softbench.registry import get_backend
@@ -27,7 +26,8 @@ __all__ = ["measure", "representatives"]
 
 #: Large enough that a backend takes its parallel path, small enough that the call itself costs little.
 _LARGE_ENOUGH: Final = 1_000_000
-_TIMEOUT: Final = 60.0
+_LIMIT: Final = 60.0
+"""Seconds that a process may take."""
 
 
 def representatives(cases: Iterable[Case], most: int = 5_000_000) -> list[Case]:
@@ -60,29 +60,17 @@ def measure(name: str, cases: list[Case], cache: str) -> Startup:
 
 def _in_fresh_process(name: str, cases: list[Case], cache: str) -> tuple[list[float], str]:
     """Seconds of the import and of each case's first call above its second; and what went wrong, if anything."""
-    environment = dict(os.environ, NUMBA_CACHE_DIR=cache, PYTHONPATH=os.pathsep.join(p or os.curdir for p in sys.path))
-    # -P: the child imports what its parent has imported, not what lies in the current folder.
-    command = [sys.executable, "-P", "-m", "softbench.measure.startup", name, *(f"{c.name}:{c.dtype}" for c in cases)]
-    problem = ""
-    try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            text=True,
-            timeout=_TIMEOUT,
-            check=False,
-        )
-        lines = done.stdout
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-            problem = last[0][:300]
-    except subprocess.TimeoutExpired as error:
-        lines = error.stdout.decode() if isinstance(error.stdout, bytes) else error.stdout or ""
-        problem = f"longer than {_TIMEOUT:g} s"
+    labels = [f"{case.name}:{case.dtype}" for case in cases]
+    done = processes.run(
+        processes.python("-m", "softbench.measure.startup", name, *labels),
+        limit=_LIMIT,
+        env=processes.environment(NUMBA_CACHE_DIR=cache),
+    )
+    problem = done.problem
+    if done.status and done.status > 0:  # Python's own last word says more
+        problem = (done.stderr.strip().splitlines() or [problem])[-1][:300]
     rows = []
-    for line in lines.splitlines():
+    for line in done.stdout.splitlines():
         with contextlib.suppress(ValueError):
             rows.append(float(json.loads(line)))
     return rows, problem

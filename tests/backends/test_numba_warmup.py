@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import softbench
+from softbench import processes
 from softbench.api import __all__ as OPS
 from softbench.conformance import ahead
 from softbench.front.backend import Backend
@@ -120,12 +122,11 @@ def test_without_a_place_to_keep_kernels_it_says_so(monkeypatch):
 def test_another_process_compiles_while_the_kit_runs_and_ends_with_it(tmp_path, monkeypatch):
     started = []
 
-    class Popen(subprocess.Popen):
-        def __init__(self, *args, **options):
-            super().__init__(*args, **options)
-            started.append(self)
+    def start(*arguments, **options):
+        started.append(processes.start(*arguments, **options))
+        return started[-1]
 
-    monkeypatch.setattr(ahead.subprocess, "Popen", Popen)
+    monkeypatch.setattr(ahead, "processes", SimpleNamespace(**{**vars(processes), "start": start}))
     monkeypatch.setattr(ahead, "usable_cores", lambda: 2)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     with ahead.compiling_ahead({"numba": Backend(NumbaBackend()), "numpy": softbench.get_backend("numpy")}):
@@ -142,6 +143,6 @@ def test_another_process_compiles_while_the_kit_runs_and_ends_with_it(tmp_path, 
 @pytest.mark.parametrize(("name", "cores"), [("numpy", 2), ("numba", 1)])
 def test_no_process_is_started_for_nothing(name, cores, monkeypatch):
     monkeypatch.setattr(ahead, "usable_cores", lambda: cores)
-    monkeypatch.delattr(ahead.subprocess, "Popen")
+    monkeypatch.delattr(ahead.processes, "start")
     with ahead.compiling_ahead({name: softbench.get_backend(name)}):
         pass
