@@ -2,6 +2,10 @@
 
 This is the only place that knows the modules of the built-in backends; each is imported when it is first
 asked for, so ``import softbench`` loads no backend library.
+
+A plugin is known by the name of its entry point: the ``name`` of its class gives way where the two differ. Whatever a
+plugin does when it is imported, asked whether it can run, or made, is a reason why that one is not available, which
+names the plugin and its distribution; nothing of it reaches who asked for another backend.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ import difflib
 import functools
 import importlib
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -29,6 +34,7 @@ __all__ = [
     "current_backend",
     "get_backend",
     "list_backends",
+    "origin",
     "select_backend",
     "use_backend",
 ]
@@ -73,46 +79,83 @@ _instances: dict[str, Backend] = {}
 
 
 @functools.cache
-def _plugins() -> dict[str, EntryPoint]:
-    """Entry points of other distributions, by name. A built-in name wins, with a warning."""
+def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
+    """Entry points of other distributions, by name: one each, or several that want the same name."""
     from importlib.metadata import entry_points  # as slow to import as the rest of softbench
 
-    found: dict[str, EntryPoint] = {}
+    found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
         if point.name in BUILT_IN:
-            warnings.warn(
-                f"plugin {point.value!r} wants the name of built-in backend {point.name!r}: ignored", stacklevel=3
-            )
+            _warn(f"{_described(point)} wants the name of built-in backend {point.name!r}: ignored")
         elif not point.name.isidentifier():
-            warnings.warn(
-                f"plugin {point.value!r} has a name that is no identifier, {point.name!r}: ignored", stacklevel=3
-            )
+            _warn(f"{_described(point)} has a name that is no identifier, {point.name!r}: ignored")
         else:
-            found[point.name] = point
+            found[point.name] = (*found.get(point.name, ()), point)
+    for points in found.values():
+        if len(points) > 1:
+            _warn(_ambiguous(points))
     return found
+
+
+def _described(point: EntryPoint) -> str:
+    return f"plugin {point.value!r}" + (f" of {point.dist.name}" if point.dist else "")
+
+
+def _ambiguous(points: tuple[EntryPoint, ...]) -> str:
+    who = " and ".join(map(_described, points))
+    return f"{who} both call themselves {points[0].name!r}: neither is used; uninstall one of them"
+
+
+def _warn(message: str) -> None:
+    """Warn. Where the user has made warnings errors, say it on standard error: it is none of whoever asked."""
+    try:
+        warnings.warn(message, stacklevel=4)
+    except Warning:
+        print(f"softbench: warning: {message}", file=sys.stderr)
 
 
 def _names() -> list[str]:
     return [*BUILT_IN, *_plugins()]
 
 
+def origin(name: str) -> str:
+    """Where a backend comes from, for a sentence on what it did: ``"plugin 'module:Class' of distribution"``.
+
+    Empty for built-in backends and for unknown names.
+    """
+    return " and ".join(map(_described, _plugins().get(name, ()))) if name not in BUILT_IN else ""
+
+
 def _load(name: str) -> type[RowBackend]:
     """The class behind a name. UnknownBackendError; BackendUnavailableError when a module cannot be imported."""
-    entry = BUILT_IN.get(name)
-    if entry is not None:
-        return getattr(importlib.import_module(entry.module), entry.attribute)  # type: ignore[no-any-return]
-    point = _plugins().get(name)
-    if point is None:
+    points = _plugins().get(name, ()) if name not in BUILT_IN else ()
+    if name not in BUILT_IN and not points:
         raise UnknownBackendError(_unknown(name))
-    try:
-        loaded = point.load()
-    except Exception as error:  # somebody else's code: any failure is theirs, and must harm nobody else
-        raise BackendUnavailableError(f"backend {name!r} ({point.value}) failed to load: {error!r}") from error
+    if len(points) > 1:
+        raise BackendUnavailableError(_ambiguous(points))
+    with _blamed(name, "failed to load"):
+        if points:
+            loaded = points[0].load()
+        else:
+            entry = BUILT_IN[name]
+            loaded = getattr(importlib.import_module(entry.module), entry.attribute)
     if not (isinstance(loaded, type) and issubclass(loaded, RowBackend)):
         raise BackendUnavailableError(
-            f"backend {name!r} ({point.value}) is not a subclass of softbench.interface.RowBackend"
+            f"backend {name!r} ({origin(name)}) is not a subclass of softbench.interface.RowBackend"
         )
     return loaded
+
+
+@contextlib.contextmanager
+def _blamed(name: str, what: str) -> Iterator[None]:
+    """Whatever a backend raises in the block, an exit included, as a BackendUnavailableError that says whose it was."""
+    try:
+        yield
+    except BackendUnavailableError:
+        raise
+    except (Exception, SystemExit) as error:
+        whose = f" ({origin(name)})" if origin(name) else ""
+        raise BackendUnavailableError(f"backend {name!r}{whose} {what}: {error!r}") from error
 
 
 def _unknown(name: object) -> str:
@@ -128,9 +171,7 @@ def list_backends() -> dict[str, str]:
     Plugins (entry-point group ``softbench.backends``) are listed with the distribution they come from.
     """
     summaries = {name: entry.summary for name, entry in BUILT_IN.items()}
-    for name, point in _plugins().items():
-        summaries[name] = f"plugin {point.value}" + (f" of {point.dist.name}" if point.dist else "")
-    return summaries
+    return summaries | {name: origin(name) for name in _plugins()}
 
 
 def available_backends() -> dict[str, Availability]:
@@ -144,10 +185,19 @@ def available_backends() -> dict[str, Availability]:
 
 def _availability(name: str) -> Availability:
     try:
-        return _load(name).availability()
+        return _state(name, _load(name))
     except BackendUnavailableError as error:
-        warnings.warn(str(error), stacklevel=3)
+        _warn(str(error))
         return Availability(False, "cpu", str(error))
+
+
+def _state(name: str, cls: type[RowBackend]) -> Availability:
+    """What a class says of its availability. BackendUnavailableError if it raises, or says nothing of the kind."""
+    with _blamed(name, "cannot say whether it can run here"):
+        state = cls.availability()
+        if not isinstance(state, Availability):
+            raise TypeError(f"availability() returned a {type(state).__name__}, expected an Availability")
+        return state
 
 
 def get_backend(name: str | Backend) -> Backend:
@@ -168,11 +218,16 @@ def get_backend(name: str | Backend) -> Backend:
     if made is not None:
         return made
     cls = _load(name)
-    state = cls.availability()
+    state = _state(name, cls)
     if not state.ok:
         install = f" (install: {state.install})" if state.install else ""
         raise BackendUnavailableError(f"backend {name!r} is not available here: {state.reason}{install}")
-    return _instances.setdefault(name, Backend(cls()))
+    with _blamed(name, "could not be made"):
+        rows = cls()
+        if getattr(rows, "name", None) != name:
+            rows.name = name  # type: ignore[misc]  # of this instance: one class may serve under several names
+        backend = Backend(rows)
+    return _instances.setdefault(name, backend)
 
 
 def select_backend(backend: str | Backend | None) -> Backend:

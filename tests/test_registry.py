@@ -3,6 +3,7 @@
 import contextvars
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ import pytest
 import softbench as sb
 from softbench import registry
 from softbench.interface import RowBackend
+from softbench_backends.python import PythonBackend
 
 NAMES = ["python", "numpy", "numba", "numba_cuda", "cupy"]
 
@@ -223,13 +225,32 @@ def test_unknown_name_in_the_environment_raises_at_first_use_not_at_import():
 # -- plugins -------------------------------------------------------------------------------------------
 
 
+class Distribution(importlib.metadata.Distribution):
+    """An installed distribution that is nothing but a name."""
+
+    def __init__(self, name):
+        self._name = name
+
+    @property
+    def name(self):
+        return self._name
+
+    def read_text(self, filename):
+        return None
+
+    def locate_file(self, path):
+        return path
+
+
 @pytest.fixture
 def plugins(monkeypatch):
-    """Pretend that these entry points are installed: ``plugins(name="module:attribute")``."""
+    """Pretend that these entry points are installed: ``plugins(name="module:attribute")``, or several of one name."""
 
     def install(**points):
         found = [
-            importlib.metadata.EntryPoint(name, value, registry.ENTRY_POINT_GROUP) for name, value in points.items()
+            importlib.metadata.EntryPoint(name, value, registry.ENTRY_POINT_GROUP)._for(Distribution(f"dist{i}"))
+            for name, values in points.items()
+            for i, value in enumerate([values] if isinstance(values, str) else values)
         ]
         monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
         registry._plugins.cache_clear()
@@ -287,7 +308,117 @@ def test_plugin_name_that_is_no_identifier_is_ignored_with_a_warning(plugins):
 
 def test_a_good_registry_warns_of_nothing(plugins):
     plugins()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        sb.list_backends()
+        sb.available_backends()
+        sb.get_backend("numpy")
+    assert caught == []
+
+
+class Plugin(PythonBackend):
+    """A backend that works, under a name that its entry point need not share."""
+
+    name = "somebody"
+
+
+class ExitsWhenAsked(Plugin):
+    @classmethod
+    def availability(cls):
+        raise SystemExit(0)
+
+
+class RaisesWhenAsked(Plugin):
+    @classmethod
+    def availability(cls):
+        raise RuntimeError("the driver is on fire")
+
+
+class AnswersNonsense(Plugin):
+    @classmethod
+    def availability(cls):
+        return True
+
+
+class RaisesWhenMade(Plugin):
+    def __init__(self):
+        raise OSError("no licence server")
+
+
+class ExitsWhenMade(Plugin):
+    def __init__(self):
+        sys.exit(3)
+
+
+def here(cls):
+    """The entry point's value of a class of this module, which is not imported by a name that others could use."""
+    sys.modules.setdefault("plugins_of_test_registry", sys.modules[__name__])
+    return f"plugins_of_test_registry:{cls.__name__}"
+
+
+def test_the_name_of_the_entry_point_wins(plugins, monkeypatch):
+    monkeypatch.setattr(registry, "_instances", {})
+    plugins(mine=here(Plugin), yours=here(Plugin))
+    assert sb.get_backend("mine").name == sb.get_backend("mine").info()["name"] == "mine"
+    assert sb.get_backend("yours").name == "yours"
+    assert Plugin.name == "somebody"
+
+
+@pytest.mark.parametrize(
+    ("cls", "why"),
+    [
+        (ExitsWhenAsked, "cannot say whether it can run here: SystemExit"),
+        (RaisesWhenAsked, "cannot say whether it can run here: RuntimeError.*on fire"),
+        (AnswersNonsense, "returned a bool, expected an Availability"),
+    ],
+)
+def test_a_plugin_that_fails_when_asked_is_unavailable(plugins, cls, why):
+    plugins(broken=here(cls))
+    with pytest.warns(UserWarning, match=why):
+        states = sb.available_backends()
+    assert not states["broken"].ok
+    assert re.search(f"{cls.__name__}.* of dist0.*{why}", states["broken"].reason)
+    assert states["numpy"].ok
+    with pytest.raises(sb.BackendUnavailableError, match=why):
+        sb.get_backend("broken")
+
+
+@pytest.mark.parametrize(("cls", "why"), [(RaisesWhenMade, "no licence server"), (ExitsWhenMade, "SystemExit")])
+def test_a_plugin_that_cannot_be_made_is_unavailable(plugins, cls, why):
+    plugins(broken=here(cls))
+    with pytest.raises(sb.BackendUnavailableError, match=f"{cls.__name__}.* of dist0.*could not be made.*{why}"):
+        sb.get_backend("broken")
+
+
+def test_a_built_in_backend_whose_library_is_broken_is_unavailable(monkeypatch):
+    def broken(name):
+        raise ValueError("bad environment")
+
+    monkeypatch.setattr(registry.importlib, "import_module", broken)
+    with pytest.warns(UserWarning, match="bad environment"):
+        states = sb.available_backends()
+    assert "bad environment" in states["numba"].reason
+
+
+def test_two_distributions_that_want_one_name_get_neither(plugins):
+    plugins(twice=[here(Plugin), "somebody:Else"])
+    with pytest.warns(UserWarning, match=r"Plugin' of dist0 and .*Else' of dist1 both call themselves 'twice'"):
+        states = sb.available_backends()
+    assert not states["twice"].ok
+    assert "uninstall one of them" in states["twice"].reason
+    assert "dist0" in sb.list_backends()["twice"]
+    assert "dist1" in sb.list_backends()["twice"]
+    with pytest.raises(sb.BackendUnavailableError, match="both call themselves"):
+        sb.get_backend("twice")
+
+
+def test_where_warnings_are_errors_a_broken_plugin_harms_nobody(plugins, capsys):
+    plugins(broken=here(RaisesWhenAsked), numpy="somebody:Else", twice=["a:A", "b:B"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sb.list_backends()
-        sb.get_backend("numpy")
+        states = sb.available_backends()
+    assert "on fire" in states["broken"].reason
+    assert states["numpy"].ok
+    told = capsys.readouterr().err
+    for what in ("on fire", "somebody:Else", "both call themselves"):
+        assert what in told
