@@ -1,4 +1,4 @@
-"""Options of the conformance kit (``pytest --backend NAME``), what ``-m deep`` means, and compiling ahead."""
+"""Options of the conformance kit (``pytest --backend NAME``), and kernels compiled ahead on the other core."""
 
 import importlib.util
 import subprocess
@@ -11,35 +11,46 @@ from softbench.machine import usable_cores
 
 pytest_plugins = ["softbench.conformance.pytest_plugin"]
 
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave deep tests out unless a marker expression asks for tests by marker."""
-    if config.option.markexpr:
-        return
-    deep = [item for item in items if item.get_closest_marker("deep")]
-    if deep:
-        config.hook.pytest_deselected(items=deep)
-        items[:] = [item for item in items if not item.get_closest_marker("deep")]
-
-
-# A whole run spends most of a minute on compiling the numba backend's kernels; the other core does it while the tests
-# of other things run. First what the kit needs, which comes first, then the rest.
 _COMPILE = """
 from softbench.cli import main
 from softbench.conformance import ahead
 ahead.main(["numba"])
 main(["warmup", "numba"])
 """
-_WHOLE_RUN = 5000
-"""Tests from which on it is worth a process."""
+"""First what the kit needs, then the rest."""
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def compiled_ahead(request):
-    """Another process that compiles the numba backend's kernels into the cache of this one."""
-    if len(request.session.items) < _WHOLE_RUN or usable_cores() == 1 or importlib.util.find_spec("numba") is None:
-        yield
+    """Another process compiles the numba backend's kernels into the cache of this one.
+
+    Tests that need many of them ask for this fixture. The process starts with the session, while other tests run.
+    """
+    return request.config.stash.get(_PROCESS, None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The quick profile, unless the command line names another."""
+    if not any(str(argument).startswith("--conformance-profile") for argument in config.invocation_params.args):
+        config.option.conformance_profile = "quick"
+
+
+_PROCESS = pytest.StashKey[processes.Child]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start compiling if any collected test asks for it."""
+    if session.config.option.collectonly or usable_cores() == 1 or importlib.util.find_spec("numba") is None:
         return
-    quiet = subprocess.DEVNULL
-    with processes.start([sys.executable, "-c", _COMPILE], limit=3600, stdout=quiet, stderr=quiet):
-        yield
+    if any("compiled_ahead" in getattr(item, "fixturenames", ()) for item in session.items):
+        session.config.stash[_PROCESS] = processes.start(
+            [sys.executable, "-c", _COMPILE], limit=3600, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the compiling with the session."""
+    process = config.stash.get(_PROCESS, None)
+    if process is not None:
+        process.kill()
+        process.wait()

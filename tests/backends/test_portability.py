@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.processes
+
 numba = pytest.importorskip("numba", reason="numba is not installed")
 
 FOLDER = Path(__file__).parent

@@ -9,6 +9,8 @@ import textwrap
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 linux = pytest.mark.skipif(sys.platform != "linux", reason="mprotect and RLIMIT_AS as on Linux")
 
 
