@@ -34,6 +34,7 @@ def test_the_default_backend_loads_numpy_alone():
     assert [name for name in loaded if name.startswith("softbench_backends.")] == ["softbench_backends.numpy"]
 
 
+@pytest.mark.deep  # a time: not for a run beside other work
 def test_costs_at_most_60_ms_beyond_numpy():
     code = (
         "import time; import numpy; a = time.perf_counter(); import softbench; b = time.perf_counter();"
