@@ -1,0 +1,30 @@
+"""The documentation: ``pip install -e ".[docs]" && sphinx-build -W docs build/docs``."""
+
+import importlib.metadata
+
+project = "softbench"
+author = "The softbench developers"
+copyright = "The softbench developers"
+release = version = importlib.metadata.version("softbench")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "numpydoc"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+default_role = "py:obj"
+
+html_theme = "pydata_sphinx_theme"
+html_title = "softbench"
+html_theme_options = {"show_prev_next": False, "secondary_sidebar_items": ["page-toc"]}
+html_sourcelink_suffix = ""
+
+autodoc_typehints = "none"  # numpydoc's sections have the types
+autodoc_member_order = "bysource"
+
+numpydoc_show_class_members = False
+numpydoc_validation_checks = {"GL03", "GL08", "PR01", "PR02", "PR03", "RT01"}
+"""A public function documents all its parameters, in order, and what it returns."""
+numpydoc_validation_exclude = {r"\.Backend\.", r"\.RowBackend\."}
+"""Methods that say where their documentation is, or what differs from it."""
+
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
