@@ -18,7 +18,7 @@ from softbench.api import (
     loss_and_gradient,
     softmax,
 )
-from softbench.errors import BackendUnavailableError, UnknownBackendError
+from softbench.errors import BackendUnavailableError, NotProvidedError, UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import Availability
 from softbench.registry import available_backends, get_backend, list_backends, use_backend
@@ -29,6 +29,7 @@ __all__ = [
     "Availability",
     "Backend",
     "BackendUnavailableError",
+    "NotProvidedError",
     "UnknownBackendError",
     "argmax",
     "available_backends",

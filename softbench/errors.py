@@ -6,7 +6,7 @@ value, ``numpy.exceptions.AxisError`` for a wrong axis, ``MemoryError`` when an 
 
 from __future__ import annotations
 
-__all__ = ["BackendUnavailableError", "UnknownBackendError"]
+__all__ = ["BackendUnavailableError", "NotProvidedError", "UnknownBackendError"]
 
 
 class UnknownBackendError(ValueError):
@@ -15,3 +15,7 @@ class UnknownBackendError(ValueError):
 
 class BackendUnavailableError(ImportError):
     """The backend exists but cannot run here. The message says why and what to install."""
+
+
+class NotProvidedError(NotImplementedError):
+    """The backend implements a part of the interface, and this call is not in it. The message names what it lacks."""

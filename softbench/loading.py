@@ -5,25 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from typing import Any, Final
+from typing import Any
 
 from softbench.errors import UnknownBackendError
 from softbench.front.backend import Backend
-from softbench.interface import RowBackend
+from softbench.interface import FUNCTIONS, RowBackend
 
-__all__ = ["FUNCTIONS", "build", "load"]
-
-FUNCTIONS: Final = (
-    "argmax",
-    "logsumexp",
-    "softmax",
-    "log_softmax",
-    "log_loss",
-    "loss",
-    "gradient",
-    "loss_and_gradient",
-)
-"""The public functions, each a method of a backend."""
+__all__ = ["build", "load"]
 
 
 def load(spec: str) -> Any:

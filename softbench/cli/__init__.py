@@ -1,6 +1,7 @@
 """The command line: ``softbench list | info | check | run | compare | warmup``, a module for each.
 
-Exit status: 0 done; 1 something could not be done or is wrong; 2 a wrong argument; 130 interrupted.
+Exit status: 0 done; 1 something could not be done or is wrong; 2 a wrong argument; 130 interrupted, 143 and 129 ended
+by SIGTERM and SIGHUP.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import softbench
 from softbench.cli import check, compare, listing, run, warmup
 from softbench.cli.arguments import Parser, UsageError, complain
+from softbench.cli.signals import terminable
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 
 __all__ = ["main"]
@@ -36,6 +38,13 @@ def _parser() -> Parser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. SystemExit from argparse: help, or status 2 for wrong arguments."""
+    _open_standard_streams()
+    with terminable() as signals:
+        status = _run(arguments)
+    return 128 + signals[0] if signals else status
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         parser = _parser()
         parsed = parser.parse_args(arguments)
@@ -43,15 +52,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.print_help()
             return 0
         status = int(parsed.function(parsed) or 0)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read us has enough: nothing is left to say, not even at exit
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read us has enough
+        _say_no_more()
         return 1
     except KeyboardInterrupt:
         return 130
     except (UsageError, UnknownBackendError, BackendUnavailableError) as error:
         return complain(error, 2)
-    except OSError as error:
+    except OSError as error:  # that of a full disk would come again at exit
+        _say_no_more()
         return complain(f"{error.filename}: {error.strerror}" if error.filename else error, 1)
     return status
+
+
+def _say_no_more() -> None:
+    """Nothing is left to say on standard output, not even at exit."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stdout.flush()
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_standard_streams() -> None:
+    """Take the numbers of standard streams that are closed, so that no pipe of ours gets one of them."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from softbench.conformance.case import Case, Profile, Requirement
 from softbench.conformance.failures import Failure
-from softbench.conformance.runner import Report, Result, run
+from softbench.conformance.runner import run
+from softbench.conformance.verdicts import Report, Result
 
 __all__ = ["Case", "Failure", "Profile", "Report", "Requirement", "Result", "run"]

@@ -60,7 +60,8 @@ def _compiles(backend: Any) -> bool:
 def main(names: Iterable[str]) -> None:
     """Judge backends by the quick profile from behind, and keep the verdicts to oneself."""
     from softbench.conformance import contract
-    from softbench.conformance.runner import judge_case, under_test
+    from softbench.conformance.backend_under_test import under_test
+    from softbench.conformance.runner import judge_case
 
     for name in names:
         subject = under_test(name, "quick")

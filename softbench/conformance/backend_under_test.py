@@ -6,16 +6,23 @@ its ``to_numpy``, so the same cases judge host and device backends.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from softbench.conformance.declarations import COSTS
 from softbench.conformance.failures import Failure, call_text
+from softbench.interface import FUNCTIONS
 from softbench.interface.dtypes import result_dtype
+from softbench.loading import build, load
+from softbench.registry import get_backend
 
-__all__ = ["BackendUnderTest", "Worst"]
+if TYPE_CHECKING:
+    from softbench.conformance.case import Profile
+
+__all__ = ["BackendUnderTest", "Worst", "error_rows", "under_test"]
 
 Array = np.ndarray[Any, Any]
 
@@ -52,12 +59,17 @@ class BackendUnderTest:
         What the backend declares to do otherwise: pattern of case ids, or row of the contract, to reason (attribute
         ``deviations`` of its class).
     gates
-        Looser bounds that it declares, by key of `softbench.accuracy.gates.GATES` (attribute ``gates``); None: the
-        contract's.
+        Looser bounds that it declares, by key of `softbench.accuracy.gates.GATES` (attribute ``gates``).
+    provides
+        The public functions it has (attribute ``provides``).
     flushes_subnormals
         Whether it declares to return 0 for results below the normal range (attribute ``flushes_subnormals``).
     worst
         Largest error by (gate, dtype), filled by `judge`.
+    worst_since
+        Those of them that are new since somebody emptied it.
+    patience
+        Seconds after which a thread or process that a case has started counts as hanging.
     """
 
     def __init__(self, be: Any, *, name: str | None = None, profile: str = "standard") -> None:
@@ -67,12 +79,15 @@ class BackendUnderTest:
         self.name: str = name or getattr(be, "name", None) or type(be).__name__
         self.kind: str = be.availability().kind if hasattr(be, "availability") else "cpu"
         self.host = self.kind == "cpu"
-        self.cost: str = getattr(rows, "cost", "compiled")
+        self.cost: str = declared if (declared := getattr(rows, "cost", "")) in COSTS else COSTS[0]
+        self.provides: Collection[str] = getattr(rows, "provides", FUNCTIONS)
         self.profile = profile
-        self.deviations: dict[str, str] = dict(getattr(rows, "deviations", None) or {})
-        self.gates: Mapping[str, Any] | None = getattr(rows, "gates", None)
-        self.flushes_subnormals = bool(getattr(rows, "flushes_subnormals", False))
+        self.deviations: dict[str, str] = _mapping(rows, "deviations")
+        self.gates: dict[str, Any] = _mapping(rows, "gates")
+        self.flushes_subnormals = getattr(rows, "flushes_subnormals", False) is True
         self.worst: dict[tuple[str, str], Worst] = {}
+        self.worst_since: dict[tuple[str, str], Worst] = {}
+        self.patience = 60.0
         self.case = ""
 
     # -- sizes -----------------------------------------------------------------------------------------
@@ -144,10 +159,31 @@ class BackendUnderTest:
         seen = self.worst.get((gate, dtype))
         if seen is None or error > seen.max:
             own = GATES[gate].bounds[dtype]
-            declared = self.gates.get(gate, own) if self.gates else own
+            declared = self.gates.get(gate, own)
             bound = declared.get(dtype, own) if isinstance(declared, Mapping) else declared
-            self.worst[gate, dtype] = Worst(error, float(bound), own, said, self.case)
+            found = Worst(error, float(bound), own, said, self.case)
+            self.worst[gate, dtype] = self.worst_since[gate, dtype] = found
 
     def errors(self) -> list[dict[str, Any]]:
         """`worst` as plain rows for a report."""
-        return [{"function": op, "dtype": dtype, **asdict(worst)} for (op, dtype), worst in sorted(self.worst.items())]
+        return error_rows(self.worst)
+
+
+def error_rows(worst: Mapping[tuple[str, str], Worst]) -> list[dict[str, Any]]:
+    """The largest errors as plain rows for a report."""
+    return [{"function": op, "dtype": dtype, **asdict(error)} for (op, dtype), error in sorted(worst.items())]
+
+
+def _mapping(rows: Any, name: str) -> dict[str, Any]:
+    """A declared mapping, or an empty one for what is none (which `softbench.conformance.declarations` tells)."""
+    declared = getattr(rows, name, None)
+    return dict(declared) if isinstance(declared, Mapping) else {}
+
+
+def under_test(backend: Any, profile: Profile = "standard") -> BackendUnderTest:
+    """The `BackendUnderTest` for whatever `run` takes."""
+    if isinstance(backend, str):
+        name = backend
+        backend = load(backend) if ":" in backend else get_backend(backend)
+        return BackendUnderTest(backend, name=name if ":" in name else None, profile=profile)
+    return BackendUnderTest(build(backend, repr(backend)), profile=profile)

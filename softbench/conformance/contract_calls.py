@@ -352,8 +352,6 @@ DETERMINISM = Requirement(
 
 # -- concurrency ---------------------------------------------------------------------------------------
 
-_PATIENCE: Final = 60.0  # seconds until a thread or child counts as hanging
-
 
 def _many_threads(backend: BackendUnderTest, count: int) -> None:
     """Python threads that call the backend at once get what one thread gets."""
@@ -366,7 +364,7 @@ def _many_threads(backend: BackendUnderTest, count: int) -> None:
 
     def one(start: int) -> None:
         try:
-            barrier.wait(_PATIENCE)
+            barrier.wait(backend.patience)
             for i in range(len(work)):
                 view, rows = work[(start + i) % len(work)]
                 mismatch(
@@ -384,13 +382,13 @@ def _many_threads(backend: BackendUnderTest, count: int) -> None:
     try:
         for thread in threads:
             thread.start()
-        end = time.monotonic() + _PATIENCE
+        end = time.monotonic() + backend.patience
         for thread in threads:
             thread.join(max(0.0, end - time.monotonic()))
     finally:
         sys.setswitchinterval(interval)
     if any(thread.is_alive() for thread in threads):
-        raise Failure(f"{count} threads calling at once: no end within {_PATIENCE:.0f} s")
+        raise Failure(f"{count} threads calling at once: no end within {backend.patience:.0f} s")
     if errors:
         raise errors[0]
 
@@ -416,7 +414,7 @@ def _forked(backend: BackendUnderTest) -> None:
             os._exit(0)
     os.close(write)
     try:
-        ready, _, _ = select.select([read], [], [], _PATIENCE)
+        ready, _, _ = select.select([read], [], [], backend.patience)
         answer = os.read(read, 1) if ready else None
     finally:
         os.close(read)
@@ -424,7 +422,7 @@ def _forked(backend: BackendUnderTest) -> None:
             os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
     if answer is None:
-        raise Failure(f"{view.name} in a forked child hangs: no result within {_PATIENCE:.0f} s")
+        raise Failure(f"{view.name} in a forked child hangs: no result within {backend.patience:.0f} s")
     if answer == b"":
         raise Failure(f"{view.name} kills a forked child")
     if answer != b"1":

@@ -1,4 +1,8 @@
-"""Judging a backend: every case of a profile, and the report that comes of it."""
+"""Judging a backend: every case of a profile, and the report that comes of it.
+
+`run` judges in this process, where a debugger reaches the backend. What is not to be trusted that far is judged in a
+process of its own: `softbench.conformance.apart`.
+"""
 
 from __future__ import annotations
 
@@ -8,72 +12,37 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
-import softbench
 from softbench.conformance import contract
-from softbench.conformance.backend_under_test import BackendUnderTest
+from softbench.conformance.backend_under_test import BackendUnderTest, under_test
 from softbench.conformance.case import PROFILES, Case, Profile
+from softbench.conformance.declarations import problems
 from softbench.conformance.failures import Failure, NotApplicable
+from softbench.conformance.verdicts import Report, Result
+from softbench.errors import NotProvidedError
 from softbench.front.backend import Backend
 from softbench.interface import RowBackend
-from softbench.loading import load
-from softbench.registry import get_backend
 
-__all__ = ["Report", "Result", "Status", "judge_case", "matches", "run", "skip_reason", "under_test"]
-
-Status = Literal["passed", "failed", "skipped", "deviation"]
+__all__ = [
+    "crash",
+    "decide",
+    "judge_case",
+    "judge_declarations",
+    "matches",
+    "run",
+    "selected",
+    "skip_reason",
+    "stale_deviations",
+]
 
 _HINTS: Final = {
     "ml_dtypes": "ml_dtypes is not installed (pip install ml_dtypes)",
     "pandas": "pandas is not installed (pip install pandas)",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """The verdict on one case."""
-
-    id: str
-    status: Status
-    message: str = ""
-    """Why it failed, was skipped, or what deviation is declared."""
-    seconds: float = 0.0
-
-
-@dataclass
-class Report:
-    """What a run of the kit found. `to_dict` makes it JSON."""
-
-    backend: str
-    kind: str
-    cost: str
-    profile: str
-    info: dict[str, object]
-    results: list[Result] = field(default_factory=list)
-    errors: list[dict[str, Any]] = field(default_factory=list)
-    """Largest error in ulp by function and dtype: ``function, dtype, max, gate, input, case``."""
-    seconds: float = 0.0
-    interrupted: bool = False
-    softbench: str = softbench.__version__
-
-    def of(self, status: Status) -> list[Result]:
-        """The results of one status."""
-        return [result for result in self.results if result.status == status]
-
-    @property
-    def ok(self) -> bool:
-        """Nothing failed and nothing was left out by an interruption."""
-        return not self.interrupted and not self.of("failed")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, lists, strings and numbers, with a summary first."""
-        counts = {status: len(self.of(status)) for status in ("passed", "failed", "skipped", "deviation")}
-        return {"backend": self.backend, "ok": self.ok, "counts": counts, **asdict(self)}
 
 
 def run(
@@ -83,7 +52,7 @@ def run(
     *,
     select: Iterable[str] | None = None,
 ) -> Report:
-    """Judge a backend by the contract.
+    """Judge a backend by the contract, in this process.
 
     Parameters
     ----------
@@ -106,62 +75,61 @@ def run(
     Raises
     ------
     UnknownBackendError, BackendUnavailableError
-        See `softbench.get_backend`; and for ``module:Class`` `softbench.conformance.backend_under_test.load`.
+        See `softbench.get_backend`; and for ``module:Class`` `softbench.loading.load`.
     ValueError
         An unknown profile, or a pattern of ``select`` that matches no case.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile is {profile!r}, expected one of {', '.join(map(repr, PROFILES))}")
-    subject = under_test(backend, profile)
-    chosen = contract.cases(profile)
-    if select is not None:
-        patterns = list(select)
-        idle = [pattern for pattern in patterns if not any(matches(pattern, case.id) for case in chosen)]
-        if idle:  # misspelt, perhaps: whoever asks would believe it judged
-            raise ValueError(f"no case of profile {profile!r} matches {', '.join(map(repr, idle))}")
-        if not patterns:
-            raise ValueError("select is empty, expected patterns of case ids, or None for all cases")
-        chosen = [case for case in chosen if any(matches(pattern, case.id) for pattern in patterns)]
-    info = subject.be.info() if hasattr(subject.be, "info") else {}
-    report = Report(subject.name, subject.kind, subject.cost, profile, info)
+    chosen = selected(profile, select)
+    found = under_test(backend, profile)
+    info = found.be.info() if hasattr(found.be, "info") else {}
+    report = Report(found.name, found.kind, found.cost, profile, info)
+    report.results += judge_declarations(found)
     start = time.perf_counter()
     try:
         for done, case in enumerate(chosen, 1):
-            report.results.append(judge_case(subject, case))
+            report.results.append(judge_case(found, case))
             if progress is not None:
                 progress(done, len(chosen), report.results[-1])
-        report.results += _deviations(subject, report.results, whole=select is None and profile != "quick")
+        whole = select is None and profile != "quick"
+        report.results += stale_deviations(found.deviations, report.results, whole=whole)
     except KeyboardInterrupt:
         report.interrupted = True
     report.seconds = time.perf_counter() - start
-    report.errors = subject.errors()
+    report.errors = found.errors()
     return report
 
 
-def under_test(backend: Any, profile: Profile = "standard") -> BackendUnderTest:
-    """The `BackendUnderTest` for whatever `run` takes."""
-    if isinstance(backend, str):
-        name = backend
-        backend = load(backend) if ":" in backend else get_backend(backend)
-        return BackendUnderTest(backend, name=name if ":" in name else None, profile=profile)
-    from softbench.loading import build
+def selected(profile: Profile, select: Iterable[str] | None = None) -> list[Case]:
+    """The cases of a profile that match one of the patterns; ValueError for a pattern that matches none."""
+    if profile not in PROFILES:
+        raise ValueError(f"profile is {profile!r}, expected one of {', '.join(map(repr, PROFILES))}")
+    cases = contract.cases(profile)
+    if select is None:
+        return cases
+    patterns = list(select)
+    idle = [pattern for pattern in patterns if not any(matches(pattern, case.id) for case in cases)]
+    if idle:  # misspelt, perhaps: whoever asks would believe it judged
+        raise ValueError(f"no case of profile {profile!r} matches {', '.join(map(repr, idle))}")
+    if not patterns:
+        raise ValueError("select is empty, expected patterns of case ids, or None for all cases")
+    return [case for case in cases if any(matches(pattern, case.id) for pattern in patterns)]
 
-    return BackendUnderTest(build(backend, repr(backend)), profile=profile)
 
-
-def judge_case(subject: BackendUnderTest, case: Case) -> Result:
+def judge_case(backend: BackendUnderTest, case: Case) -> Result:
     """The verdict on one case, declared deviations taken into account."""
-    reason = skip_reason(subject, case)
+    reason = skip_reason(backend, case)
     if reason:
         return Result(case.id, "skipped", reason)
-    declared = [(key, why) for key, why in subject.deviations.items() if matches(key, case.id)]
+    declared = [(key, why) for key, why in backend.deviations.items() if matches(key, case.id)]
     start = time.perf_counter()
     try:
-        decide(subject, case)
-    except NotApplicable as error:
+        decide(backend, case)
+    except (NotApplicable, NotProvidedError) as error:
         return Result(case.id, "skipped", str(error), time.perf_counter() - start)
-    except Exception as error:  # a crash in a case is a failure of that case
-        message = str(error) if isinstance(error, Failure) else _crash(error)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a crash in a case is a failure of that case, and so is sys.exit
+        message = str(error) if isinstance(error, Failure) else crash(error)
         seconds = time.perf_counter() - start
         if declared:
             return Result(case.id, "deviation", f"{declared[0][1]} [{message}]", seconds)
@@ -173,37 +141,42 @@ def judge_case(subject: BackendUnderTest, case: Case) -> Result:
     return Result(case.id, "passed", "", seconds)
 
 
-def decide(subject: BackendUnderTest, case: Case) -> None:
+def decide(backend: BackendUnderTest, case: Case) -> None:
     """Run a case: it raises unless the backend passes."""
-    subject.case = case.id
+    backend.case = case.id
     with warnings.catch_warnings(), np.errstate():
         warnings.simplefilter("ignore")  # that none leaks is a case of its own
-        case.check(subject)
+        case.check(backend)
 
 
-def skip_reason(subject: BackendUnderTest, case: Case) -> str:
+def skip_reason(backend: BackendUnderTest, case: Case) -> str:
     """Why a case cannot be asked of this backend here, or ''."""
-    if "host" in case.needs and not subject.host:
+    if "host" in case.needs and not backend.host:
         return "concerns arrays in host memory"
     for module in sorted(case.needs - {"host"}):
         if importlib.util.find_spec(module) is None:
             return _HINTS.get(module, f"{module} is not installed")
-    if case.max_k > subject.max_k:
-        return f"takes {case.max_k} classes, more than a backend of cost {subject.cost!r} is asked for"
+    if case.max_k > backend.max_k:
+        return f"takes {case.max_k} classes, more than a backend of cost {backend.cost!r} is asked for"
     return ""
 
 
-def _deviations(subject: BackendUnderTest, results: list[Result], whole: bool) -> list[Result]:
-    """Failures of declarations that nothing answers to (only known once everything has run)."""
+def judge_declarations(backend: BackendUnderTest) -> list[Result]:
+    """Failures of what the backend declares in words that nobody reads."""
+    return [Result(f"declarations/{name}", "failed", problem) for name, problem in problems(backend.rows)]
+
+
+def stale_deviations(deviations: dict[str, str], results: list[Result], whole: bool) -> list[Result]:
+    """Failures of declared deviations that nothing answers to (only known once everything has run)."""
     stale = []
     known = {case.id for case in contract.all_cases()}
-    for key, why in subject.deviations.items():
+    for key, why in deviations.items():
         if not any(matches(key, name) for name in known):
-            stale.append(
-                Result(f"deviations/{key}", "failed", f"declared deviation {key!r} is no row or case of the kit")
-            )
+            problem = f"declared deviation {key!r} is no row or case of the kit"
+            stale.append(Result(f"deviations/{key}", "failed", problem))
         elif whole and not any(matches(key, r.id) and r.status in ("deviation", "failed") for r in results):
-            stale.append(Result(f"deviations/{key}", "failed", f"declared deviation {key!r} ({why}) no longer occurs"))
+            problem = f"declared deviation {key!r} ({why}) no longer occurs"
+            stale.append(Result(f"deviations/{key}", "failed", problem))
     return stale
 
 
@@ -212,7 +185,7 @@ def matches(pattern: str, case_id: str) -> bool:
     return fnmatch.fnmatchcase(case_id, pattern if "/" in pattern else f"{pattern}/*")
 
 
-def _crash(error: Exception) -> str:
+def crash(error: BaseException) -> str:
     """An exception in one line, with the last place outside the kit where it passed."""
     frames = traceback.extract_tb(error.__traceback__)
     kit = str(Path(__file__).parent)

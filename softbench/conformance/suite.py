@@ -28,9 +28,9 @@ from typing import Any, ClassVar
 import pytest
 
 from softbench.conformance import contract
-from softbench.conformance.backend_under_test import BackendUnderTest
+from softbench.conformance.backend_under_test import BackendUnderTest, under_test
 from softbench.conformance.case import PROFILES, Case, Profile
-from softbench.conformance.runner import judge_case, matches, under_test
+from softbench.conformance.runner import judge_case, matches
 from softbench.errors import BackendUnavailableError
 
 __all__ = ["BackendSuite", "backend_or_skip", "chosen_backends", "parametrize", "report_case", "required"]

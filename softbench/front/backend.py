@@ -10,15 +10,26 @@ need no lowering: `softbench.front.fast_path` says which.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from softbench.front.fast_path import FLOAT32, FLOAT64, is_only_labels, is_plain_out, plain_shape, takes_plain
 from softbench.front.options import Reduction, check_axis, check_ignore_index, check_reduction, check_smoothing
-from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target, check_pair, messages
+from softbench.interface import (
+    FUNCTIONS,
+    Array,
+    Availability,
+    IndexTarget,
+    RowBackend,
+    SoftTarget,
+    Target,
+    check_pair,
+    messages,
+)
 from softbench.interface.dtypes import numpy_dtype, result_dtype, row_dtype
 
 __all__ = ["Backend"]
@@ -54,6 +65,9 @@ class Backend:
         self.name = rows.name
         self._formats: dict[Any, tuple[str, str]] = {}  # by dtype, whose name is slow to ask for
         self._takes_plain = takes_plain(type(rows))
+        for function in FUNCTIONS:
+            if function not in rows.provides:  # in place of the method, so that the others need not ask
+                setattr(self, function, functools.partial(_refuse, rows, function))
 
     def __repr__(self) -> str:
         return f"<softbench backend {self.name!r}>"
@@ -503,3 +517,8 @@ class Backend:
         if reduction == "none":
             return self._per_row(losses, r.outer, r, logits)
         return self.rows.wrap(self.rows.total(losses, divisor), logits)
+
+
+def _refuse(rows: RowBackend, function: str, *arguments: Any, **options: Any) -> NoReturn:
+    """Any call of a public function that the backend does not provide."""
+    raise messages.not_provided(rows.name, function, rows.provides)

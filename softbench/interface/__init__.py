@@ -6,6 +6,7 @@ rules; `docs/adding-a-backend.md` walks through a complete one.
 
 from softbench.interface.labels import IGNORED, INVALID
 from softbench.interface.row_backend import (
+    FUNCTIONS,
     Array,
     Availability,
     IndexTarget,
@@ -17,6 +18,7 @@ from softbench.interface.row_backend import (
 )
 
 __all__ = [
+    "FUNCTIONS",
     "IGNORED",
     "INVALID",
     "Array",

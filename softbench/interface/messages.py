@@ -6,8 +6,10 @@ Every function makes the exception to raise. ``argument`` is the name of the pub
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
+
+from softbench.errors import NotProvidedError
 
 __all__ = [
     "captured",
@@ -17,6 +19,7 @@ __all__ = [
     "negative_target",
     "no_class",
     "not_a_distribution",
+    "not_provided",
     "on_a_device",
     "on_another_device",
     "out_of_range",
@@ -112,4 +115,14 @@ def captured() -> RuntimeError:
     return RuntimeError(
         "values cannot be checked while a CUDA graph is captured, because the host would have to wait: "
         "pass validate=False"
+    )
+
+
+# -- backends ------------------------------------------------------------------------------------------
+
+
+def not_provided(backend: str, lacking: str, provides: Collection[str]) -> NotProvidedError:
+    """A function, or a form of it, that a backend which implements a part of the interface does not have."""
+    return NotProvidedError(
+        f"backend {backend!r} does not provide {lacking}: it provides {', '.join(sorted(provides)) or 'nothing'}"
     )

@@ -29,12 +29,23 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Final, Literal
 
+from softbench.interface import messages
 from softbench.interface.host_arrays import HostArrays
 from softbench.interface.labels import IGNORED, INVALID
 
-__all__ = ["IGNORED", "INVALID", "Availability", "IndexTarget", "Kind", "RowBackend", "SoftTarget", "Target"]
+__all__ = [
+    "FUNCTIONS",
+    "IGNORED",
+    "INVALID",
+    "Availability",
+    "IndexTarget",
+    "Kind",
+    "RowBackend",
+    "SoftTarget",
+    "Target",
+]
 
 #: An array of the backend's own library. The front passes on what the backend's primitives returned.
 Array = Any
@@ -86,6 +97,18 @@ class SoftTarget:
 
 Target = IndexTarget | SoftTarget
 
+FUNCTIONS: Final = (
+    "argmax",
+    "logsumexp",
+    "softmax",
+    "log_softmax",
+    "log_loss",
+    "loss",
+    "gradient",
+    "loss_and_gradient",
+)
+"""The public functions, each a method of a backend."""
+
 
 class RowBackend(HostArrays, abc.ABC):
     """Row kernels of one library. Subclass it, name it, implement the six abstract methods.
@@ -113,6 +136,10 @@ class RowBackend(HostArrays, abc.ABC):
     """
     cost: ClassVar[Literal["compiled", "interpreted", "simulated"]] = "compiled"
     """How much work the conformance kit may ask for."""
+    provides: ClassVar[Collection[str]] = frozenset(FUNCTIONS)
+    """The public functions that this backend has, by default all. One that names fewer implements the row kernels of
+    those alone (``loss`` and ``gradient`` by kernels of their own or by `loss_and_gradient`); asked for another it
+    raises `softbench.NotProvidedError`, and the conformance kit asks for no other."""
     deviations: ClassVar[Mapping[str, str]] = {}
     """What it does otherwise than the contract, by row (``"layouts"``) or pattern of case ids (``"out/*"``), and why. A
     declared case that fails counts as a deviation, one that no longer fails as a failure. Nothing in this project
@@ -121,6 +148,14 @@ class RowBackend(HostArrays, abc.ABC):
     """Looser bounds than the contract's, by key of `softbench.accuracy.gates.GATES`: one number, or one by dtype."""
     flushes_subnormals: ClassVar[bool] = False
     """Whether results below the normal range come back as 0."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        derived = [name for name in ("loss", "gradient") if getattr(cls, name) is getattr(RowBackend, name)]
+        for name in RowBackend.__abstractmethods__:
+            needed = [name, *derived] if name == "loss_and_gradient" else [name]
+            if getattr(cls, name) is getattr(RowBackend, name) and not any(f in cls.provides for f in needed):
+                setattr(cls, name, _not_provided(name))
 
     @classmethod
     def availability(cls) -> Availability:
@@ -190,6 +225,15 @@ class RowBackend(HostArrays, abc.ABC):
         rows = math.prod(x.shape) // x.shape[1]
         pair = self.loss_and_gradient(x, target, divisor, self.empty((rows,), "float64"), out)
         return check_pair(self.name, pair)[1]
+
+
+def _not_provided(method: str) -> Callable[..., Any]:
+    """A row kernel that a backend need not have, because its `RowBackend.provides` leaves the function out."""
+
+    def kernel(self: RowBackend, *arguments: Any) -> Any:
+        raise messages.not_provided(self.name, method, self.provides)
+
+    return kernel
 
 
 def check_pair(name: str, returned: Any) -> tuple[Array, Array]:

@@ -12,9 +12,10 @@ import pytest
 
 from softbench import cli
 from softbench.conformance import contract, docs, run
+from softbench.conformance.backend_under_test import under_test
 from softbench.conformance.case import PROFILES, Case, Raises
 from softbench.conformance.failures import Failure, mismatch, near
-from softbench.conformance.runner import decide, judge_case, under_test
+from softbench.conformance.runner import decide, judge_case
 from softbench.errors import UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import RowBackend

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from softbench.conformance import contract
-from softbench.conformance.runner import judge_case, under_test
+from softbench.conformance.backend_under_test import under_test
+from softbench.conformance.runner import judge_case
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from zoo.matrix import PAGE, line

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from softbench.conformance import contract
-from softbench.conformance.runner import judge_case, under_test
+from softbench.conformance.backend_under_test import under_test
+from softbench.conformance.runner import judge_case
 from softbench_backends.numpy import NumpyBackend
 from softbench_backends.python import PythonBackend
 

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from zoo.mutants import MUTANTS, Mutant
 
 from softbench.conformance import contract, run
-from softbench.conformance.runner import judge_case, under_test
+from softbench.conformance.backend_under_test import under_test
+from softbench.conformance.runner import judge_case
 
 PAGE = Path(__file__).parents[2] / "docs" / "kill-matrix.md"
 

@@ -1,0 +1,142 @@
+"""A report of the conformance kit, as people read it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:  # rich is imported when there is something to print
+    from rich.console import Console
+
+    from softbench.conformance.verdicts import Report, Result
+
+__all__ = ["make_console", "print_report", "show_progress"]
+
+_SHOWN: Final = 3
+"""Failures of a row of the contract that are printed in full: the others mostly say the same."""
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that wraps nothing and leaves it to the caller what a closed pipe means."""
+    from rich.console import Console
+
+    class Pipe(Console):
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+            raise BrokenPipeError
+
+    return Pipe(stderr=stderr, soft_wrap=True)
+
+
+class show_progress:
+    """A bar on the terminal while a backend is judged; nothing where there is no terminal."""
+
+    def __init__(self, name: str, *, quiet: bool) -> None:
+        self._name = name
+        self._console = make_console(stderr=True)
+        self._on = self._console.is_terminal and not quiet
+
+    def __enter__(self) -> Any:
+        if not self._on:
+            return None
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(
+            *columns, TextColumn("{task.fields[now]}"), console=self._console, transient=True, auto_refresh=False
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(self._name, total=None, now="")
+        return self._advance
+
+    def _advance(self, done: int, total: int, result: Result) -> None:
+        self._bar.update(self._task, completed=done, total=total, now=result.id.split("/")[0])
+        if done % 16 == 0 or result.seconds > 0.1:
+            self._bar.refresh()
+
+    def __exit__(self, *_: object) -> None:
+        if self._on:
+            self._bar.stop()
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Verdict, largest errors, failures by row of the contract, skips by reason."""
+    from rich.markup import escape
+
+    passed, failed = len(report.of("passed")), len(report.of("failed"))
+    word = "[bold green]passes[/]" if report.ok else "[bold red]FAILS[/]"
+    if report.interrupted:
+        word = "[bold yellow]interrupted[/]" + (", [bold red]FAILS[/]" if failed else "")
+    extra = "".join(f", {len(report.of(s))} {s}" for s in ("skipped", "deviation", "unjudged") if report.of(s))
+    console.print(
+        f"[bold]{escape(report.backend)}[/] ({report.kind}, {report.profile}) {word}: {passed} cases passed, "
+        f"{failed} failed{extra} in {report.seconds:.1f} s",
+        highlight=False,
+    )
+    if report.errors:
+        _print_errors(console, report)
+    _print_failures(console, report)
+    if report.stopped:
+        console.print(f"  {report.stopped}", style="bold red", markup=False, highlight=False)
+    elif not report.of("passed") and not failed and not report.interrupted:
+        console.print("  nothing was judged, and no verdict is no success", style="bold red", highlight=False)
+    if report.printed:
+        first = report.printed.strip().partition("\n")[0][:100]
+        console.print(f"  it prints: {first}", style="yellow", markup=False, highlight=False)
+    reasons: dict[str, int] = {}
+    for result in report.of("skipped"):
+        reasons[result.message] = reasons.get(result.message, 0) + 1
+    for reason, count in reasons.items():
+        console.print(f"  skipped {count}: {escape(reason)}", style="dim", highlight=False)
+    for result in report.of("deviation"):
+        console.print(
+            f"  declared deviation {escape(result.id)}: {escape(result.message)}", style="yellow", highlight=False
+        )
+    console.print()
+
+
+def _print_errors(console: Console, report: Report) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    dtypes = [d for d in ("float64", "float32", "float16", "bfloat16") if any(e["dtype"] == d for e in report.errors)]
+    table = Table(title="largest error in ulp (gate)", title_justify="left", title_style="", box=None, padding=(0, 2))
+    table.add_column("")
+    for dtype in dtypes:
+        table.add_column(dtype, justify="right")
+    by_place = {(e["function"], e["dtype"]): e for e in report.errors}
+    for function in dict.fromkeys(e["function"] for e in report.errors):
+        cells: list[Any] = []
+        for dtype in dtypes:
+            found = by_place.get((function, dtype))
+            if found is None:
+                cells.append("")
+                continue
+            over = found["max"] > found["gate"]
+            cells.append(Text(f"{found['max']:.3g} ({found['gate']:g})", style="bold red" if over else ""))
+        table.add_row(function, *cells)
+    console.print(table)
+    worst = max(report.errors, key=lambda e: e["max"] / e["gate"] if e["gate"] else 0.0)
+    console.print(
+        f"  nearest to its gate: {worst['max']:.3g} ulp at {worst['input']} [{worst['case']}]",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _print_failures(console: Console, report: Report) -> None:
+    from softbench.conformance import contract
+
+    rows = {row.id: row for row in contract.all_requirements()}
+    failures: dict[str, list[Result]] = {}
+    for result in report.of("failed"):
+        failures.setdefault(result.id.partition("/")[0], []).append(result)
+    for row, results in failures.items():
+        sentence = f": {rows[row].case}: {rows[row].result}" if row in rows else ""
+        console.print(f"  {row}{sentence}", style="bold", markup=False, highlight=False)
+        for result in results[:_SHOWN]:
+            console.print(f"    FAILED {result.id}", style="red", markup=False, highlight=False)
+            console.print(f"      {result.message}", markup=False, highlight=False)
+        if len(results) > _SHOWN:
+            rest = ", ".join(result.id.partition("/")[2] for result in results[_SHOWN : _SHOWN + 8])
+            more = " ..." if len(results) > _SHOWN + 8 else ""
+            console.print(f"    and {len(results) - _SHOWN} more: {rest}{more}", markup=False, highlight=False)

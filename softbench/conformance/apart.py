@@ -1,0 +1,333 @@
+"""Judging a backend in processes of its own, which this one watches.
+
+Somebody else's code may exit, crash, hang, or print; none of that may pass for a verdict, or take one from others. A
+case without an answer is a failed case, and the rest is judged by a new process. With two cores two processes judge,
+one from the first case on and one from the last: so what one compiles the other finds in the cache, and each process
+sees the same cases in the same order every time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+from softbench import errors, processes
+from softbench.conformance import contract
+from softbench.conformance.backend_under_test import Worst, error_rows
+from softbench.conformance.case import Case, Profile
+from softbench.conformance.runner import selected, stale_deviations
+from softbench.conformance.verdicts import Report, Result
+from softbench.machine import usable_cores
+
+__all__ = ["judge_apart"]
+
+_LOADING: Final = 60.0  # seconds at least for loading a backend, which imports its library
+_FEW: Final = 100  # cases that one process has judged before another has started
+_MAX_LOST: Final = 12  # processes that may be lost until the rest is given up
+_HANG: Final = 3  # what one that hangs counts for: they take longest
+_END: Final = 1.0  # seconds that a process may take to end after it has stopped to talk
+_HEARTBEAT: Final = 0.1  # seconds between looks at whether the processes are still there
+_TAIL: Final = 20_000  # characters that are kept of what is printed, from the start and from the end
+_WHOLE_RUN: Final = 24 * 3600.0  # seconds after which a process is ended whatever happens
+
+_ERRORS: Final = {error.__name__: error for error in (errors.UnknownBackendError, errors.BackendUnavailableError)}
+
+
+def judge_apart(
+    spec: str,
+    profile: Profile = "standard",
+    progress: Callable[[int, int, Result], None] | None = None,
+    *,
+    select: Iterable[str] | None = None,
+    timeout: float = 120.0,
+) -> Report:
+    """Judge a backend by the contract as `softbench.conformance.run` does, but in other processes.
+
+    Parameters
+    ----------
+    spec
+        A name, or ``"module:Class"``.
+    profile, progress, select
+        See `softbench.conformance.run`.
+    timeout
+        Seconds that a case may take; one that takes longer has failed.
+
+    Returns
+    -------
+    Report
+        A case in which the process ends or hangs is a failed case. If that happens too often, or the backend cannot
+        even be loaded, ``report.stopped`` says so and the cases that are left are ``unjudged``. Ctrl-C ends the run,
+        and the report holds what was judged (``report.interrupted``).
+
+    Raises
+    ------
+    UnknownBackendError, BackendUnavailableError
+        See `softbench.get_backend` and `softbench.loading.load`.
+    ValueError
+        An unknown profile, or a pattern of ``select`` that matches no case.
+    """
+    run = _Run(spec, profile, selected(profile, select), progress, timeout)
+    start = time.perf_counter()
+    try:
+        run.judge()
+        whole = select is None and profile != "quick" and not run.report.stopped
+        run.late += stale_deviations(run.deviations, list(run.results.values()), whole=whole)
+    except KeyboardInterrupt:
+        run.report.interrupted = True
+    finally:
+        run.end()
+    return run.finished(time.perf_counter() - start)
+
+
+class _Worker:
+    """A process that judges one case after the other."""
+
+    def __init__(self, spec: str, profile: str, timeout: float, backwards: bool) -> None:
+        self.backwards = backwards
+        self.timeout = timeout
+        self.case: Case | None = None  # at work on; None: on loading the backend
+        self.loaded = False
+        self.printed = _Printed()
+        self._received = b""
+        self._silent: set[int] = set()  # descriptors that have come to their end
+        asked, self._ask = os.pipe()
+        self._answers, answer = os.pipe()
+        self._deadline = time.monotonic() + max(timeout, _LOADING)
+        try:
+            self._child = processes.start(
+                processes.python(
+                    *("-m", "softbench.conformance.worker"), spec, profile, repr(timeout), str(asked), str(answer)
+                ),
+                limit=_WHOLE_RUN,
+                env=processes.environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                pass_fds=(asked, answer),
+            )
+        finally:
+            os.close(asked)
+            os.close(answer)
+        assert self._child.stdout is not None
+        self._output = self._child.stdout.fileno()
+        for descriptor in (self._answers, self._output):
+            os.set_blocking(descriptor, False)
+
+    def watched(self) -> set[int]:
+        """File descriptors to wait for."""
+        return {self._answers, self._output} - self._silent
+
+    def ask(self, number: int, case: Case) -> None:
+        """Have a case judged."""
+        self.case = case
+        self._deadline = time.monotonic() + self.timeout
+        with contextlib.suppress(BrokenPipeError):  # that it has ended is found by `problem`
+            os.write(self._ask, b"%d\n" % number)
+
+    def messages(self) -> Iterator[dict[str, Any]]:
+        """What the process has said since the last time."""
+        self.printed.take(self._read(self._output))
+        self._received += self._read(self._answers)
+        *lines, self._received = self._received.split(b"\n")
+        for line in lines:
+            yield json.loads(line)
+
+    def _read(self, descriptor: int) -> bytes:
+        """What can be read without waiting."""
+        parts = []
+        with contextlib.suppress(BlockingIOError):
+            while part := os.read(descriptor, 1 << 16):
+                parts.append(part)
+            self._silent.add(descriptor)
+        return b"".join(parts)
+
+    def problem(self) -> str:
+        """Why no answer will come: how the process has ended, or that its time is over. Empty while it may come."""
+        if self._answers in self._silent:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._child.wait(_END)
+        status = self._child.poll()
+        if status is not None:
+            return f"ends its process ({processes.describe(status) or 'exit status 0'})"
+        if self.late():
+            return f"does not end within {self.timeout if self.loaded else max(self.timeout, _LOADING):g} s"
+        return "closes the file descriptors of its process" if self._answers in self._silent else ""
+
+    def late(self) -> bool:
+        """Whether the time for what it is at is over."""
+        return time.monotonic() > self._deadline
+
+    def end(self) -> None:
+        """End the process and all that it has started."""
+        self._child.__exit__()
+        os.close(self._ask)
+        os.close(self._answers)
+
+
+class _Printed:
+    """Beginning and end of what a process prints."""
+
+    def __init__(self) -> None:
+        self.start = self.end = b""
+
+    def take(self, text: bytes) -> None:
+        room = _TAIL - len(self.start)
+        self.start += text[:room]
+        self.end = (self.end + text)[-_TAIL:]
+
+    def beginning(self) -> str:
+        """What the backend itself has printed first."""
+        text = self.start.decode(errors="replace")
+        return "" if text.startswith(("Fatal Python error", "Timeout (")) else text
+
+    def place(self) -> str:
+        """Where Python says it was when it crashed or was stuck: the innermost place of the thread that matters."""
+        lines = self.end.decode(errors="replace").splitlines()
+        threads = [i for i, line in enumerate(lines) if "most recent call first" in line]
+        chosen = next((i for i in threads if lines[i].startswith("Current thread")), threads[-1] if threads else None)
+        if chosen is None:
+            return ""
+        places = [line.strip() for line in lines[chosen + 1 :] if line.strip().startswith("File ")]
+        return next((place for place in places if "/softbench/" not in place), "")
+
+
+class _Run:
+    """A run in the making."""
+
+    def __init__(
+        self,
+        spec: str,
+        profile: Profile,
+        chosen: list[Case],
+        progress: Callable[[int, int, Result], None] | None,
+        timeout: float,
+    ) -> None:
+        self.report = Report(spec, "cpu", "compiled", profile, {})
+        self.chosen = chosen
+        self.results: dict[str, Result] = {}
+        self.late: list[Result] = []  # what is known only once everything has run
+        self.deviations: dict[str, str] = {}
+        self.worst: dict[tuple[str, str], Worst] = {}
+        self._spec, self._profile, self._progress, self._timeout = spec, profile, progress, timeout
+        self._numbers = {case.id: number for number, case in enumerate(contract.all_cases())}
+        self._left = list(chosen)
+        self._workers: list[_Worker] = []
+        self._lost = 0
+        self._start(backwards=False)
+
+    def judge(self) -> None:
+        """Until every case has a verdict, or none can be had."""
+        while self._workers and not self.report.stopped and len(self.results) < len(self.chosen):
+            self._wait()
+            for worker in list(self._workers):
+                problem = worker.problem()
+                heard = list(worker.messages())  # after that: a process that has ended may have answered before
+                for message in heard:
+                    self._hear(worker, message)
+                if problem and not heard and (worker.case is not None or not worker.loaded):
+                    self._lose(worker, problem)
+
+    def end(self) -> None:
+        """End all processes."""
+        for worker in self._workers:
+            self._end(worker)
+        self._workers = []
+
+    def finished(self, seconds: float) -> Report:
+        """The report, in the order of the cases."""
+        report = self.report
+        reason = f"not judged: {report.stopped}" if report.stopped else ""
+        for case in self.chosen:
+            if case.id in self.results:
+                report.results.append(self.results[case.id])
+            elif reason:
+                report.results.append(Result(case.id, "unjudged", reason))
+        report.results += self.late
+        report.errors = error_rows(self.worst)
+        report.seconds = seconds
+        return report
+
+    def _start(self, backwards: bool) -> None:
+        self._workers.append(_Worker(self._spec, self._profile, self._timeout, backwards))
+
+    def _wait(self) -> None:
+        """Until some process has said something, or a moment has passed."""
+        with selectors.DefaultSelector() as selector:
+            for worker in self._workers:
+                for descriptor in worker.watched():
+                    selector.register(descriptor, selectors.EVENT_READ)
+            selector.select(_HEARTBEAT)
+
+    def _hear(self, worker: _Worker, message: dict[str, Any]) -> None:
+        if "error" in message:
+            if message["error"] in _ERRORS:
+                raise _ERRORS[message["error"]](message["message"])
+            self._give_up("the backend could not be loaded", f"loading {self._spec} raises {message['message']}")
+        elif not worker.loaded:
+            worker.loaded = True
+            self._introduce(message)
+            self._give(worker)
+        else:
+            result = Result(**message["result"])
+            for gate, dtype, error in message["worst"]:
+                found = Worst(**error)
+                seen = self.worst.get((gate, dtype))
+                if seen is None or found.max > seen.max:
+                    self.worst[gate, dtype] = found
+            self._decide(result)
+            self._give(worker)
+
+    def _introduce(self, message: dict[str, Any]) -> None:
+        """What the first process says of the backend."""
+        report = self.report
+        if report.info or self.results:
+            return
+        report.backend, report.kind, report.cost = message["name"], message["kind"], message["cost"]
+        report.info = message["info"]
+        self.deviations = message["deviations"]
+        report.results = [Result(**result) for result in message["declarations"]]
+        if usable_cores() > 1 and len(self.chosen) > _FEW and report.kind in ("cpu", "simulator"):
+            self._start(backwards=True)
+
+    def _give(self, worker: _Worker) -> None:
+        """The next case, from the end that is this process's."""
+        worker.case = None
+        if self._left:
+            case = self._left.pop(-1 if worker.backwards else 0)
+            worker.ask(self._numbers[case.id], case)
+
+    def _decide(self, result: Result) -> None:
+        self.results[result.id] = result
+        if self._progress is not None:
+            self._progress(len(self.results), len(self.chosen), result)
+
+    def _lose(self, worker: _Worker, problem: str) -> None:
+        """A process that gives no answer: its case has failed, and another process goes on."""
+        self._workers.remove(worker)
+        place = worker.printed.place()
+        message = problem + (f", in {place}" if place else "")
+        self._end(worker)
+        if not worker.loaded:
+            if not self._workers:  # else the other one goes on alone
+                self._give_up("the backend could not be loaded", f"loading {self._spec} {message}")
+            return
+        self._lost += _HANG if worker.late() else 1
+        if worker.case is not None:
+            self._decide(Result(worker.case.id, "failed", message))
+        if self._lost >= _MAX_LOST:
+            self.report.stopped = "given up: too many cases end their process, or do not end"
+        elif self._left:
+            self._start(worker.backwards)
+
+    def _give_up(self, why: str, message: str) -> None:
+        self.report.stopped = why
+        self.late.append(Result("process/loading", "failed", message))
+
+    def _end(self, worker: _Worker) -> None:
+        self.report.printed = self.report.printed or worker.printed.beginning()
+        worker.end()
