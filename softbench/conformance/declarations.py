@@ -34,7 +34,7 @@ def problems(rows: Any) -> list[tuple[str, str]]:
 
 def _one_of(known: Collection[str], value: Any, what: str) -> Iterator[str]:
     if not isinstance(value, str) or value not in known:
-        close = difflib.get_close_matches(str(value), known, n=1)
+        close = difflib.get_close_matches(str(value).lower(), known, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
         yield f"{what} {value!r} is not known: {hint}known are {', '.join(known)}"
 

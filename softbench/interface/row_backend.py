@@ -25,11 +25,12 @@ Rules for every row kernel
 from __future__ import annotations
 
 import abc
+import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, NoReturn
 
 from softbench.interface import messages
 from softbench.interface.host_arrays import HostArrays
@@ -150,12 +151,20 @@ class RowBackend(HostArrays, abc.ABC):
     """Whether results below the normal range come back as 0."""
 
     def __init_subclass__(cls, **options: Any) -> None:
+        """Kernels of functions that the class does not provide need not be written."""
         super().__init_subclass__(**options)
-        derived = [name for name in ("loss", "gradient") if getattr(cls, name) is getattr(RowBackend, name)]
         for name in RowBackend.__abstractmethods__:
-            needed = [name, *derived] if name == "loss_and_gradient" else [name]
-            if getattr(cls, name) is getattr(RowBackend, name) and not any(f in cls.provides for f in needed):
-                setattr(cls, name, _not_provided(name))
+            abstract = getattr(RowBackend, name)
+            if getattr(cls, name) is abstract or isinstance(getattr(cls, name), _NotProvided):
+                setattr(cls, name, abstract if cls._needs(name) else _NotProvided(name))
+
+    @classmethod
+    def _needs(cls, kernel: str) -> bool:
+        """Whether a function that the class provides comes from this kernel."""
+        if kernel in cls.provides:
+            return True
+        derived = [name for name in ("loss", "gradient") if getattr(cls, name) is getattr(RowBackend, name)]
+        return kernel == "loss_and_gradient" and any(name in cls.provides for name in derived)
 
     @classmethod
     def availability(cls) -> Availability:
@@ -227,13 +236,17 @@ class RowBackend(HostArrays, abc.ABC):
         return check_pair(self.name, pair)[1]
 
 
-def _not_provided(method: str) -> Callable[..., Any]:
-    """A row kernel that a backend need not have, because its `RowBackend.provides` leaves the function out."""
+class _NotProvided:
+    """In place of a kernel that a backend need not have, because its `RowBackend.provides` leaves the function out."""
 
-    def kernel(self: RowBackend, *arguments: Any) -> Any:
-        raise messages.not_provided(self.name, method, self.provides)
+    def __init__(self, kernel: str) -> None:
+        self.kernel = kernel
 
-    return kernel
+    def __get__(self, rows: RowBackend | None, owner: type[RowBackend]) -> Any:
+        return self if rows is None else functools.partial(self._refuse, rows)
+
+    def _refuse(self, rows: RowBackend, *arguments: Any) -> NoReturn:
+        raise messages.not_provided(rows.name, self.kernel, rows.provides)
 
 
 def check_pair(name: str, returned: Any) -> tuple[Array, Array]:

@@ -15,8 +15,8 @@ from softbench.conformance import contract, docs, run
 from softbench.conformance.backend_under_test import under_test
 from softbench.conformance.case import PROFILES, Case, Raises
 from softbench.conformance.failures import Failure, mismatch, near
-from softbench.conformance.runner import decide, judge_case
-from softbench.errors import UnknownBackendError
+from softbench.conformance.runner import decide, judge_case, stale_deviations
+from softbench.errors import BackendUnavailableError, NotProvidedError, UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import RowBackend
 from softbench.loading import load
@@ -278,10 +278,8 @@ def test_deviation_of_a_row_that_no_longer_occurs_fails():
     report = run(backend, "quick", progress=_stop_after("empty-batch"))
     assert report.interrupted  # not known before everything has run
     subject = under_test(backend)
-    from softbench.conformance.runner import _deviations
-
     results = [judge_case(subject, case) for case in contract.cases() if case.requirement == "argmax-ties"]
-    (stale,) = _deviations(subject, results, whole=True)
+    (stale,) = stale_deviations(subject.deviations, results, whole=True)
     assert "no longer occurs" in stale.message
 
 
@@ -297,6 +295,76 @@ def test_deviation_that_means_no_case_fails():
     backend = type("Declares", (LastTie,), {"deviations": {"argmax-tiez": "typo"}})
     report = run(backend, "quick", select=["one-class"])
     assert "no row or case" in report.of("failed")[0].message
+
+
+@pytest.mark.parametrize(
+    ("attributes", "name", "words"),
+    [
+        ({"cost": "fast"}, "cost", "'fast' is not known: known are compiled, interpreted, simulated"),
+        ({"cost": "compield"}, "cost", "did you mean 'compiled'?"),
+        ({"kind": "CPU"}, "kind", "did you mean 'cpu'?"),
+        ({"name": "my-backend"}, "name", "expected an identifier"),
+        ({"gates": {"sofmax": 8}}, "gates", "did you mean 'softmax'?"),
+        ({"gates": {"softmax": {"flaot32": 8}}}, "gates", "did you mean 'float32'?"),
+        ({"gates": {"softmax": "8"}}, "gates", "expected a number"),
+        ({"gates": ["softmax"]}, "gates", "expected a mapping"),
+        ({"dtypes": {"float46"}}, "dtypes", "did you mean 'float64'?"),
+        ({"dtypes": "float64"}, "dtypes", "expected a set"),
+        ({"provides": {"softmx"}}, "provides", "did you mean 'softmax'?"),
+        ({"requires": "torch"}, "requires", "expected a tuple"),
+        ({"deviations": {"layouts": ""}}, "deviations", "and a reason"),
+        ({"flushes_subnormals": "yes"}, "flushes_subnormals", "expected True or False"),
+        ({"accepts_strided": 1}, "accepts_strided", "expected True or False"),
+        ({"flush_subnormals": True}, "flush_subnormals", "did you mean 'flushes_subnormals'?"),
+        ({"gate": {"softmax": 8}}, "gate", "did you mean 'gates'?"),
+        ({"deviation": {"layouts": "x"}}, "deviation", "did you mean 'deviations'?"),
+        ({"dtype": {"float32"}}, "dtype", "did you mean 'dtypes'?"),
+    ],
+)
+def test_a_misspelt_declaration_fails(attributes, name, words):
+    backend = type("Misspells", (NumpyBackend,), {"name": "misspells", **attributes})
+    report = run(backend, "quick", select=["one-class/softmax-float64"])
+    (failed,) = report.of("failed")
+    assert failed.id == f"declarations/{name}"
+    assert words in failed.message
+
+
+@pytest.mark.parametrize("attributes", [{"dtype": np.float32}, {"costs": 3}, {"named": None}, {"gate": len}])
+def test_attributes_of_ones_own_are_no_declarations(attributes):
+    backend = type("Fine", (NumpyBackend,), {"name": "fine", **attributes})
+    assert run(backend, "quick", select=["one-class/softmax-float64"]).ok
+
+
+# -- a part of the interface ---------------------------------------------------------------------------
+
+
+class OnlySoftmax(RowBackend):
+    """One function."""
+
+    name = "only_softmax"
+    provides = frozenset({"softmax"})
+
+    def softmax(self, x, out):
+        return NumpyBackend().softmax(x, out)
+
+
+def test_a_partial_backend_says_what_it_lacks():
+    be = Backend(OnlySoftmax())
+    assert be.softmax([0.0, 0.0]).tolist() == [0.5, 0.5]
+    for call in (lambda: be.argmax([0.0]), lambda: be.loss([[0.0]], [0]), lambda: be.log_softmax([0.0], axis=0)):
+        with pytest.raises(NotProvidedError, match=r"'only_softmax' does not provide .*: it provides softmax$"):
+            call()
+    with pytest.raises(NotProvidedError, match="loss_and_gradient"):
+        be.rows.loss_and_gradient()
+
+
+def test_what_is_provided_must_be_there():
+    with pytest.raises(TypeError, match="log_softmax"):
+        type("Lacks", (OnlySoftmax,), {"provides": {"softmax", "log_softmax"}})()
+    with pytest.raises(TypeError, match="loss_and_gradient"):
+        type("Lacks", (OnlySoftmax,), {"provides": {"softmax", "loss"}})()
+    own = type("Has", (OnlySoftmax,), {"provides": {"softmax", "loss"}, "loss": lambda self, x, target, loss: loss})
+    assert own().name == "only_softmax"
 
 
 # -- module:Class --------------------------------------------------------------------------------------
@@ -390,20 +458,16 @@ def test_check_of_unknown_names_is_a_usage_error(capsys):
     assert stop.value.code == 2
 
 
-def test_check_of_a_named_backend_that_is_not_here_fails(capsys, monkeypatch):
-    from softbench import registry
+def test_check_of_a_named_backend_that_is_not_here_fails(capsys, monkeypatch, tmp_path):
+    def absent(name, *_, **__):
+        raise BackendUnavailableError('no_such_module is not installed (install: pip install "softbench[cuda13]")')
 
-    class Missing(RowBackend):
-        name = "missing"
-        requires = ("no_such_module_of_anybody",)
-        install = 'pip install "softbench[cuda13]"'
-
-    real = registry._load
-    monkeypatch.setattr(registry, "_load", lambda name: Missing if name == "cupy" else real(name))
-    monkeypatch.setattr(registry, "_instances", {})
-    assert cli.main(["check", "cupy"]) == 1
-    assert "no_such_module_of_anybody is not installed" in (told := capsys.readouterr().out)
+    monkeypatch.setattr("softbench.conformance.apart.judge_apart", absent)
+    junit = tmp_path / "report.xml"
+    assert cli.main(["check", "cupy", "--junit", str(junit)]) == 1
+    assert "no_such_module is not installed" in (told := capsys.readouterr().out)
     assert "softbench[cuda13]" in told  # brackets are no markup
+    assert ET.parse(junit).getroot().find("testsuite").get("errors") == "1"
 
 
 def test_check_json(capsys):
