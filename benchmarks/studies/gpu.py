@@ -196,7 +196,8 @@ def ways() -> dict[str, Callable[[], Any]]:
 
     import softbench as sb
     from softbench_backends.numba_cuda.launch import Launchable
-    from softbench_backends.numba_cuda.rows import NO_TARGET, run
+    from softbench_backends.numba_cuda.records import NO_TARGET
+    from softbench_backends.numba_cuda.rows import run
 
     warnings.simplefilter("ignore")  # about small grids
 

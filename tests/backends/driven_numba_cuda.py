@@ -17,6 +17,7 @@ import pytest
 from softbench.front.backend import Backend
 from softbench_backends.numba_cuda import NumbaCudaBackend, array_libraries, launch, rows
 from softbench_backends.numba_cuda.plan import SHARED_BYTES
+from softbench_backends.numba_cuda.records import Rows, Segments
 
 DRIVER = ctypes.CDLL("libcuda.so.1")
 FAR = 1 << 40  # addresses of device memory that nobody touches
@@ -94,7 +95,7 @@ def test_the_driver_gets_what_was_packed(be):
     per_block = 64  # rows of two lanes in 128 threads
     assert last[2:10] == [-(-1000 // per_block), 1, 1, 128, 1, 1, 0, 0]
     one = ctypes.c_uint64.from_buffer(ctypes.c_double(1.0)).value
-    assert last[10:23] == [FAR, 2 * FAR, 0, 0, 0, 0, 0, 0, 0, one, 0, 1000, 8]
+    assert last[10:23] == [*Rows(FAR, 2 * FAR, 0, 1000, 8), 0, 0, 0, 0, 0, 0, one, 0]
 
 
 def test_rows_beyond_every_32_bit_number(be, launches):
@@ -102,7 +103,7 @@ def test_rows_beyond_every_32_bit_number(be, launches):
     be.softmax(Foreign((n, k)), out=Foreign((n, k), address=2 * FAR))
     ((grid, _, _, _, arguments),) = launches
     assert grid == (n, 1)
-    assert arguments[-2:] == [n, k]
+    assert Rows(*arguments[:5])[-2:] == (n, k)
     with pytest.raises(ValueError, match="more than a grid can hold"):
         be.softmax(Foreign((1 << 31, 4096)), out=Foreign((1 << 31, 4096), address=1 << 50))
 
@@ -117,7 +118,7 @@ def test_each_regime_launches_what_its_plan_says(be, launches):
     be.softmax(Foreign((n, k)), out=Foreign((n, k), address=2 * FAR))
     grids = [grid for grid, *_ in launches]
     assert grids == [(50, 16), (50, 1), (50, 16)] * 2
-    assert [arguments[14] for *_, arguments in launches] == [0, 0, 0, 50, 50, 50]
+    assert [Segments(*arguments[-4:]).first for *_, arguments in launches] == [0, 0, 0, 50, 50, 50]
     launches.clear()
     be.logsumexp(Foreign((n, k)))
     assert [grid for grid, *_ in launches] == [(n, 16), (n, 1)]

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["NumbaCudaBackend"]
 
 _INSTALL: Final = 'pip install "softbench[cuda13]"  (or [cuda12], to match the driver)'
-_HAS_SAMPLE, _HAS_CLASS, _HAS_DIVISOR = 1, 2, 4  # of losses, which is not imported here
 
 
 def _simulated() -> bool:
@@ -86,9 +85,9 @@ class NumbaCudaBackend(RowBackend):
     cost = "simulated" if _KIND == "simulator" else "compiled"
 
     def __init__(self) -> None:
-        from softbench_backends.numba_cuda import array_libraries, checks, copies, rows, totals, views, weights
+        from softbench_backends.numba_cuda import array_libraries, checks, copies, records, rows, totals, views, weights
 
-        self._libraries, self._views, self._rows = array_libraries, views, rows
+        self._libraries, self._views, self._rows, self._records = array_libraries, views, rows, records
         self._copies, self._checks, self._weights, self._totals = copies, checks, weights, totals
         # The library whose logits came in last, per thread: results are made and work is queued there.
         self._call = threading.local()
@@ -283,8 +282,8 @@ class NumbaCudaBackend(RowBackend):
         """
         out = self.empty(y.shape, "float64" if dtype == "float64" else "float32")
         over = divisor if isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
-        weights = class_weight, sample_weight
-        self._weights.soft_target_rows(y, smoothing, *weights, over, out, self._stream)
+        target = self._records.targets_of(None, sample_weight, class_weight, float(smoothing), y, over)
+        self._weights.soft_target_rows(target, out, self._stream)
         return out
 
     def divisor(self, labels: View | None, sample_weight: View | None, class_weight: View | None) -> Any:
@@ -295,7 +294,8 @@ class NumbaCudaBackend(RowBackend):
         else:
             weights = self.empty((2 * labels.size,), "float64")
             if labels.size:
-                self._weights.weight_rows(labels, sample_weight, class_weight, weights, self._stream)
+                target = self._records.targets_of(labels, sample_weight, class_weight)
+                self._weights.weight_rows(target, weights, self._stream)
         pair = self.empty((2,), "float64")
         self._totals.total(weights, None, self._scratch, pair, self._stream)
         return pair
@@ -369,35 +369,30 @@ class NumbaCudaBackend(RowBackend):
         return out
 
     def _run(self, name: str, x: View, out: View | None, per_row: View | None, target: Any = None) -> None:
-        target = target or self._rows.NO_TARGET
+        target = target or self._records.NO_TARGET
         self._rows.run(name, x, out, per_row, target, self._scratch, self._stream)
 
     def _target_kernel(self, x: View, target: Target, divisor: Any, loss: View | None, out: View | None) -> None:
-        arguments = self._target_arguments(target, divisor)
+        record = self._target_record(target, divisor)
         if isinstance(target, SoftTarget):
             name = "soft"
         elif target.smoothing == 0.0:
             name = "index"
         else:
             name = "smooth" if target.class_weight is None else "smooth_weighted"
-        self._run(name, x, out, loss, arguments)
+        self._run(name, x, out, loss, record)
 
-    def _target_arguments(self, target: Target, divisor: Any) -> Any:
-        over, value, given = None, 1.0, 0
-        if isinstance(divisor, (int, float)):
-            value = float(divisor)
-        else:
-            over, given = self.accept(divisor, "divisor"), _HAS_DIVISOR
+    def _target_record(self, target: Target, divisor: Any) -> Any:
+        over = divisor if isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
         if isinstance(target, SoftTarget):
-            return self._rows.TargetArguments(q=target.q, divisor=over, divisor_value=value, given=given)
+            return self._records.targets_of(q=target.q, divisor=over)
         weights = target.sample_weight, target.class_weight
-        given |= (_HAS_SAMPLE if weights[0] is not None else 0) | (_HAS_CLASS if weights[1] is not None else 0)
-        return self._rows.TargetArguments(target.labels, *weights, target.smoothing, None, over, value, given)
+        return self._records.targets_of(target.labels, *weights, target.smoothing, divisor=over)
 
     def log_loss(self, p: View, target: Target, loss: View) -> View:
         """Zhao eq. (6)-(8)."""
         if isinstance(target, SoftTarget):
             self._rows.run_log_loss_soft(p, target.q, loss, self._stream)
         else:
-            self._rows.run_log_loss_index(p, self._target_arguments(target, 1), loss, self._stream)
+            self._rows.run_log_loss_index(p, self._target_record(target, 1), loss, self._stream)
         return loss

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numba import cuda
@@ -52,21 +52,43 @@ def _flat_kernel(source: str, target: str) -> Callable[..., None]:
     return kernel
 
 
+class Lengths(NamedTuple):
+    """All lengths of an array of `_DIMENSIONS` dimensions but the first."""
+
+    n1: Any
+    n2: Any
+    n3: Any
+
+
+class Strides(NamedTuple):
+    """Where the elements of a strided array lie, counted in elements from its lowest address."""
+
+    start: Any
+    s0: Any
+    s1: Any
+    s2: Any
+    s3: Any
+
+
+_LENGTHS: Final = Lengths("int", "int", "int")
+_STRIDES: Final = Strides("int", "int", "int", "int", "int")
+
+
 def _copy_kernel(source: str, target: str) -> Callable[..., None]:
-    """Elements in C order from one strided array of up to `_DIMENSIONS` dimensions to another; strides in elements."""
+    """Elements in C order from one strided array of up to `_DIMENSIONS` dimensions to another."""
     convert = _converter(source, target)
 
-    def kernel(x, out, x_start, out_start, n, n1, n2, n3, x0, x1, x2, x3, o0, o1, o2, o3) -> None:  # type: ignore[no-untyped-def]
+    def kernel(x: Any, out: Any, n: Any, lengths: Any, source: Any, target: Any) -> None:
         i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         if i < n:
-            i3 = i % n3
-            i = i // n3
-            i2 = i % n2
-            i = i // n2
-            i1 = i % n1
-            i0 = i // n1
-            value = x[x_start + i0 * x0 + i1 * x1 + i2 * x2 + i3 * x3]
-            out[out_start + i0 * o0 + i1 * o1 + i2 * o2 + i3 * o3] = convert(value)
+            i3 = i % lengths.n3
+            i = i // lengths.n3
+            i2 = i % lengths.n2
+            i = i // lengths.n2
+            i1 = i % lengths.n1
+            i0 = i // lengths.n1
+            value = x[source.start + i0 * source.s0 + i1 * source.s1 + i2 * source.s2 + i3 * source.s3]
+            out[target.start + i0 * target.s0 + i1 * target.s1 + i2 * target.s2 + i3 * target.s3] = convert(value)
 
     return kernel
 
@@ -118,33 +140,21 @@ def _copy_dimensions(x: View, out: View, stream: int) -> None:
                 stream,
             )
         return
-    arguments = (STORAGE[x.dtype.name], STORAGE[out.dtype.name], *("int",) * 14)
+    arguments = (STORAGE[x.dtype.name], STORAGE[out.dtype.name], "int", _LENGTHS, _STRIDES, _STRIDES)
     kernel = compiled(_copy_kernel, (x.dtype.name, out.dtype.name), arguments, THREADS)
-    padding = _DIMENSIONS - x.ndim
-    shape = (1,) * padding + x.shape
-    lowest = [_from_lowest(view) for view in (x, out)]
-    strides = [(0,) * padding + tuple(s // view.dtype.itemsize for s in view.strides) for view in (x, out)]
-    launch(
-        kernel,
-        grid_of(x.size),
-        THREADS,
-        stream,
-        lowest[0][0],
-        lowest[1][0],
-        lowest[0][1],
-        lowest[1][1],
-        x.size,
-        *shape[1:],
-        *strides[0],
-        *strides[1],
-    )
+    padding = (1,) * (_DIMENSIONS - x.ndim)
+    (source, from_source), (target, from_target) = _from_lowest(x), _from_lowest(out)
+    lengths = Lengths(*(padding + x.shape)[1:])
+    launch(kernel, grid_of(x.size), THREADS, stream, source, target, x.size, *lengths, *from_source, *from_target)
 
 
-def _from_lowest(view: View) -> tuple[View, int]:
-    """A view whose address is the lowest byte of ``view``, and the index of ``view``'s first element from there."""
+def _from_lowest(view: View) -> tuple[View, Strides]:
+    """A view whose address is the lowest byte of ``view``, and where the elements of ``view`` lie from there."""
     first, _ = view.extent
     lowest = view.with_form(view.shape, tuple(abs(s) for s in view.strides), first)
-    return lowest, -first // int(view.dtype.itemsize)
+    itemsize = int(view.dtype.itemsize)
+    strides = (0,) * (_DIMENSIONS - view.ndim) + tuple(s // itemsize for s in view.strides)
+    return lowest, Strides(-first // itemsize, *strides)
 
 
 def _fill_kernel(dtype: str) -> Callable[..., None]:

@@ -12,6 +12,7 @@ import numpy as np
 from softbench_backends.numba_cuda.arithmetic import UNIT, arithmetic, normalised, product, quotient
 from softbench_backends.numba_cuda.device import device, fma
 from softbench_backends.numba_cuda.memory import compute_dtype, real_of
+from softbench_backends.numba_cuda.records import HAS_DIVISOR
 
 __all__ = ["Scaling", "coefficient", "divisor_of", "log_sum", "scaling", "tiny", "weight_over"]
 
@@ -59,9 +60,9 @@ def weight_over(s: Any, w: Any, divisor: Any, divisor_low: Any) -> Any:
 
 
 @device
-def divisor_of(divisor: Any, value: Any, on_device: Any) -> Any:
-    """A divisor as a pair: a number, or a sum on the device and what it rounds away."""
-    return (divisor[0], divisor[1]) if on_device else (value, _ZERO)
+def divisor_of(target: Any) -> Any:
+    """The divisor of `records.Targets` as a pair: a number, or a sum on the device and what it rounds away."""
+    return (target.divisor[0], target.divisor[1]) if target.given & HAS_DIVISOR else (target.divisor_value, _ZERO)
 
 
 class Scaling(NamedTuple):

@@ -10,9 +10,8 @@ kernel                    what it does
 `segment_entries`         a segment per block: reads it again and writes its entries
 ========================  ============================================================================================
 
-All take `ARGUMENTS`; those of segments also ``scratch`` (float64: the parts of all rows, then their results), ``first``
-(the first row's number), ``length`` (elements of a segment) and ``pieces`` (segments of a row). Their grids are ``n``
-rows wide and a row's segments high.
+All take the records `records.Rows` and `records.Targets`; those of segments also `records.Segments`, and their grids
+are ``n`` rows wide and a row's segments high.
 
 Per element everything is in the dtype that rows are computed in; a row is finished in float64, by one thread where a
 block works on it, by all its lanes alike where a warp does, which costs no more than if one did it.
@@ -50,9 +49,7 @@ from softbench_backends.numba_cuda.tiles import (
 from softbench_backends.numba_cuda.views import STORAGE
 
 __all__ = [
-    "ARGUMENTS",
     "JOINING",
-    "SEGMENT_ARGUMENTS",
     "in_registers",
     "in_shared_memory",
     "segment_entries",
@@ -62,24 +59,6 @@ __all__ = [
 
 Kernel = Callable[..., None]
 Device = Callable[..., Any]
-
-ARGUMENTS: Final = (
-    "rows",  # x: the logits
-    "rows",  # out: entries
-    "numbers",  # a number per row: of the rows' dtype for logsumexp, else float64
-    "int64",  # labels
-    "float64",  # sample weights
-    "float64",  # class weights
-    "real",  # smoothing
-    "targets",  # q
-    "float64",  # divisor: a sum and what it rounds away
-    "real",  # or a number
-    "int",  # which of the weights and of the divisors are given
-    "int",  # n
-    "int",  # k
-)
-"""Arrays by dtype, "real" and "int"; "rows", "numbers" and "targets" stand for dtypes that depend on the call."""
-SEGMENT_ARGUMENTS: Final = (*ARGUMENTS, "float64", "int", "int", "int")
 
 JOINING: Final = 4 if SIMULATED else WARP
 """Lanes that join the segments of a row."""
@@ -101,48 +80,34 @@ def in_registers(name: str, dtype: str, plan: Plan, numbers: bool, entries: bool
     )
     write_carefully = careful_writer(op, dtype, plan)
     number_of = number_rounder(name, dtype)
-    lanes, rows, values, width = plan.lanes, plan.rows, plan.values, plan.width
+    lanes, per_block, values, width = plan.lanes, plan.rows, plan.values, plan.width
     held_targets = values if op.spread else 1
     shared, real = slots_needed(op, plan, entries), real_of(dtype)
     beginning = np.int64(0)
 
-    def kernel(
-        x: Any,
-        out: Any,
-        per_row: Any,
-        labels: Any,
-        sample_weight: Any,
-        class_weight: Any,
-        smoothing: Any,
-        q: Any,
-        divisor: Any,
-        divisor_value: Any,
-        given: Any,
-        n: Any,
-        k: Any,
-    ) -> None:
+    def kernel(rows: Any, target: Any) -> None:
+        k = rows.k
         tile = cuda.local.array(values, real)
         targets = cuda.local.array(held_targets, real)
         slots = cuda.shared.array(shared, np.float64)
-        target = labels, sample_weight, class_weight, smoothing, q, divisor, divisor_value, given
         thread = np.int64(cuda.threadIdx.x)
-        row, lane = np.int64(cuda.blockIdx.x) * rows + thread // lanes, thread % lanes
-        live = row < n
-        row = row if live else n - 1
+        row, lane = np.int64(cuda.blockIdx.x) * per_block + thread // lanes, thread % lanes
+        live = row < rows.n
+        row = row if live else rows.n - 1
         base = row * k
-        start = begin(x, base, row, k, target)
-        load_tile(x, target, base, start, lane * width, k, tile, targets)
+        start = begin(rows.x, base, row, k, target)
+        load_tile(rows.x, target, base, start, lane * width, k, tile, targets)
         sums = tile_sums(tile, targets, slots)
         number, r = finish_row(sums, start, row, k, target, slots)
         if numbers and live and lane == 0:
-            per_row[row] = number_of(number)
+            rows.numbers[row] = number_of(number)
         if entries and live:
             y = label_of(target, row)
             if rare(r):
-                write_carefully(x, out, target, base, y, r, beginning, k, lane)
+                write_carefully(rows.x, rows.out, target, base, y, r, beginning, k, lane)
             else:
-                write_tile(out, target, base, y, r, lane * width, k, tile, targets)
-            write_label(out, target, row, base, r, lane, beginning, k)
+                write_tile(rows.out, target, base, y, r, lane * width, k, tile, targets)
+            write_label(rows.out, target, row, base, r, lane, beginning, k)
 
     return kernel
 
@@ -184,32 +149,18 @@ def in_shared_memory(name: str, dtype: str, plan: Plan, numbers: bool, entries: 
                 for u in range(width):
                     tile[g * width + u] = minus_inf
 
-    def kernel(
-        x: Any,
-        out: Any,
-        per_row: Any,
-        labels: Any,
-        sample_weight: Any,
-        class_weight: Any,
-        smoothing: Any,
-        q: Any,
-        divisor: Any,
-        divisor_value: Any,
-        given: Any,
-        n: Any,
-        k: Any,
-    ) -> None:
+    def kernel(rows: Any, target: Any) -> None:
+        k = rows.k
         tile = cuda.local.array(values, real)
         targets = cuda.local.array(1, real)
         slots = cuda.shared.array(shared, np.float64)
         staged = cuda.shared.array(0, stored)
-        target = labels, sample_weight, class_weight, smoothing, q, divisor, divisor_value, given
         row, lane = np.int64(cuda.blockIdx.x), np.int64(cuda.threadIdx.x)
         base = row * k
-        start = begin(x, base, row, k, target)
+        start = begin(rows.x, base, row, k, target)
         m = minus_inf
         for at in range(lane * width, k, tile_length):
-            load_tile(x, target, base, start, at, k, tile, targets)
+            load_tile(rows.x, target, base, start, at, k, tile, targets)
             m = largest(tile, m)
             put(tile, staged, at, k)
         m = maximum(m, slots)
@@ -222,15 +173,15 @@ def in_shared_memory(name: str, dtype: str, plan: Plan, numbers: bool, entries: 
         wide_high, wide_low, raised = total(high, low, ties, slots)
         number, r = finish_row((np.float64(m), wide_high, wide_low, raised), start, row, k, target, slots)
         if numbers and lane == 0:
-            per_row[row] = number_of(number)
+            rows.numbers[row] = number_of(number)
         if entries:
             if rare(r):
-                write_carefully(x, out, target, base, beginning, r, beginning, k, lane)
+                write_carefully(rows.x, rows.out, target, base, beginning, r, beginning, k, lane)
             else:
                 for at in range(lane * width, k, tile_length):
                     get(staged, at, k, tile)
-                    write_tile(out, target, base, beginning, r, at, k, tile, targets)
-            write_label(out, target, row, base, r, lane, beginning, k)
+                    write_tile(rows.out, target, base, beginning, r, at, k, tile, targets)
+            write_label(rows.out, target, row, base, r, lane, beginning, k)
 
     return kernel
 
@@ -239,7 +190,7 @@ def in_shared_memory(name: str, dtype: str, plan: Plan, numbers: bool, entries: 
 
 
 def segment_parts(name: str, dtype: str, plan: Plan, q_dtype: str) -> Kernel:
-    """The sums of each segment into ``scratch``. A segment of several tiles joins them in order."""
+    """The sums of each segment into ``segments.parts``. A segment of several tiles joins them in order."""
     op = operation(name, dtype, plan, q_dtype)
     begin, joined = op.begin, parts(op.spread)
     merge, none, put, size = joined.merge, joined.none, joined.put, joined.size
@@ -248,40 +199,22 @@ def segment_parts(name: str, dtype: str, plan: Plan, q_dtype: str) -> Kernel:
     held_targets = values if op.spread else 1
     shared, real = slots_needed(op, plan, False), real_of(dtype)
 
-    def kernel(
-        x: Any,
-        out: Any,
-        per_row: Any,
-        labels: Any,
-        sample_weight: Any,
-        class_weight: Any,
-        smoothing: Any,
-        q: Any,
-        divisor: Any,
-        divisor_value: Any,
-        given: Any,
-        n: Any,
-        k: Any,
-        scratch: Any,
-        first: Any,
-        length: Any,
-        pieces: Any,
-    ) -> None:
+    def kernel(rows: Any, target: Any, segments: Any) -> None:
+        k, pieces = rows.k, segments.pieces
         tile = cuda.local.array(values, real)
         targets = cuda.local.array(held_targets, real)
         slots = cuda.shared.array(shared, np.float64)
-        target = labels, sample_weight, class_weight, smoothing, q, divisor, divisor_value, given
         block, piece, lane = np.int64(cuda.blockIdx.x), np.int64(cuda.blockIdx.y), np.int64(cuda.threadIdx.x)
-        row = first + block
-        base, begun = row * k, piece * length
-        end = min(begun + length, k)
-        start = begin(x, base, row, k, target)
+        row = segments.first + block
+        base, begun = row * k, piece * segments.length
+        end = min(begun + segments.length, k)
+        start = begin(rows.x, base, row, k, target)
         sums = none()
         for at in range(begun, end, tile_length):
-            load_tile(x, target, base, start, at + lane * width, end, tile, targets)
+            load_tile(rows.x, target, base, start, at + lane * width, end, tile, targets)
             sums = merge(sums, tile_sums(tile, targets, slots))
         if lane == 0:
-            put(scratch, (block * pieces + piece) * size, sums)
+            put(segments.parts, (block * pieces + piece) * size, sums)
 
     return kernel
 
@@ -297,46 +230,28 @@ def segment_rows(name: str, dtype: str, plan: Plan, numbers: bool, q_dtype: str)
     number_of = number_rounder(name, dtype)
     lanes = JOINING
 
-    def kernel(
-        x: Any,
-        out: Any,
-        per_row: Any,
-        labels: Any,
-        sample_weight: Any,
-        class_weight: Any,
-        smoothing: Any,
-        q: Any,
-        divisor: Any,
-        divisor_value: Any,
-        given: Any,
-        n: Any,
-        k: Any,
-        scratch: Any,
-        first: Any,
-        length: Any,
-        pieces: Any,
-    ) -> None:
-        target = labels, sample_weight, class_weight, smoothing, q, divisor, divisor_value, given
+    def kernel(rows: Any, target: Any, segments: Any) -> None:
+        k, pieces = rows.k, segments.pieces
         block, lane = np.int64(cuda.blockIdx.x), np.int64(cuda.threadIdx.x)
-        row = first + block
+        row = segments.first + block
         sums = none()
         for piece in range(lane, pieces, lanes):
-            sums = merge(sums, get(scratch, (block * pieces + piece) * size))
+            sums = merge(sums, get(segments.parts, (block * pieces + piece) * size))
         distance = 1
         while distance < lanes:
             sums = merge(sums, exchange(sums, distance))
             distance *= 2
         if lane == 0:
-            start = begin(x, row * k, row, k, target)
-            number = finish(sums, start, row, k, target, scratch, n * pieces * size + block * result_size)
+            start = begin(rows.x, row * k, row, k, target)
+            number = finish(sums, start, row, k, target, segments.parts, rows.n * pieces * size + block * result_size)
             if numbers:
-                per_row[row] = number_of(number)
+                rows.numbers[row] = number_of(number)
 
     return kernel
 
 
 def segment_entries(name: str, dtype: str, plan: Plan, q_dtype: str) -> Kernel:
-    """The entries of each segment from its logits, read again, and from its row's result in ``scratch``."""
+    """The entries of each segment from its logits, read again, and from its row's result in ``segments.parts``."""
     op = operation(name, dtype, plan, q_dtype)
     unpack, rare, result_size, size = op.unpack, op.rare, op.size, parts(op.spread).size
     # The targets are read with the entries, not with the logits.
@@ -348,40 +263,22 @@ def segment_entries(name: str, dtype: str, plan: Plan, q_dtype: str) -> Kernel:
     real = real_of(dtype)
     nothing = np.float64(0.0)
 
-    def kernel(
-        x: Any,
-        out: Any,
-        per_row: Any,
-        labels: Any,
-        sample_weight: Any,
-        class_weight: Any,
-        smoothing: Any,
-        q: Any,
-        divisor: Any,
-        divisor_value: Any,
-        given: Any,
-        n: Any,
-        k: Any,
-        scratch: Any,
-        first: Any,
-        length: Any,
-        pieces: Any,
-    ) -> None:
+    def kernel(rows: Any, target: Any, segments: Any) -> None:
+        k, pieces = rows.k, segments.pieces
         tile = cuda.local.array(values, real)
         targets = cuda.local.array(held_targets, real)
-        target = labels, sample_weight, class_weight, smoothing, q, divisor, divisor_value, given
         block, piece, lane = np.int64(cuda.blockIdx.x), np.int64(cuda.blockIdx.y), np.int64(cuda.threadIdx.x)
-        row = first + block
-        base, begun = row * k, piece * length
-        end = min(begun + length, k)
-        r = unpack(scratch, n * pieces * size + block * result_size)
+        row = segments.first + block
+        base, begun = row * k, piece * segments.length
+        end = min(begun + segments.length, k)
+        r = unpack(segments.parts, rows.n * pieces * size + block * result_size)
         y = label_of(target, row)
         if rare(r):
-            write_carefully(x, out, target, base, y, r, begun, end, lane)
+            write_carefully(rows.x, rows.out, target, base, y, r, begun, end, lane)
         else:
             for at in range(begun + lane * width, end, tile_length):
-                load_tile(x, target, base, nothing, at, end, tile, targets)
-                write_tile(out, target, base, y, r, at, end, tile, targets)
-        write_label(out, target, row, base, r, lane, begun, end)
+                load_tile(rows.x, target, base, nothing, at, end, tile, targets)
+                write_tile(rows.out, target, base, y, r, at, end, tile, targets)
+        write_label(rows.out, target, row, base, r, lane, begun, end)
 
     return kernel

@@ -20,6 +20,7 @@ import numpy as np
 from numba import cuda, types
 
 from softbench_backends.numba_cuda.device import SIMULATED
+from softbench_backends.numba_cuda.records import flattened
 from softbench_backends.numba_cuda.views import STORAGE, View
 
 __all__ = [
@@ -60,20 +61,29 @@ def grid_of(n: int) -> tuple[int, int]:
     return -(-n // THREADS), 1
 
 
-def signature(arguments: Sequence[str]) -> Any:
-    """The Numba signature of a kernel: ``arguments`` are storage dtypes (pointers), "int" or "real"."""
-    return types.void(*(_SCALARS.get(a) or types.CPointer(POINTER_TYPES[a]) for a in arguments))
+def signature(arguments: Sequence[Any]) -> Any:
+    """The Numba signature of a kernel: ``arguments`` are storage dtypes (pointers), "int", "real"; or records."""
+    return types.void(*map(_type_of, arguments))
+
+
+def _type_of(argument: Any) -> Any:
+    if isinstance(argument, tuple):
+        return types.NamedTuple([_type_of(field) for field in argument], type(argument))
+    return _SCALARS.get(argument) or types.CPointer(POINTER_TYPES[argument])
 
 
 @functools.cache
-def compiled(factory: Callable[..., Any], options: tuple[Any, ...], arguments: tuple[str, ...], threads: int) -> Any:
-    """``factory(*options)`` as something to `launch`: compiled here and now, for the current device."""
+def compiled(factory: Callable[..., Any], options: tuple[Any, ...], arguments: tuple[Any, ...], threads: int) -> Any:
+    """``factory(*options)`` as something to `launch`: compiled here and now, for the current device.
+
+    ``arguments``: see `signature`.
+    """
     function = factory(*options)
     if SIMULATED:
         from softbench_backends.numba_cuda.simulated import quiet
 
-        return cuda.jit(quiet(function))
-    return Launchable(cuda.jit(signature(arguments), launch_bounds=threads)(function), arguments)
+        return cuda.jit(quiet(function, arguments))
+    return Launchable(cuda.jit(signature(arguments), launch_bounds=threads)(function), flattened(arguments))
 
 
 class Launchable:
@@ -155,6 +165,7 @@ def launch(
 ) -> None:
     """Run ``kernel`` on a grid of blocks; a `View` is passed as the address of its first element, None as no array.
 
+    ``arguments`` are those it was compiled for, the fields of its records one after the other.
     ``shared``: bytes of dynamic shared memory, the same at every launch of a kernel that has any.
     """
     if grid[0] > _LARGEST_GRID:

@@ -13,9 +13,9 @@ from softbench.interface.labels import IGNORED, INVALID
 from softbench_backends.numba_cuda.arithmetic import arithmetic
 from softbench_backends.numba_cuda.device import device
 from softbench_backends.numba_cuda.lanes import lanes_of, slot_count
-from softbench_backends.numba_cuda.losses import HAS_CLASS, HAS_SAMPLE
 from softbench_backends.numba_cuda.memory import memory, reader, real_of
 from softbench_backends.numba_cuda.plan import Plan
+from softbench_backends.numba_cuda.records import HAS_CLASS, HAS_SAMPLE
 
 __all__ = ["argmax", "log_loss_index", "log_loss_soft"]
 
@@ -71,19 +71,17 @@ def log_loss_index(dtype: str, threads: int) -> Kernel:
     """``-s w log p_y``: a thread per row. Zhao eq. (7)."""
     read = reader(dtype)
 
-    def kernel(
-        p: Any, labels: Any, sample_weight: Any, class_weight: Any, given: Any, loss: Any, n: Any, k: Any
-    ) -> None:
+    def kernel(rows: Any, target: Any) -> None:
         row = np.int64(cuda.blockIdx.x) * threads + cuda.threadIdx.x
-        if row < n:
-            label = labels[row]
+        if row < rows.n:
+            label = target.labels[row]
             y = label if label >= 0 else 0
-            p_y = np.float64(read(p[row * k + y]))
-            s = sample_weight[row] if given & HAS_SAMPLE else _ONE
-            w = class_weight[y] if given & HAS_CLASS else _ONE
+            p_y = np.float64(read(rows.x[row * rows.k + y]))
+            s = target.sample_weight[row] if target.given & HAS_SAMPLE else _ONE
+            w = target.class_weight[y] if target.given & HAS_CLASS else _ONE
             value = s * w * minus_log(p_y)
             value = _NAN if label == INVALID else value
-            loss[row] = _ZERO if label == IGNORED else value
+            rows.numbers[row] = _ZERO if label == IGNORED else value
 
     return kernel
 

@@ -1,13 +1,10 @@
-"""Losses and their gradients as operations of `operations`: labels, distributions, smoothed labels.
-
-``given`` has a bit for each pointer that is valid: `HAS_SAMPLE`, `HAS_CLASS`, `HAS_DIVISOR`.
-"""
+"""Losses and their gradients as operations of `operations`: labels, distributions, smoothed labels."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -26,14 +23,11 @@ from softbench_backends.numba_cuda.finishing import (
 from softbench_backends.numba_cuda.memory import memory, real_of
 from softbench_backends.numba_cuda.operations import WITHOUT_TARGET, Operation, no_start
 from softbench_backends.numba_cuda.plan import Plan
+from softbench_backends.numba_cuda.records import HAS_CLASS, HAS_SAMPLE
 
-__all__ = ["HAS_CLASS", "HAS_DIVISOR", "HAS_SAMPLE", "index", "operation", "smooth", "soft"]
+__all__ = ["index", "operation", "smooth", "soft"]
 
 Device = Callable[..., Any]
-
-HAS_SAMPLE: Final = 1
-HAS_CLASS: Final = 2
-HAS_DIVISOR: Final = 4
 
 _wide = arithmetic("float64")
 _two_sum, _shift, _exp_parts, _scale = _wide.two_sum, _wide.shift, _wide.exp_parts, _wide.scale
@@ -45,14 +39,9 @@ _NO = np.int32(0)
 def _weights(target: Any, row: Any, y: Any) -> Any:
     """``(s, w[y])``: sample and class weight of a row."""
     return (
-        target[1][row] if target[7] & HAS_SAMPLE else _ONE,
-        target[2][y] if target[7] & HAS_CLASS else _ONE,
+        target.sample_weight[row] if target.given & HAS_SAMPLE else _ONE,
+        target.class_weight[y] if target.given & HAS_CLASS else _ONE,
     )
-
-
-@device
-def _row_divisor(target: Any) -> Any:
-    return divisor_of(target[5], target[6], target[7] & HAS_DIVISOR)
 
 
 def index(dtype: str, plan: Plan) -> Operation:
@@ -66,7 +55,7 @@ def index(dtype: str, plan: Plan) -> Operation:
 
     @device
     def begin(x: Any, base: Any, row: Any, k: Any, target: Any) -> Any:
-        label = target[0][row]
+        label = target.labels[row]
         y = label if label >= 0 else np.int64(0)
         return label, y, np.float64(read(x, base + y))
 
@@ -79,7 +68,7 @@ def index(dtype: str, plan: Plan) -> Operation:
             high, low, log_s = _NAN, _NAN, _NAN
         s, w = _weights(target, row, y)
         d, r = _shift(x_y, m)
-        over, over_low = _row_divisor(target)
+        over, over_low = divisor_of(target)
         weight, weight_low, power = weight_over(s, w, over, over_low)
         c, c_low, power = coefficient(weight, weight_low, power, high, low)
         # Excluding the label: s itself where the label is an argmax, else 1 + s less its own exponential.
@@ -143,20 +132,20 @@ def soft(dtype: str, plan: Plan, q_dtype: str) -> Operation:
 
     @device
     def load_targets(target: Any, base: Any, j: Any, start: Any, targets: Any, i: Any) -> None:
-        load(target[4], base + j, targets, i)
+        load(target.q, base + j, targets, i)
 
     @device
     def load_targets_again(target: Any, base: Any, j: Any, y: Any, r: Any, targets: Any, i: Any) -> None:
-        load(target[4], base + j, targets, i)
+        load(target.q, base + j, targets, i)
 
     @device
     def target_again(target: Any, base: Any, j: Any, y: Any, r: Any) -> Any:
-        return read(target[4], base + j)
+        return read(target.q, base + j)
 
     @device
     def finish(sums: Any, start: Any, row: Any, k: Any, target: Any, result: Any, at: Any) -> Any:
         high, low, log_s = log_sum(sums[0], sums[1], sums[2])
-        over, over_low = _row_divisor(target)
+        over, over_low = divisor_of(target)
         over = over if over != _ZERO else _NAN
         _mass_coefficient(sums, high, low, over, over_low, zero_exponent, result, at)
         inverse, inverse_low = quotient(_ONE, _ZERO, over, over_low)
@@ -248,7 +237,7 @@ def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
         # The one place with float64 per element: class weights are float64, and q is rounded once.
         @device
         def make(target: Any, j: Any, y: Any, pairs: Any) -> Any:
-            q_j, q_low = scaled_pair(pairs[0], pairs[1], target[2][j])
+            q_j, q_low = scaled_pair(pairs[0], pairs[1], target.class_weight[j])
             if j == y:
                 q_j, q_low = added_pair(q_j, q_low, pairs[2], pairs[3])
             return real(q_j)
@@ -266,11 +255,11 @@ def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
 
     @device
     def begin(x: Any, base: Any, row: Any, k: Any, target: Any) -> Any:
-        label = target[0][row]
+        label = target.labels[row]
         y = label if label >= 0 else np.int64(0)
         s, w = _weights(target, row, y)
         s, exponent = normalised(s)  # its power of two is put back at the end
-        smoothing = target[3]
+        smoothing = target.smoothing
         off, off_low = quotient(smoothing, _ZERO, np.float64(k), _ZERO)
         off, off_low = scaled_pair(off, off_low, s)
         on, on_low = _two_sum(_ONE, -smoothing)
@@ -298,7 +287,7 @@ def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
         high, low, log_s = log_sum(sums[0], sums[1], sums[2])
         if label == INVALID:
             high, low, log_s = _NAN, _NAN, _NAN
-        over, over_low = _row_divisor(target)
+        over, over_low = divisor_of(target)
         over = over if over != _ZERO else _NAN
         _mass_coefficient(sums, high, low, over, over_low, exponent, result, at)
         off, off_low = quotient(pairs[0], pairs[1], over, over_low)

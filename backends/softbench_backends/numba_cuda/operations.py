@@ -2,8 +2,7 @@
 
 An `Operation` is a set of device functions that the kernels of every regime (`kernels`) call. They pass around
 
-* ``target``: ``(labels, sample_weight, class_weight, smoothing, q, divisor, divisor_value, given)``, all arguments of a
-  kernel, of which an operation uses what it has;
+* ``target``: `records.Targets`, of which an operation uses what it has;
 * ``start``: what an operation has to know of a row before it is summed;
 * ``result``: a finished row, `Operation.size` float64 in memory; ``r``: the same in registers, first of it ``m``.
 

@@ -12,12 +12,11 @@ from softbench_backends.numba_cuda.launch import compiled, current_context, laun
 from softbench_backends.numba_cuda.losses import operation
 from softbench_backends.numba_cuda.memory import ITEMSIZE
 from softbench_backends.numba_cuda.plan import SHARED_BYTES, Plan, Regime, boundaries, plan_for
+from softbench_backends.numba_cuda.records import SEGMENT_TYPES, Targets, row_types, target_types
 from softbench_backends.numba_cuda.views import STORAGE, View, name_of
 
 __all__ = [
-    "NO_TARGET",
     "Stage",
-    "TargetArguments",
     "boundaries_here",
     "limits",
     "prepared",
@@ -31,22 +30,6 @@ __all__ = [
 _SIXTEEN: Final = 16
 _RESERVED: Final = 1 << 10
 """Bytes of a block's shared memory that kernels need besides a row."""
-
-
-class TargetArguments(NamedTuple):
-    """The arguments of a kernel that say what a row is compared with (`kernels.ARGUMENTS`)."""
-
-    labels: View | None = None
-    sample_weight: View | None = None
-    class_weight: View | None = None
-    smoothing: float = 0.0
-    q: View | None = None
-    divisor: View | None = None
-    divisor_value: float = 1.0
-    given: int = 0
-
-
-NO_TARGET: Final = TargetArguments()
 
 
 class Limits(NamedTuple):
@@ -98,23 +81,21 @@ class Stage(NamedTuple):
 
     factory: Callable[..., Any]
     options: tuple[Any, ...]
-    arguments: tuple[str, ...]
+    arguments: tuple[Any, ...]
     threads: int
 
 
 def stages(name: str, dtype: str, plan: Plan, numbers: bool, entries: bool, q_dtype: str) -> list[Stage]:
     """The kernels of an operation, in order; ``numbers`` and ``entries``: which of its results are wanted."""
-    names = {
-        "rows": STORAGE[dtype],
-        "numbers": STORAGE[dtype if name == "logsumexp" else "float64"],
-        "targets": STORAGE[q_dtype],
-    }
+    types: tuple[Any, ...] = (
+        row_types(STORAGE[dtype], STORAGE[dtype if name == "logsumexp" else "float64"]),
+        target_types(STORAGE[q_dtype]),
+    )
     plan, threads = plan.kernel, plan.threads
     if plan.regime is not Regime.SEGMENTS:
         factory = kernels.in_shared_memory if plan.regime is Regime.SHARED else kernels.in_registers
-        types = tuple(names.get(a, a) for a in kernels.ARGUMENTS)
         return [Stage(factory, (name, dtype, plan, numbers, entries, q_dtype), types, threads)]
-    types = tuple(names.get(a, a) for a in kernels.SEGMENT_ARGUMENTS)
+    types += (SEGMENT_TYPES,)
     found = [
         Stage(kernels.segment_parts, (name, dtype, plan, q_dtype), types, threads),
         Stage(kernels.segment_rows, (name, dtype, plan, numbers, q_dtype), types, kernels.JOINING),
@@ -154,7 +135,7 @@ def run(
     x: View,
     out: View | None,
     per_row: View | None,
-    target: TargetArguments,
+    target: Targets,
     scratch: Callable[[int], View],
     stream: int,
 ) -> None:
@@ -168,10 +149,9 @@ def run(
     shared, cache = limits()
     aligned = _aligned(x, out, q)
     plan, found, pieces, size = prepared(name, k, dtype, q_dtype, aligned, per_row is not None, out is not None, shared)
-    arguments = (x, out, per_row, *target)
     if not pieces:
         room = SHARED_BYTES if plan.regime is Regime.SHARED else 0
-        launch(found[0], (-(-n // plan.rows), 1), plan.threads, stream, *arguments, n, k, shared=room)
+        launch(found[0], (-(-n // plan.rows), 1), plan.threads, stream, x, out, per_row, n, k, *target, shared=room)
         return
     # In groups of rows that leave the first reading in half of the cache.
     row_bytes = k * (x.dtype.itemsize + (ITEMSIZE[q_dtype] if name == "soft" else 0))
@@ -181,7 +161,8 @@ def run(
         rows = min(group, n - first)
         grids = ((rows, pieces), plan.threads), ((rows, 1), kernels.JOINING), ((rows, pieces), plan.threads)
         for kernel, (grid, threads) in zip(found, grids, strict=False):  # two kernels where no entries are wanted
-            launch(kernel, grid, threads, stream, *arguments, rows, k, memory, first, plan.length, pieces)
+            segments = memory, first, plan.length, pieces
+            launch(kernel, grid, threads, stream, x, out, per_row, rows, k, *target, *segments)
 
 
 def run_argmax(x: View, out: View, stream: int) -> None:
@@ -193,15 +174,14 @@ def run_argmax(x: View, out: View, stream: int) -> None:
     launch(kernel, (-(-n // plan.rows), 1), plan.threads, stream, x, out, n, k)
 
 
-def run_log_loss_index(p: View, target: TargetArguments, loss: View, stream: int) -> None:
+def run_log_loss_index(p: View, target: Targets, loss: View, stream: int) -> None:
     """``-s w log p_y`` of each row."""
     n, k = p.shape
     dtype = p.dtype.name
     threads = plan_for(1, dtype, False).threads
-    types = STORAGE[dtype], "int64", "float64", "float64", "int", "float64", "int", "int"
+    types = row_types(STORAGE[dtype], "float64"), target_types()
     kernel = compiled(loops.log_loss_index, (dtype, threads), types, threads)
-    weights = target.labels, target.sample_weight, target.class_weight
-    launch(kernel, (-(-n // threads), 1), threads, stream, p, *weights, target.given, loss, n, k)
+    launch(kernel, (-(-n // threads), 1), threads, stream, p, None, loss, n, k, *target)
 
 
 def run_log_loss_soft(p: View, q: View, loss: View, stream: int) -> None:

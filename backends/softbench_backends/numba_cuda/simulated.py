@@ -19,6 +19,8 @@ import numpy as np
 from numba import cuda
 from numba.cuda.simulator.kernel import BlockThread
 
+from softbench_backends.numba_cuda.records import regrouped
+
 __all__ = [
     "add",
     "bits32",
@@ -73,18 +75,20 @@ class _OneByOne(dict[Any, Any]):
 _preparing = threading.Lock()
 
 
-def quiet(function: Callable[..., Any]) -> Callable[..., Any]:
+def quiet(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Callable[..., Any]:
     """``function`` as every simulated thread runs it: without NumPy's warnings, which a device does not give either.
+
+    It is given the fields of records one after the other, as a device is; ``arguments`` says which records they make.
 
     Each thread has an error state of its own, so this must happen inside the thread; and the wrapper needs the kernel's
     globals, because that is where the simulator swaps the name ``cuda``.
     """
-    errstate = np.errstate
+    errstate, regroup = np.errstate, regrouped
 
     def run(*args: Any) -> None:
         prepare(cuda)
         with errstate(all="ignore"):
-            function(*args)
+            function(*regroup(args, arguments))
 
     def prepare(fake: Any) -> None:
         with _preparing:

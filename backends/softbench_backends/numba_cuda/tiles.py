@@ -190,7 +190,7 @@ def label_writer(op: Operation, dtype: str, plan: Plan) -> Device:
 
         @device
         def write_label(out: Any, target: Any, row: Any, base: Any, r: Any, lane: Any, start: Any, end: Any) -> None:
-            label = target[0][row]
+            label = target.labels[row]
             if start <= label < end and label // width % lanes == lane:
                 write(out, base + label, label_entry(r))
 
@@ -241,7 +241,7 @@ def label_finder(name: str) -> Device:
 
         @device
         def label_of(target: Any, row: Any) -> Any:
-            label = target[0][row]
+            label = target.labels[row]
             return label if label >= 0 else np.int64(0)
     else:
 

@@ -14,8 +14,8 @@ from softbench_backends.numba_cuda.finishing import divisor_of
 from softbench_backends.numba_cuda.lanes import lanes_of, slot_count
 from softbench_backends.numba_cuda.launch import compiled, launch
 from softbench_backends.numba_cuda.memory import reader
+from softbench_backends.numba_cuda.records import target_types, targets_of
 from softbench_backends.numba_cuda.views import STORAGE, View
-from softbench_backends.numba_cuda.weights import scalar
 
 __all__ = ["row_totals", "total"]
 
@@ -80,9 +80,7 @@ def _partial_kernel() -> Callable[..., None]:
 def _final_kernel() -> Callable[..., None]:
     add_up, shared, lanes = lanes_of(_SUM_LANES, "float64").total, slot_count(_SUM_LANES), _SUM_LANES
 
-    def kernel(
-        partial: Any, divisor: Any, divisor_value: Any, on_device: Any, out: Any, keep_error: Any, n: Any
-    ) -> None:
+    def kernel(partial: Any, target: Any, out: Any, keep_error: Any, n: Any) -> None:
         slots = cuda.shared.array(shared, np.float64)
         lane = np.int64(cuda.threadIdx.x)
         high, low = _ZERO, _ZERO
@@ -91,7 +89,7 @@ def _final_kernel() -> Callable[..., None]:
             low += error + partial[2 * i + 1]
         high, low = add_up(high, low if low - low == _ZERO else _ZERO, slots)
         if lane == 0:
-            over, over_low = divisor_of(divisor, divisor_value, on_device)
+            over, over_low = divisor_of(target)
             result, rest = quotient(high, low if low - low == _ZERO else _ZERO, over, over_low)
             rounded = result + rest if over != _ZERO else _NAN
             out[0] = rounded
@@ -116,15 +114,6 @@ def total(values: View, divisor: View | float | None, empty: Callable[[int], Vie
     if blocks:
         kernel = compiled(_partial_kernel, (), ("float64", "float64", "int", "int"), _SUM_LANES)
         launch(kernel, (blocks, 1), _SUM_LANES, stream, values, partial, n, chunk)
-    kernel = compiled(_final_kernel, (), ("float64", "float64", "real", "int", "float64", "int", "int"), _SUM_LANES)
-    launch(
-        kernel,
-        (1, 1),
-        _SUM_LANES,
-        stream,
-        partial,
-        *scalar(1.0 if divisor is None else divisor),
-        out,
-        int(out.size > 1),
-        blocks,
-    )
+    kernel = compiled(_final_kernel, (), ("float64", target_types(), "float64", "int", "int"), _SUM_LANES)
+    target = targets_of(divisor=1.0 if divisor is None else divisor)
+    launch(kernel, (1, 1), _SUM_LANES, stream, partial, *target, out, int(out.size > 1), blocks)

@@ -13,9 +13,10 @@ from softbench_backends.numba_cuda.arithmetic import added_pair, arithmetic, pro
 from softbench_backends.numba_cuda.finishing import divisor_of
 from softbench_backends.numba_cuda.launch import THREADS, compiled, grid_of, launch
 from softbench_backends.numba_cuda.memory import reader, writer
+from softbench_backends.numba_cuda.records import HAS_CLASS, HAS_SAMPLE, Targets, target_types
 from softbench_backends.numba_cuda.views import STORAGE, View
 
-__all__ = ["label_rows", "scalar", "soft_target_rows", "weight_rows"]
+__all__ = ["label_rows", "soft_target_rows", "weight_rows"]
 
 _two_sum = arithmetic("float64").two_sum
 _ZERO, _ONE, _NAN = np.float64(0.0), np.float64(1.0), np.float64(np.nan)
@@ -51,16 +52,14 @@ def _fits(value: int, dtype: Any) -> bool:
 
 
 def _weight_kernel() -> Callable[..., None]:
-    def kernel(
-        labels: Any, sample_weight: Any, has_sample: Any, class_weight: Any, has_class: Any, out: Any, n: Any
-    ) -> None:
+    def kernel(target: Any, out: Any, n: Any) -> None:
         i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         if i < n:
-            label = labels[i]
-            s = sample_weight[i] if has_sample != 0 else _ONE
+            label = target.labels[i]
+            s = target.sample_weight[i] if target.given & HAS_SAMPLE else _ONE
             w = _ONE
-            if has_class != 0 and label >= 0:
-                w = class_weight[label]
+            if target.given & HAS_CLASS and label >= 0:
+                w = target.class_weight[label]
             high, low = product(s, w)
             out[i] = _ZERO if label == IGNORED else high
             out[n + i] = _ZERO if label == IGNORED or low - low != _ZERO else low
@@ -68,43 +67,28 @@ def _weight_kernel() -> Callable[..., None]:
     return kernel
 
 
-def weight_rows(labels: View, sample_weight: View | None, class_weight: View | None, out: View, stream: int) -> None:
+def weight_rows(target: Targets, out: View, stream: int) -> None:
     """``s_i w[y_i]``, 0 in ignored rows, then its rounding errors; an invalid label counts with class weight 1."""
-    arguments = ("int64", "float64", "int", "float64", "int", "float64", "int")
-    kernel = compiled(_weight_kernel, (), arguments, THREADS)
-    has_sample, has_class = int(sample_weight is not None), int(class_weight is not None)
-    n = labels.size
-    launch(kernel, grid_of(n), THREADS, stream, labels, sample_weight, has_sample, class_weight, has_class, out, n)
+    kernel = compiled(_weight_kernel, (), (target_types(), "float64", "int"), THREADS)
+    n = target.labels.size
+    launch(kernel, grid_of(n), THREADS, stream, *target, out, n)
 
 
-def _soft_kernel(source: str, target: str) -> Callable[..., None]:
-    read, write = reader(source), writer(target)
+def _soft_kernel(source: str, result: str) -> Callable[..., None]:
+    read, write = reader(source), writer(result)
 
-    def kernel(
-        y: Any,
-        smoothing: Any,
-        class_weight: Any,
-        has_class: Any,
-        sample_weight: Any,
-        has_sample: Any,
-        divisor: Any,
-        divisor_value: Any,
-        on_device: Any,
-        out: Any,
-        n: Any,
-        k: Any,
-    ) -> None:
+    def kernel(target: Any, out: Any, n: Any, k: Any) -> None:
         i = np.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         if i < n * k:
-            keep, keep_low = _two_sum(_ONE, -smoothing)
-            spread, spread_low = quotient(smoothing, _ZERO, np.float64(k), _ZERO)
-            q, low = scaled_pair(keep, keep_low, np.float64(read(y[i])))
+            keep, keep_low = _two_sum(_ONE, -target.smoothing)
+            spread, spread_low = quotient(target.smoothing, _ZERO, np.float64(k), _ZERO)
+            q, low = scaled_pair(keep, keep_low, np.float64(read(target.q[i])))
             q, low = added_pair(q, low, spread, spread_low)
-            if has_class != 0:
-                q, low = scaled_pair(q, low, class_weight[i % k])
-            if has_sample != 0:
-                q, low = scaled_pair(q, low, sample_weight[i // k])
-            over, over_low = divisor_of(divisor, divisor_value, on_device)
+            if target.given & HAS_CLASS:
+                q, low = scaled_pair(q, low, target.class_weight[i % k])
+            if target.given & HAS_SAMPLE:
+                q, low = scaled_pair(q, low, target.sample_weight[i // k])
+            over, over_low = divisor_of(target)
             q, low = quotient(q, low, over if over != _ZERO else _NAN, over_low)
             q = q + low
             out[i] = write(q)
@@ -112,39 +96,12 @@ def _soft_kernel(source: str, target: str) -> Callable[..., None]:
     return kernel
 
 
-def soft_target_rows(
-    y: View,
-    smoothing: float,
-    class_weight: View | None,
-    sample_weight: View | None,
-    divisor: View | float,
-    out: View,
-    stream: int,
-) -> None:
-    """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``, rounded once to the dtype of ``out``."""
-    names = y.dtype.name, out.dtype.name
-    weights = ("float64", "int", "float64", "int")
-    arguments = (STORAGE[names[0]], "real", *weights, "float64", "real", "int", STORAGE[names[1]], "int", "int")
+def soft_target_rows(target: Targets, out: View, stream: int) -> None:
+    """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``, rounded once to the dtype of ``out``; ``y`` is
+    ``target.q``.
+    """
+    names = target.q.dtype.name, out.dtype.name
+    arguments = target_types(STORAGE[names[0]]), STORAGE[names[1]], "int", "int"
     kernel = compiled(_soft_kernel, names, arguments, THREADS)
-    n, k = y.shape
-    launch(
-        kernel,
-        grid_of(n * k),
-        THREADS,
-        stream,
-        y,
-        float(smoothing),
-        class_weight,
-        int(class_weight is not None),
-        sample_weight,
-        int(sample_weight is not None),
-        *scalar(divisor),
-        out,
-        n,
-        k,
-    )
-
-
-def scalar(value: View | float) -> tuple[View | None, float, int]:
-    """A number that may be on the device, as three kernel arguments: array, number, whether it is the array."""
-    return (value, 1.0, 1) if isinstance(value, View) else (None, float(value), 0)
+    n, k = out.shape
+    launch(kernel, grid_of(n * k), THREADS, stream, *target, out, n, k)
