@@ -21,6 +21,13 @@ from softbench.api import (
 from softbench.errors import BackendUnavailableError, NotProvidedError, UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import Availability
+from softbench.linear import (
+    linear_argmax,
+    linear_hessian_product,
+    linear_loss,
+    linear_loss_and_gradient,
+    linear_softmax,
+)
 from softbench.registry import available_backends, get_backend, list_backends, use_backend
 
 __version__ = "0.1.0"
@@ -35,6 +42,11 @@ __all__ = [
     "available_backends",
     "get_backend",
     "gradient",
+    "linear_argmax",
+    "linear_hessian_product",
+    "linear_loss",
+    "linear_loss_and_gradient",
+    "linear_softmax",
     "list_backends",
     "log_loss",
     "log_softmax",

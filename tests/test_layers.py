@@ -15,7 +15,7 @@ FLOORS = (
     {"regression"},
     {"conformance"},
     {"softbench"},  # the package itself: the public names
-    {"api"},
+    {"api", "linear"},
     {"registry"},
     {"front", "accuracy", "machine", "processes"},
     {"interface", "results", "errors"},

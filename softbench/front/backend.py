@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from softbench.front.fast_path import FLOAT32, FLOAT64, is_only_labels, is_plain_out, plain_shape, takes_plain
+from softbench.front.linear import LinearFunctions
 from softbench.front.options import Reduction, check_axis, check_ignore_index, check_reduction, check_smoothing
 from softbench.interface import (
     FUNCTIONS,
@@ -53,7 +54,7 @@ class _Rows:
     plain: bool  # `plain_shape`: go to the kernel as they are
 
 
-class Backend:
+class Backend(LinearFunctions):
     """One backend under the public interface; made by `softbench.get_backend`.
 
     ``be.softmax(x)`` and the others are documented at the functions of the same names in `softbench`.

@@ -5,17 +5,9 @@ rules; `docs/adding-a-backend.md` walks through a complete one.
 """
 
 from softbench.interface.labels import IGNORED, INVALID
-from softbench.interface.row_backend import (
-    FUNCTIONS,
-    Array,
-    Availability,
-    IndexTarget,
-    Kind,
-    RowBackend,
-    SoftTarget,
-    Target,
-    check_pair,
-)
+from softbench.interface.linear import CompressedMatrix, Features, LinearTarget, SoftRows
+from softbench.interface.row_backend import FUNCTIONS, Array, Availability, Kind, RowBackend, check_pair
+from softbench.interface.targets import IndexTarget, SoftTarget, Target
 
 __all__ = [
     "FUNCTIONS",
@@ -23,9 +15,13 @@ __all__ = [
     "INVALID",
     "Array",
     "Availability",
+    "CompressedMatrix",
+    "Features",
     "IndexTarget",
     "Kind",
+    "LinearTarget",
     "RowBackend",
+    "SoftRows",
     "SoftTarget",
     "Target",
     "check_pair",

@@ -24,6 +24,7 @@ __all__ = [
     "on_another_device",
     "out_of_range",
     "sparse",
+    "sparse_format",
     "type_name",
 ]
 
@@ -50,6 +51,16 @@ def masked(argument: str, obj: Any) -> TypeError:
 def sparse(argument: str, obj: Any) -> TypeError:
     """A sparse matrix."""
     return TypeError(f"{argument} is a sparse matrix ({type_name(obj)}): pass a dense array, e.g. {argument}.toarray()")
+
+
+def sparse_format(argument: str, obj: Any, formats: Sequence[str]) -> TypeError:
+    """A sparse matrix in another format than those that are taken."""
+    methods = " or ".join(f"{argument}.to{name}()" for name in formats)
+    remedy = f"convert it, e.g. {methods}" if methods else f"pass a dense array, e.g. {argument}.toarray()"
+    return TypeError(
+        f"{argument} is a {type_name(obj)} of shape {tuple(obj.shape)}, and sparse matrices are taken as "
+        f"{' or '.join(name.upper() for name in formats) or 'none'} with two axes: {remedy}"
+    )
 
 
 def on_a_device(argument: str, obj: Any) -> TypeError:

@@ -33,8 +33,9 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Literal, NoReturn
 
 from softbench.interface import messages
-from softbench.interface.host_arrays import HostArrays
 from softbench.interface.labels import IGNORED, INVALID
+from softbench.interface.linear import LinearKernels
+from softbench.interface.targets import IndexTarget, SoftTarget, Target
 
 __all__ = [
     "FUNCTIONS",
@@ -64,40 +65,6 @@ class Availability:
     install: str = ""
 
 
-@dataclass(slots=True)  # not frozen, which takes longer to make than a small batch to compute
-class IndexTarget:
-    """One class per row, ``q_k = (1 - smoothing) w[y] [k == y] + smoothing w[k] / K``, times ``s``.
-
-    ``labels`` is ``(N,)`` int64: a class in ``[0, K)``, `IGNORED` or `INVALID`. ``sample_weight`` ``s`` is
-    ``(N,)`` float64 or None, ``class_weight`` ``w`` is ``(K,)`` float64 or None (None: all ones).
-    Weights multiply: a NaN row of weight 0 stays NaN. `IGNORED` selects: such a row is not read.
-
-    With ``smoothing == 0``: ``loss_i = s w[y] (lse - x_y)`` and the gradient is ``s w[y] (p - onehot(y))``,
-    its label entry minus the sum of the *other* probabilities (never ``p_y - 1``, which cancels).
-    Otherwise the formulas of `SoftTarget` hold for the ``q`` above.
-    """
-
-    labels: Array
-    sample_weight: Array | None = None
-    class_weight: Array | None = None
-    smoothing: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class SoftTarget:
-    """A distribution per row, weights and smoothing folded in: ``q`` is ``(N, K)`` of the rows' dtype.
-
-    Where there are weights or smoothing, the divisor of a mean is folded in as well (the kernel then gets 1).
-
-    ``loss_i = sum_k q_ik (lse_i - x_ik)``, where ``q_ik == 0`` contributes 0 even if ``x_ik == -inf``;
-    ``grad_i = (sum_k q_ik) p_i - q_i``.
-    """
-
-    q: Array
-
-
-Target = IndexTarget | SoftTarget
-
 FUNCTIONS: Final = (
     "argmax",
     "logsumexp",
@@ -111,7 +78,7 @@ FUNCTIONS: Final = (
 """The public functions, each a method of a backend."""
 
 
-class RowBackend(HostArrays, abc.ABC):
+class RowBackend(LinearKernels, abc.ABC):
     """Row kernels of one library. Subclass it, name it, implement the six abstract methods.
 
     Notation: ``m = max_k x_k``; ``d_k = x_k - m``; ``s = sum of exp(d_k)`` over all ``k`` but one argmax;

@@ -1,0 +1,422 @@
+"""The front of the functions of linear logits: arguments checked, lowered to `softbench.interface.linear`, evaluated.
+
+A `LinearProblem` is what does not depend on coefficients, checked and lowered once: a solver evaluates it many times,
+a public function once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from softbench.front.options import Reduction, check_ignore_index, check_reduction, check_smoothing
+from softbench.interface import Array, CompressedMatrix, Features, IndexTarget, LinearTarget, RowBackend, SoftRows
+from softbench.interface.dtypes import numpy_dtype, result_dtype
+
+__all__ = ["LinearFunctions", "LinearProblem"]
+
+
+class LinearProblem:
+    """Features, and a target with its options, for any coefficients of ``k`` classes.
+
+    Parameters
+    ----------
+    rows
+        The backend.
+    X
+        See `softbench.linear_loss`.
+    """
+
+    def __init__(self, rows: RowBackend, X: Any) -> None:
+        self.rows = rows
+        self.given = X
+        self.x: Features = rows.accept_features(X, "X")
+        name = self.x.dtype.name
+        result = result_dtype(name)
+        if result is None:
+            raise TypeError(f"X has dtype {name}: expected float16, bfloat16, float32, float64 or an integer type")
+        if len(self.x.shape) != 2:
+            raise ValueError(f"X has shape {tuple(self.x.shape)}, expected two dimensions: (rows, features)")
+        self.result = result
+        """Dtype of array results."""
+        self.compute = "float64" if result == "float64" else "float32"
+        """Dtype of the logits."""
+        self.n, self.p = (int(size) for size in self.x.shape)
+        if isinstance(self.x, CompressedMatrix) and name not in ("float32", "float64"):
+            entries = rows.as_rows(self.x.data.reshape(1, -1), 1, self.compute).reshape(-1)
+            source = self.x.source.astype(numpy_dtype(self.compute))
+            self.x = CompressedMatrix(entries, self.x.indices, self.x.indptr, self.x.shape, self.x.order, source)
+        self.target: LinearTarget = SoftRows(None)
+        self.divisor: Any = None
+        """Of a mean; None: none."""
+        self.inputs: list[tuple[str, Any]] = [("X", array) for array in self._memory()]
+        """Arrays that results may not overlap."""
+
+    def _memory(self) -> tuple[Array, ...]:
+        if isinstance(self.x, CompressedMatrix):
+            return self.x.data, self.x.indices, self.x.indptr
+        return (self.x,)
+
+    # -- parameters ------------------------------------------------------------------------------------
+
+    def accept_coef(self, coef: Any, intercept: Any, names: tuple[str, str] = ("coef", "intercept")) -> tuple[Any, Any]:
+        """``coef`` ``(K, p)`` and ``intercept`` ``(K,)`` or None as the backend takes them."""
+        w = self._real(coef, names[0])
+        if w.ndim != 2 or w.shape[1] != self.p:
+            raise ValueError(
+                f"{names[0]} has shape {tuple(w.shape)}, expected (classes, {self.p}) for X of shape {self.x.shape}"
+            )
+        if w.shape[0] == 0:
+            raise ValueError(f"{names[0]} has no classes (shape {tuple(w.shape)})")
+        self.inputs.append((names[0], w))
+        w = self.rows.as_rows(w, 1, self.compute)
+        if intercept is None:
+            return w, None
+        b = self._real(intercept, names[1])
+        if b.shape != w.shape[:1]:
+            raise ValueError(f"{names[1]} has shape {tuple(b.shape)}, expected ({w.shape[0]},), a number per class")
+        self.inputs.append((names[1], b))
+        return w, self.rows.as_rows(b.reshape(1, -1), 1, self.compute).reshape(-1)
+
+    def accept_probs(self, probs: Any, k: int) -> Array:
+        """Kept probabilities ``(N, K)``."""
+        p = self._real(probs, "probs")
+        if p.shape != (self.n, k):
+            raise ValueError(f"probs has shape {tuple(p.shape)}, expected {(self.n, k)}")
+        return p
+
+    def _real(self, obj: Any, name: str) -> Array:
+        array = self.rows.accept(obj, name)
+        if result_dtype(array.dtype.name) is None:
+            raise TypeError(f"{name} has dtype {array.dtype.name}: expected a real dtype")
+        return array
+
+    # -- targets ---------------------------------------------------------------------------------------
+
+    def set_target(
+        self,
+        target: Any,
+        k: int,
+        *,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        mean: bool = True,
+        validate: bool = True,
+    ) -> None:
+        """Check a target for ``k`` classes, and everything that goes with it; None: rows that are weighted only."""
+        rows = self.rows
+        ignored = check_ignore_index(ignore_index)
+        eps = check_smoothing(label_smoothing)
+        t = None if target is None else rows.accept(target, "target")
+        w = self._weights(class_weight, "class_weight", (k,), validate)
+        s = self._weights(sample_weight, "sample_weight", (self.n,), validate)
+        if t is None:
+            self._without_target(w, s, ignored, eps, mean)
+            return
+        self.inputs.append(("target", t))
+        if t.ndim == 1:
+            if t.dtype.kind not in "iu":
+                raise TypeError(
+                    f"target has dtype {t.dtype.name} and one dimension, so it holds class indices: expected an "
+                    f"integer dtype"
+                )
+            if t.shape != (self.n,):
+                raise ValueError(f"target has shape {tuple(t.shape)}, expected {(self.n,)} for X of {self.n} rows")
+            labels = rows.index_labels(t, k, ignored, validate)
+            self.target = IndexTarget(labels, s, w, eps)
+            if mean:
+                self.divisor = float(self.n) if w is s is ignored is None else rows.divisor(labels, s, w)
+            return
+        if t.dtype.kind not in "iuf" and t.dtype.name != "bfloat16":
+            raise TypeError(f"target has dtype {t.dtype.name}: expected a real dtype for soft targets")
+        if t.shape != (self.n, k):
+            raise ValueError(
+                f"target has shape {tuple(t.shape)}, expected {(self.n,)} (class indices) or {(self.n, k)} "
+                f"(distributions)"
+            )
+        if ignored is not None:
+            raise ValueError(f"ignore_index={ignored} needs class indices, and target holds distributions")
+        if validate and self.n:
+            self._check_distribution(t)
+        divisor = None if not mean else float(self.n) if s is None else rows.divisor(None, s, None)
+        self.target = SoftRows(t, s, w, eps)
+        self.divisor = divisor
+        if self.target.folded:  # q is rounded once, with all it is multiplied and divided by
+            self.target = SoftRows(t, s, w, eps, 1.0 if divisor is None else divisor)
+            self.divisor = 1.0 if mean else None
+
+    def _check_distribution(self, y: Array) -> None:
+        """`HostArrays.check_distribution` in blocks, so that what it needs does not grow with the rows."""
+        rows, step = self.rows, max(1, (1 << 16) // y.shape[1])
+        try:
+            for start in range(0, self.n, step):
+                rows.check_distribution(rows.as_rows(y[start : start + step], 1, y.dtype.name))
+        except ValueError:
+            rows.check_distribution(rows.as_rows(y, 1, y.dtype.name))  # which counts rows from the first
+            raise
+
+    def _without_target(self, w: Any, s: Any, ignored: int | None, eps: float, mean: bool) -> None:
+        for name, given in (("class_weight", w), ("ignore_index", ignored), ("label_smoothing", eps or None)):
+            if given is not None:
+                raise ValueError(f"{name} needs a target: which rows it concerns is decided by their labels")
+        self.target = SoftRows(None, s)
+        if mean:
+            self.divisor = float(self.n) if s is None else self.rows.divisor(None, s, None)
+
+    def _weights(self, weights: Any, name: str, shape: tuple[int, ...], validate: bool) -> Array | None:
+        """Weights as float64, or None."""
+        if weights is None:
+            return None
+        w = self._real(weights, name)
+        if w.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(w.shape)}, expected {shape}")
+        self.inputs.append((name, w))
+        flat = self.rows.as_rows(w.reshape(1, -1), 1, "float64").reshape(-1)
+        if validate:
+            self.rows.check_range(flat, name, 0.0, math.inf)
+        return flat
+
+    # -- results ---------------------------------------------------------------------------------------
+
+    def loss(self, coef: Array, intercept: Array | None, each: bool) -> Array:
+        """Row losses ``(N,)``, or where not ``each`` is wanted a few sums of them; float64, not divided."""
+        room = self._losses(each)
+        return self.rows.linear_loss(self.x, coef, intercept, self.target, room) if self.n else room
+
+    def loss_and_gradient(self, coef: Array, intercept: Array | None, each: bool = False) -> tuple[Array, Array, Array]:
+        """`loss`, and the gradients ``(K, p)`` and ``(K,)`` of their sum or mean in float64."""
+        room = self._losses(each)
+        if self.n == 0:
+            return room, *self._nothing(coef.shape[0])
+        divisor = 1 if self.divisor is None else self.divisor
+        return self.rows.linear_loss_and_gradient(self.x, coef, intercept, self.target, divisor, room)
+
+    def hessian_product(
+        self, coef: Array, intercept: Array | None, direction: Array, intercept_direction: Array | None, probs: Any
+    ) -> tuple[Array, Array]:
+        """The Hessian of the sum or mean of the losses times a direction: ``(K, p)`` and ``(K,)`` in float64."""
+        if self.n == 0:
+            return self._nothing(coef.shape[0])
+        divisor = 1 if self.divisor is None else self.divisor
+        return self.rows.linear_hessian_product(
+            self.x, coef, intercept, self.target, divisor, direction, intercept_direction, probs
+        )
+
+    def _losses(self, each: bool) -> Array | None:
+        if self.n == 0:
+            return self.rows.full((0,), 0.0, "float64")
+        return self.rows.empty((self.n,), "float64") if each else None
+
+    def _nothing(self, k: int) -> tuple[Array, Array]:
+        return self.rows.full((k, self.p), 0.0, "float64"), self.rows.full((k,), 0.0, "float64")
+
+    def reduced(self, losses: Array, each: bool) -> Any:
+        """Losses as the caller gets them."""
+        if each:
+            column = self.rows.from_rows(losses.reshape(self.n, 1), (self.n, 1), 1, self.result)
+            return self.rows.wrap(column.reshape((self.n,)), self.given)
+        return self.rows.wrap(self.rows.total(losses, self.divisor), self.given)
+
+    def finished(
+        self, coef_part: Array, intercept_part: Array | None, given: tuple[Any, Any], out: Any
+    ) -> tuple[Any, ...]:
+        """A result ``(K, p)`` and ``(K,)`` or None in the dtype of results, or in what was ``given`` for it."""
+        rows = self.rows
+        k, p = coef_part.shape
+        first = rows.from_rows(coef_part, (k, p), 1, self.result, given[0])
+        second = None
+        if intercept_part is not None:
+            room = None if given[1] is None else given[1].reshape(1, k)
+            second = rows.from_rows(intercept_part.reshape(1, k), (1, k), 1, self.result, room).reshape((k,))
+        made = out if isinstance(out, tuple) else (out, None)
+        return tuple(
+            None if part is None else rows.wrap(part, self.given) if place is None else place
+            for part, place in zip((first, second), made, strict=True)
+        )
+
+    def accept_out(self, out: Any, k: int, has_intercept: bool) -> tuple[Any, Any]:
+        """Where results ``(K, p)`` and ``(K,)`` are to be written, checked; None where the caller leaves that open."""
+        if out is None:
+            return None, None
+        places = out if isinstance(out, tuple) else (out, None)
+        if len(places) != 2:
+            raise ValueError(f"out has {len(places)} parts, expected an array for coef or a pair (coef, intercept)")
+        if places[1] is not None and not has_intercept:
+            raise ValueError("out has a part for the intercept, and intercept is None")
+        shapes = {"out[0]": (k, self.p), "out[1]": (k,)}
+        given = [
+            None if place is None else self._accept_place(place, name, shape)
+            for place, (name, shape) in zip(places, shapes.items(), strict=True)
+        ]
+        if given[0] is not None and given[1] is not None and self.rows.shares_memory(given[0], given[1]):
+            raise ValueError("out[0] and out[1] overlap")
+        return given[0], given[1]
+
+    def _accept_place(self, out: Any, name: str, shape: tuple[int, ...]) -> Array:
+        place = self.rows.accept(out, name)
+        if place is not out and isinstance(out, (list, tuple)):
+            raise TypeError(f"{name} must be an array to write into, got a {type(out).__name__}")
+        if place.dtype != numpy_dtype(self.result):
+            raise ValueError(f"{name} has dtype {place.dtype}, expected {self.result}")
+        if place.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(place.shape)}, expected {shape}")
+        layout = self.rows.layout(place)
+        if not layout.writeable:
+            raise ValueError(f"{name} is read-only")
+        if not layout.contiguous and any(s == 0 < n - 1 for s, n in zip(place.strides, place.shape, strict=True)):
+            raise ValueError(f"{name} has a zero stride ({place.strides}): its elements share memory")
+        for argument, array in self.inputs:
+            if self.rows.shares_memory(place, array):
+                raise ValueError(f"{name} overlaps {argument}")
+        return place
+
+
+class LinearFunctions:
+    """The public functions of linear logits as methods of `softbench.front.backend.Backend`."""
+
+    if TYPE_CHECKING:
+        rows: RowBackend
+
+    def linear_argmax(self, X: Any, coef: Any, intercept: Any = None) -> Any:
+        """See `softbench.linear_argmax`."""
+        problem = LinearProblem(self.rows, X)
+        w, b = problem.accept_coef(coef, intercept)
+        out = self.rows.empty((problem.n,), "int64")
+        if problem.n:
+            out = self.rows.linear_argmax(problem.x, w, b, out)
+        return self.rows.wrap(out, X)
+
+    def linear_softmax(self, X: Any, coef: Any, intercept: Any = None, *, out: Any = None) -> Any:
+        """See `softbench.linear_softmax`."""
+        rows = self.rows
+        problem = LinearProblem(rows, X)
+        w, b = problem.accept_coef(coef, intercept)
+        shape = problem.n, w.shape[0]
+        place = None if out is None else problem._accept_place(out, "out", shape)
+        direct = place is not None and problem.compute == problem.result and rows.layout(place).contiguous
+        probs = place if direct else rows.empty(shape, problem.compute)
+        if problem.n:
+            probs = rows.linear_softmax(problem.x, w, b, probs)
+        if direct:
+            return out
+        probs = rows.from_rows(probs, shape, 1, problem.result, place)
+        return out if out is not None else rows.wrap(probs, X)
+
+    def linear_loss(
+        self,
+        X: Any,
+        coef: Any,
+        intercept: Any,
+        target: Any,
+        *,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+        validate: bool = True,
+    ) -> Any:
+        """See `softbench.linear_loss`."""
+        check_reduction(reduction)
+        problem = LinearProblem(self.rows, X)
+        w, b = problem.accept_coef(coef, intercept)
+        problem.set_target(
+            _present(target),
+            w.shape[0],
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            mean=reduction == "mean",
+            validate=validate,
+        )
+        each = reduction == "none"
+        return problem.reduced(problem.loss(w, b, each), each)
+
+    def linear_loss_and_gradient(
+        self,
+        X: Any,
+        coef: Any,
+        intercept: Any,
+        target: Any,
+        *,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+        validate: bool = True,
+        out: Any = None,
+    ) -> tuple[Any, Any, Any]:
+        """See `softbench.linear_loss_and_gradient`."""
+        check_reduction(reduction)
+        problem = LinearProblem(self.rows, X)
+        w, b = problem.accept_coef(coef, intercept)
+        k = w.shape[0]
+        problem.set_target(
+            _present(target),
+            k,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            mean=reduction == "mean",
+            validate=validate,
+        )
+        given = problem.accept_out(out, k, b is not None)
+        each = reduction == "none"
+        losses, coef_part, intercept_part = problem.loss_and_gradient(w, b, each)
+        parts = problem.finished(coef_part, None if b is None else intercept_part, given, out)
+        return problem.reduced(losses, each), *parts
+
+    def linear_hessian_product(
+        self,
+        X: Any,
+        coef: Any,
+        intercept: Any,
+        direction: Any,
+        intercept_direction: Any = None,
+        *,
+        target: Any = None,
+        probs: Any = None,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+        validate: bool = True,
+        out: Any = None,
+    ) -> tuple[Any, Any]:
+        """See `softbench.linear_hessian_product`."""
+        check_reduction(reduction)
+        problem = LinearProblem(self.rows, X)
+        w, b = problem.accept_coef(coef, intercept)
+        k = w.shape[0]
+        v, c = problem.accept_coef(direction, intercept_direction, ("direction", "intercept_direction"))
+        if v.shape != w.shape:
+            raise ValueError(f"direction has shape {tuple(v.shape)}, expected {tuple(w.shape)} as coef")
+        if c is not None and b is None:
+            raise ValueError("intercept_direction is given, and intercept is None")
+        kept = None if probs is None else problem.accept_probs(probs, k)
+        problem.set_target(
+            target,
+            k,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            ignore_index=ignore_index,
+            label_smoothing=label_smoothing,
+            mean=reduction == "mean",
+            validate=validate,
+        )
+        given = problem.accept_out(out, k, b is not None)
+        coef_part, intercept_part = problem.hessian_product(w, b, v, c, kept)
+        parts = problem.finished(coef_part, None if b is None else intercept_part, given, out)
+        return parts[0], parts[1]
+
+
+def _present(target: Any) -> Any:
+    if target is None:
+        raise TypeError("target is None: expected class indices or distributions over the classes")
+    return target

@@ -1,0 +1,45 @@
+"""Targets as kernels get them: a class per row, or a distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["IndexTarget", "SoftTarget", "Target"]
+
+Array = Any
+
+
+@dataclass(slots=True)  # not frozen, which takes longer to make than a small batch to compute
+class IndexTarget:
+    """One class per row, ``q_k = (1 - smoothing) w[y] [k == y] + smoothing w[k] / K``, times ``s``.
+
+    ``labels`` is ``(N,)`` int64: a class in ``[0, K)``, `IGNORED` or `INVALID`. ``sample_weight`` ``s`` is
+    ``(N,)`` float64 or None, ``class_weight`` ``w`` is ``(K,)`` float64 or None (None: all ones).
+    Weights multiply: a NaN row of weight 0 stays NaN. `IGNORED` selects: such a row is not read.
+
+    With ``smoothing == 0``: ``loss_i = s w[y] (lse - x_y)`` and the gradient is ``s w[y] (p - onehot(y))``,
+    its label entry minus the sum of the *other* probabilities (never ``p_y - 1``, which cancels).
+    Otherwise the formulas of `SoftTarget` hold for the ``q`` above.
+    """
+
+    labels: Array
+    sample_weight: Array | None = None
+    class_weight: Array | None = None
+    smoothing: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SoftTarget:
+    """A distribution per row, weights and smoothing folded in: ``q`` is ``(N, K)`` of the rows' dtype.
+
+    Where there are weights or smoothing, the divisor of a mean is folded in as well (the kernel then gets 1).
+
+    ``loss_i = sum_k q_ik (lse_i - x_ik)``, where ``q_ik == 0`` contributes 0 even if ``x_ik == -inf``;
+    ``grad_i = (sum_k q_ik) p_i - q_i``.
+    """
+
+    q: Array
+
+
+Target = IndexTarget | SoftTarget
