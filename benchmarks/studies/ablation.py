@@ -62,16 +62,16 @@ _SOFT: Final = (Case("loss_and_gradient", (4096, 1000), soft=True),)
 _NEW: Final = (Case("softmax", (2048, 32768), out=False),)
 
 
-def _is_near(m: Any, least: Any) -> Any:
+def _is_narrow(m: Any, least: Any) -> Any:
     return least > m
 
 
-def _is_ordered(m: Any, least: Any) -> Any:
+def _max_dominates(m: Any, least: Any) -> Any:
     return m > m
 
 
 @njit
-def _row_by_row(x_stride: Any, y_stride: Any) -> Any:
+def _along_rows(x_stride: Any, y_stride: Any) -> Any:
     return True
 
 
@@ -96,13 +96,17 @@ TECHNIQUES: Final = (
     Technique(
         "no shorter exponential, no writing behind",
         "numerics",
-        _set("is_near", _is_near),
+        _set("is_narrow", _is_narrow),
         _LONG + _LABELLED + _SHORT_ROWS + _SOFT + _ONE_ROW,
     ),
-    Technique("every difference by six operations", "numerics", _set("is_ordered", _is_ordered), _LONG + _LABELLED),
-    Technique("extrema of a row after the row before it", "rows", _set("EARLY_BYTES", 0), (_LONG[2], _LABELLED[1])),
-    Technique("exponentials computed twice", "rows", _set("KEEP_BYTES", 0), _LONG),
-    Technique("no prefetch", "rows", _set("AHEAD_BYTES", _NEVER), _LONG),
+    Technique(
+        "every difference by six operations", "numerics", _set("max_dominates", _max_dominates), _LONG + _LABELLED
+    ),
+    Technique(
+        "extrema of a row after the row before it", "long_rows", _set("EARLY_BYTES", 0), (_LONG[2], _LABELLED[1])
+    ),
+    Technique("exponentials computed twice", "long_rows", _set("KEEP_BYTES", 0), _LONG),
+    Technique("no prefetch", "long_rows", _set("AHEAD_BYTES", _NEVER), _LONG),
     Technique("soft targets judged by NumPy", "backend", _set("_FLOATS", ()), _SOFT),
     Technique("no streaming stores", "backend", _set("_last_level_cache", lambda: _NEVER), _LONG),
     Technique("one vector at a time", "lanes", _set("GROUP", 1), _LONG + _LABELLED),
@@ -112,7 +116,7 @@ TECHNIQUES: Final = (
     Technique(
         "another axis copied, not transposed", "backend", _set("NumbaBackend.accepts_strided", False), _OTHER_AXIS
     ),
-    Technique("pages of the result visited again", "transposition", _set("row_by_row", _row_by_row), _OTHER_AXIS),
+    Technique("pages of the result visited again", "transposition", _set("along_rows", _along_rows), _OTHER_AXIS),
     Technique("memory of results not kept", "results", _set("_CAN_KEEP", False), _NEW),
 )
 AS_IT_IS: Final = "as it is"

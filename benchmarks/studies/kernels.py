@@ -39,7 +39,7 @@ class Loop(NamedTuple):
     """The inner loop of a part of a kernel."""
 
     part: str
-    """In `softbench_backends.numba.rows`."""
+    """In `softbench_backends.numba.long_rows`."""
     does: str
     arguments: str
     """Pointers ``x``, ``e``, ``out``, numbers ``m``, ``f``, a count ``n``; constants leave nothing but the loop."""
@@ -51,9 +51,15 @@ class Loop(NamedTuple):
 
 LOOPS: Final = (
     Loop("row_extrema", "maximum and minimum", "x n", r"vmax"),
-    Loop("near_tile_sum", "exponentials and their sum", "x e n m True True 0 x m 0 0", r"vcmpeq"),
-    Loop("near_tile_sum", "the same, if a size exceeds the maximum's", "x e n m False True 0 x m 0 0", r"vcmpeq", True),
-    Loop("near_write", "results", "x e out n True m f False", r"vmul"),
+    Loop("narrow_segment_sum", "exponentials and their sum", "x e n m True True 0 x m 0 0", r"vcmpeq"),
+    Loop(
+        "narrow_segment_sum",
+        "the same, if a size exceeds the maximum's",
+        "x e n m False True 0 x m 0 0",
+        r"vcmpeq",
+        True,
+    ),
+    Loop("write_narrow_probabilities", "results", "x e out n True m f False", r"vmul"),
 )
 
 
@@ -61,14 +67,14 @@ def _assembly(loop: Loop, dtype: str) -> list[str]:
     """The loop, compiled for a dtype by itself."""
     from numba import njit, types
 
-    from softbench_backends.numba import rows
+    from softbench_backends.numba import long_rows
 
     number = getattr(types, dtype)
     pointer = types.CPointer(number)
     kinds = {"x": pointer, "e": pointer, "out": pointer, "n": types.int64, "m": number, "f": number}
     given = [name for name in kinds if name in loop.arguments.split()]
     # Inlined, so that constants are constants for the compiler.
-    part = njit(getattr(rows, loop.part).py_func, error_model="numpy", inline="always")
+    part = njit(getattr(long_rows, loop.part).py_func, error_model="numpy", inline="always")
     probe = eval(f"lambda {', '.join(given)}: part({', '.join(loop.arguments.split())})", {"part": part})
     dispatcher = njit(probe, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
     dispatcher.compile(tuple(kinds[name] for name in given))

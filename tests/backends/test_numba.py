@@ -237,14 +237,14 @@ def test_memory_that_runs_out_on_any_thread_is_a_memory_error(chunks: int) -> No
 
     compiled = next(iter(fails_at_the_end.overloads.values()))
     address = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-    share_out = njit(calls.share_out, error_model="numpy", parallel=True)
-    assert share_out(address, (8,), 9, chunks, False) is None
+    parallel_for = njit(calls.parallel_for, error_model="numpy", parallel=True)
+    assert parallel_for(address, (8,), 9, chunks, False) is None
     with pytest.raises(MemoryError):
-        share_out(address, (9,), 9, chunks, False)
+        parallel_for(address, (9,), 9, chunks, False)
 
     @njit
     def serial(kernel: int, n: int) -> None:
-        calls.invoke(kernel, (n,), 0, 9, False)
+        calls.call_address(kernel, (n,), 0, 9, False)
 
     assert serial(address, 8) is None
     with pytest.raises(MemoryError):
@@ -298,11 +298,11 @@ assert taken == given >= 20 * 6, (taken, given)
 
 
 def test_temporary_memory_that_is_not_there_is_a_memory_error() -> None:
-    from softbench_backends.numba.memory import address, allocate, release
+    from softbench_backends.numba.memory import address, free_buffer, heap_buffer
 
     @numba.njit
     def take(x: Any, n: int) -> None:
-        release(allocate(address(x), n))
+        free_buffer(heap_buffer(address(x), n))
 
     take(np.zeros(1), 1000)
     with pytest.raises(MemoryError):
@@ -519,7 +519,7 @@ def test_a_kernel_is_compiled_once_for_one_thread_and_for_all(tmp_path: Any) -> 
     done = run_python(code, NUMBA_CACHE_DIR=str(tmp_path), NUMBA_NUM_THREADS="2")
     assert done.returncode == 0, done.stderr
     names = sorted(path.name.split("-")[0] for path in tmp_path.rglob("*.nbc"))
-    assert names == ["calls.share_out", "rows.log_softmax_rows", "rows.softmax_rows"]
+    assert names == ["calls.parallel_for", "long_rows.log_softmax_kernel", "long_rows.softmax_kernel"]
 
 
 def test_without_a_place_for_the_cache_kernels_still_compile(tmp_path: Any) -> None:
@@ -565,7 +565,7 @@ for function in {o.py_func for o in gc.get_objects() if isinstance(o, CPUDispatc
 
 def test_every_part_of_a_kernel_has_a_name_of_its_own() -> None:
     """Symbols of compiled code consist of the name and a number that another process counts differently."""
-    from softbench_backends.numba.jit import part
+    from softbench_backends.numba.jit import device_function
 
     done = run_python(NAMES)  # other tests load the backend more than once
     names = done.stdout.split()
@@ -573,8 +573,8 @@ def test_every_part_of_a_kernel_has_a_name_of_its_own() -> None:
     assert len(names) == len(set(names))
     assert not [name for name in names if "<locals>" in name]
     with pytest.raises(ValueError, match="needs a name of its own"):
-        part(_closure())
-    assert part(_closure(), "named").__name__ == "named"
+        device_function(_closure())
+    assert device_function(_closure(), "named").__name__ == "named"
 
 
 def _closure() -> Any:

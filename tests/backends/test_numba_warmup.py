@@ -99,7 +99,7 @@ def test_what_was_compiled_is_on_disk(tmp_path):
     assert "numba: 8 kernels ready" in done.stdout
     assert "argmax float32 strided long parallel" in done.stderr
     names = sorted(path.name.split("-")[0].split(".")[-1] for path in Path(tmp_path).rglob("*.nbc"))
-    assert names == ["argmax_columns", "argmax_rows", "share_out", "share_out", "transposed_reduction"]
+    assert names == ["argmax_kernel", "argmax_kernel", "parallel_for", "parallel_for", "transposed_reduction"]
 
 
 def test_without_a_place_to_keep_kernels_it_says_so(monkeypatch):

@@ -16,20 +16,20 @@ from numba import prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["attempt", "invoke", "is_raised", "new_flag", "share_out"]
+__all__ = ["call_address", "error_flag", "is_set", "parallel_for", "try_call"]
 
 # What kernels return is not used. The largest of it, a number, has room where the caller expects one.
 _RETURNED = types.int64
 
 
 def _arguments(args: types.BaseTuple) -> tuple[types.Type, ...]:
-    """Types of what `invoke` takes."""
+    """Types of what `call_address` takes."""
     given = types.Tuple([types.unliteral(t) for t in args])
     return types.int64, given, types.int64, types.int64, types.boolean
 
 
 def _call(context: Any, builder: ir.IRBuilder, given: Any, values: list[ir.Value]) -> Any:
-    """Numba's status of a kernel that was called as `invoke` does, with values of the types ``given``."""
+    """Numba's status of a kernel that was called as `call_address` does, with values of the types ``given``."""
     kernel, args, *span = values
     argument_types = (*given[1], *given[2:])
     kernel_type = context.call_conv.get_function_type(_RETURNED, argument_types)
@@ -40,7 +40,7 @@ def _call(context: Any, builder: ir.IRBuilder, given: Any, values: list[ir.Value
 
 
 @intrinsic
-def invoke(
+def call_address(
     typingctx: Any, kernel: types.Integer, args: types.BaseTuple, first: Any, last: Any, streaming: types.Boolean
 ) -> Any:
     """Call the kernel at address ``kernel`` as ``kernel(*args, first, last, streaming)``; what it raises is passed on.
@@ -58,7 +58,7 @@ def invoke(
 
 
 @intrinsic
-def new_flag(typingctx: Any) -> Any:
+def error_flag(typingctx: Any) -> Any:
     """The address of a number on the stack, 0 so far, by which threads report failures to the function that asks.
 
     They write nothing but 1, and it is read when all are done.
@@ -76,8 +76,8 @@ def _number_at(builder: ir.IRBuilder, address: ir.Value) -> ir.Value:
 
 
 @intrinsic
-def is_raised(typingctx: Any, flag: types.Integer) -> Any:
-    """Whether a call of `attempt` with this flag failed."""
+def is_set(typingctx: Any, flag: types.Integer) -> Any:
+    """Whether a call of `try_call` with this flag failed."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
         found = builder.load(_number_at(builder, values[0]))
@@ -87,7 +87,7 @@ def is_raised(typingctx: Any, flag: types.Integer) -> Any:
 
 
 @intrinsic
-def attempt(
+def try_call(
     typingctx: Any,
     flag: types.Integer,
     kernel: types.Integer,
@@ -96,7 +96,7 @@ def attempt(
     last: Any,
     streaming: types.Boolean,
 ) -> Any:
-    """As `invoke`, but what the kernel raises is dropped, and the flag raised instead."""
+    """As `call_address`, but what the kernel raises is dropped, and the flag raised instead."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
         status = _call(context, builder, sig.args[1:], values[1:])
@@ -107,11 +107,11 @@ def attempt(
     return types.void(types.int64, *_arguments(args)), codegen
 
 
-def share_out(kernel, args, n, chunks, streaming):
+def parallel_for(kernel, args, n, chunks, streaming):
     """Call ``kernel`` for ``0 <= i < n`` on all threads, in ``chunks``. The same text for all kernels."""
-    flag = new_flag()  # a sum of failures would do, but takes longer to compile
+    flag = error_flag()  # a sum of failures would do, but takes longer to compile
     for j in prange(chunks):
         at = np.int64(j)
-        attempt(flag, kernel, args, n * at // chunks, n * (at + 1) // chunks, streaming)
-    if is_raised(flag):  # a kernel can only run out of memory; an exception cannot leave a thread of Numba's
+        try_call(flag, kernel, args, n * at // chunks, n * (at + 1) // chunks, streaming)
+    if is_set(flag):  # a kernel can only run out of memory; an exception cannot leave a thread of Numba's
         raise MemoryError

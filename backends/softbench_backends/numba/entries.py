@@ -1,7 +1,7 @@
 """What Python calls: every kernel on one thread and on all, compiled for a dtype when first asked for.
 
-A kernel is compiled once: on one thread Python calls it, on all threads `calls.share_out` does. Threads share out rows,
-and every row is computed by one of them, so results do not depend on their number.
+A kernel is compiled once: on one thread Python calls it, on all threads `calls.parallel_for` does. Threads share out
+rows, and every row is computed by one of them, so results do not depend on their number.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Final, NamedTuple
 
 from numba import njit, types
 
-from softbench_backends.numba import columns, losses, rows, soft_rows, strided, tiles
+from softbench_backends.numba import long_rows, losses, short_rows, soft_rows, split_rows, strided
 from softbench_backends.numba.caching import keep_on_disk
-from softbench_backends.numba.calls import share_out
+from softbench_backends.numba.calls import parallel_for
 from softbench_backends.numba.jit import KernelCompiler
 
 __all__ = ["entry"]
@@ -38,27 +38,39 @@ class _Kernels(NamedTuple):
 
 _OPS: Final = {
     "softmax": _Kernels(
-        rows.softmax_rows, columns.softmax_columns, strided.transposed_map, strided.softmax_strided, tiles.softmax_tiles
+        long_rows.softmax_kernel,
+        short_rows.softmax_kernel,
+        strided.transposed_map,
+        strided.softmax_kernel,
+        split_rows.softmax_kernel,
     ),
     "log_softmax": _Kernels(
-        rows.log_softmax_rows,
-        columns.log_softmax_columns,
+        long_rows.log_softmax_kernel,
+        short_rows.log_softmax_kernel,
         strided.transposed_map,
-        strided.log_softmax_strided,
-        tiles.log_softmax_tiles,
+        strided.log_softmax_kernel,
+        split_rows.log_softmax_kernel,
     ),
     "logsumexp": _Kernels(
-        rows.logsumexp_rows, columns.logsumexp_columns, strided.transposed_reduction, None, tiles.logsumexp_tiles
+        long_rows.logsumexp_kernel,
+        short_rows.logsumexp_kernel,
+        strided.transposed_reduction,
+        None,
+        split_rows.logsumexp_kernel,
     ),
-    "argmax": _Kernels(rows.argmax_rows, columns.argmax_columns, strided.transposed_reduction),
+    "argmax": _Kernels(long_rows.argmax_kernel, short_rows.argmax_kernel, strided.transposed_reduction),
     "index": _Kernels(
-        rows.index_rows, columns.index_columns, strided.transposed_target, strided.index_strided, tiles.index_tiles
+        long_rows.index_kernel,
+        short_rows.index_kernel,
+        strided.transposed_target,
+        strided.index_kernel,
+        split_rows.index_kernel,
     ),
-    "soft": _Kernels(soft_rows.soft_rows, columns.soft_columns, strided.transposed_target),
-    "log_loss_index": _Kernels(losses.log_loss_index, losses.log_loss_index),
-    "log_loss_soft": _Kernels(losses.log_loss_soft, losses.log_loss_soft),
-    "mass": _Kernels(losses.mass_rows, losses.mass_rows),
-    "total": _Kernels(losses.total_rows, losses.total_rows),
+    "soft": _Kernels(soft_rows.soft_rows, short_rows.soft_kernel, strided.transposed_target),
+    "log_loss_index": _Kernels(losses.log_loss_index_kernel, losses.log_loss_index_kernel),
+    "log_loss_soft": _Kernels(losses.log_loss_soft_kernel, losses.log_loss_soft_kernel),
+    "mass": _Kernels(losses.mass_kernel, losses.mass_kernel),
+    "total": _Kernels(losses.total_kernel, losses.total_kernel),
 }
 
 
@@ -98,7 +110,7 @@ class _Compiled(NamedTuple):
     function: Callable[..., Any]
     """A C function for Python. The machine code lives as long as it does."""
     address: int
-    """Where the machine code is, for `calls.invoke`."""
+    """Where the machine code is, for `calls.call_address`."""
 
 
 @contextlib.contextmanager
@@ -141,15 +153,15 @@ def _kernel(kernel: Any, arguments: tuple[types.Type, ...]) -> _Compiled:
 
 
 def _sharing(arguments: tuple[types.Type, ...]) -> _Compiled:
-    """`share_out` for kernels that take ``arguments`` before ``first``."""
-    return _compiled(share_out, (_ADDRESS, types.Tuple(arguments), *_SPAN), parallel=True)
+    """`parallel_for` for kernels that take ``arguments`` before ``first``."""
+    return _compiled(parallel_for, (_ADDRESS, types.Tuple(arguments), *_SPAN), parallel=True)
 
 
 def _huge(op: str, dtype: types.Type) -> Callable[..., Any]:
-    jobs = tiles.argument_types(dtype)
+    jobs = split_rows.argument_types(dtype)
     arguments = (_ADDRESS, _ADDRESS, *_arguments(op, dtype), types.boolean)
     kernel = _compiled(_OPS[op].huge.py_func, arguments).function
-    addresses = _sharing(jobs).address, _kernel(tiles.tile_jobs, jobs).address
+    addresses = _sharing(jobs).address, _kernel(split_rows.segment_jobs, jobs).address
 
     def on_all_threads(args: tuple[Any, ...], n: int, chunks: int, streaming: bool) -> None:
         kernel(*addresses, *args, streaming)

@@ -11,7 +11,7 @@ from numba import njit
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
-__all__ = ["KernelCompiler", "part"]
+__all__ = ["KernelCompiler", "device_function"]
 
 
 class _OnCacheLines(JITCodeLibrary):
@@ -67,7 +67,7 @@ class _PartCompiler(Compiler):
         return super().compile_extra(function)
 
 
-def part(function: Callable[..., Any], name: str = "") -> Any:
+def device_function(function: Callable[..., Any], name: str = "") -> Any:
     """Compile a function that only other compiled functions call.
 
     It gets nothing that Python or C could call it by, which saves time for every one of the many parts of a kernel.

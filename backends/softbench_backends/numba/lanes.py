@@ -1,12 +1,12 @@
-"""Vectors in Numba: a type of fixed width, and `block`, which turns arithmetic on lanes into an intrinsic.
+"""Vectors in Numba: a type of fixed width, and `as_intrinsic`, which turns arithmetic on lanes into an intrinsic.
 
 Numba's auto-vectoriser leaves the maximum, the compensation and, on many cores, half of the vector width
 unused, so the kernels of this package name their vectors. Code is written in two stages:
 
-* *Blocks* are plain Python functions on `Lanes`. They run while Numba lowers a kernel and leave LLVM
-  instructions behind; operators and the functions of this module are what they are made of. The same block
+* *Lane functions* are plain Python functions on `Lanes`. They run while Numba lowers a kernel and leave LLVM
+  instructions behind; operators and the functions of this module are what they are made of. The same one
   serves any width and both precisions (`Lanes.bits`), scalars included.
-* *Kernels* are Numba functions: loops over memory (`memory`) that call blocks.
+* *Kernels* are Numba functions: loops over memory (`memory`) that call them.
 
 A vector is 64 bytes wide on every machine: LLVM splits it where registers are narrower. Nothing here is
 specific to an instruction set, and no operation carries a fast-math flag, so compensation survives and the
@@ -33,7 +33,7 @@ __all__ = [
     "Lanes",
     "Vector",
     "absolute",
-    "block",
+    "as_intrinsic",
     "fma",
     "llvm_type",
     "select",
@@ -347,13 +347,13 @@ def select(mask: Lanes, a: Any, b: Any) -> Lanes:
     return Lanes(mask.builder, mask.builder.select(mask.value, a.value, b.value))
 
 
-# -- blocks -> Numba --------------------------------------------------------------------------------------
+# -- lane functions -> Numba -------------------------------------------------------------------------------
 
 
-def block(staged: Callable[..., Any]) -> Any:
+def as_intrinsic(staged: Callable[..., Any]) -> Any:
     """A function on `Lanes` as a Numba intrinsic of the same arguments.
 
-    What it returns, one value or a tuple, is found by running it once on placeholders, so blocks need no
+    What it returns, one value or a tuple, is found by running it once on placeholders, so lane functions need no
     signatures.
     """
 

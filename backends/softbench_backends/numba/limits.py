@@ -16,14 +16,14 @@ __all__ = [
     "LANEWISE",
     "MAPPED_BYTES",
     "REMEMBERED",
+    "SEGMENT",
     "SERIAL_SIZE",
     "SHARED",
     "SHORT",
-    "TILE",
 ]
 
 SHORT: Final = {4: 64, 8: 32}
-"""Rows up to this length are taken many at a time (`columns`), longer ones one by one (`rows`)."""
+"""Rows up to this length are taken many at a time (`short_rows`), longer ones one by one (`long_rows`)."""
 
 SERIAL_SIZE: Final = 1 << 15
 """Elements up to which starting threads costs more than it gains."""
@@ -52,10 +52,10 @@ EARLY_BYTES: Final = 1 << 13
 AHEAD_BYTES: Final = 1 << 11
 """From this size on, the next row is prefetched."""
 
-TILE: Final = 16384
+SEGMENT: Final = 16384
 """Classes that are summed together; also the unit in which a row is shared out to threads."""
 
-HUGE: Final = 4 * TILE
+HUGE: Final = 4 * SEGMENT
 """From this length on, rows fewer than threads are shared out tile by tile."""
 
 SHARED: Final = frozenset({"softmax", "log_softmax", "logsumexp", "index"})

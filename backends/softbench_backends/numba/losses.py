@@ -7,29 +7,29 @@ import math
 
 import numpy as np
 
-from softbench_backends.numba.blocks import (
+from softbench_backends.numba.intrinsics import (
     accumulate,
     accumulator,
-    fold,
-    fold_terms,
-    join,
-    settle,
-    smaller,
-    smallest,
+    add_sums,
+    fmin,
+    reduce_fmin,
+    reduce_sum,
+    reduce_term_sum,
+    sum_value,
     two_product,
 )
-from softbench_backends.numba.jit import part
+from softbench_backends.numba.jit import device_function
 from softbench_backends.numba.lanes import GROUP
-from softbench_backends.numba.memory import address, get, load, load_first, offset, spread, width
-from softbench_backends.numba.rows import row_weight
+from softbench_backends.numba.long_rows import row_weight
+from softbench_backends.numba.memory import address, broadcast, load, load_partial, load_scalar, offset, width
 
 
-@part
-def total_rows(x, out, first, last, streaming):
+@device_function
+def total_kernel(x, out, first, last, streaming):
     """Sum of the losses ``x[first:last]`` into ``out[0]``: compensated, rounded once, in an order of its own."""
     p = address(x)
     w = width(p)
-    hi0, lo0 = accumulator(spread(p, 0.0))
+    hi0, lo0 = accumulator(broadcast(p, 0.0))
     hi1, lo1 = hi0, lo0
     i = first
     while i + 2 * w <= last:
@@ -37,39 +37,39 @@ def total_rows(x, out, first, last, streaming):
         hi1, lo1 = accumulate(hi1, lo1, load(p, i + w))
         i += 2 * w
     while i < last:
-        hi0, lo0 = accumulate(hi0, lo0, load_first(p, i, last - i, 0.0))
+        hi0, lo0 = accumulate(hi0, lo0, load_partial(p, i, last - i, 0.0))
         i += w
-    (hi, lo), (more, less) = fold(hi0, lo0), fold(hi1, lo1)
-    out[0] = settle(*join(hi, lo, more, less))
+    (hi, lo), (more, less) = reduce_sum(hi0, lo0), reduce_sum(hi1, lo1)
+    out[0] = sum_value(*add_sums(hi, lo, more, less))
 
 
-@part
-def mass_rows(q, out, first, last, streaming):
+@device_function
+def mass_kernel(q, out, first, last, streaming):
     """The sum of every row ``first <= i < last`` of ``q``, NaN where an element is negative or NaN."""
     k = q.shape[1]
     for i in range(first, last):
         p = offset(address(q), i * k)
         w = width(p)
-        hi, lo = accumulator(spread(p, 0.0))
-        least = spread(p, 0.0)
+        hi, lo = accumulator(broadcast(p, 0.0))
+        least = broadcast(p, 0.0)
         j = 0
         while j + GROUP * w <= k:
             for c in range(GROUP):
                 v = load(p, j + c * w)
                 hi, lo = accumulate(hi, lo, v)
-                least = smaller(least, v)
+                least = fmin(least, v)
             j += GROUP * w
         while j < k:
-            v = load_first(p, j, k - j, 0.0)
+            v = load_partial(p, j, k - j, 0.0)
             hi, lo = accumulate(hi, lo, v)
-            least = smaller(least, v)
+            least = fmin(least, v)
             j += w
-        hi, lo = fold_terms(get(p, 0), hi, lo)
-        out[i] = math.nan if smallest(least) < 0 else settle(hi, lo)
+        hi, lo = reduce_term_sum(load_scalar(p, 0), hi, lo)
+        out[i] = math.nan if reduce_fmin(least) < 0 else sum_value(hi, lo)
 
 
-@part
-def log_loss_index(
+@device_function
+def log_loss_index_kernel(
     p, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
     """`RowBackend.log_loss` for labels."""
@@ -82,8 +82,8 @@ def log_loss_index(
             loss[i] = row_weight(i, y, sample_weight, class_weight) * (0.0 - math.log(np.float64(p[i, y])))
 
 
-@part
-def log_loss_soft(
+@device_function
+def log_loss_soft_kernel(
     p, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
     """`RowBackend.log_loss` for soft targets."""
@@ -92,5 +92,5 @@ def log_loss_soft(
         for j in range(p.shape[1]):
             if q[i, j] != 0.0 or p[i, j] != p[i, j]:
                 cost, error = two_product(np.float64(q[i, j]), 0.0 - math.log(np.float64(p[i, j])))
-                hi, lo = join(hi, lo, cost, error)
-        loss[i] = settle(hi, lo)
+                hi, lo = add_sums(hi, lo, cost, error)
+        loss[i] = sum_value(hi, lo)

@@ -18,25 +18,25 @@ from softbench_backends.numba.lanes import GROUP, VECTOR_BYTES, Lanes, Vector, l
 
 __all__ = [
     "address",
-    "allocate",
+    "broadcast",
+    "elements_to_alignment",
     "fence",
-    "get",
+    "free_buffer",
+    "heap_buffer",
     "load",
-    "load_first",
     "load_group",
-    "load_rows",
+    "load_partial",
+    "load_per_row",
+    "load_scalar",
     "masked_load",
     "masked_store",
-    "misaligned",
     "offset",
     "prefetch",
-    "put",
-    "release",
     "same_address",
-    "scratch",
-    "spread",
+    "stack_buffer",
     "store",
-    "store_first",
+    "store_partial",
+    "store_scalar",
     "stream",
     "vector_at",
     "vector_pointer",
@@ -87,7 +87,7 @@ def same_address(typingctx: Any, p: types.CPointer, q: types.CPointer) -> Any:
 
 
 @intrinsic
-def misaligned(typingctx: Any, p: types.CPointer) -> Any:
+def elements_to_alignment(typingctx: Any, p: types.CPointer) -> Any:
     """Elements from ``p`` to the next multiple of 64 bytes."""
     bytes_ = p.dtype.bitwidth // 8
 
@@ -101,7 +101,7 @@ def misaligned(typingctx: Any, p: types.CPointer) -> Any:
 
 
 @intrinsic
-def get(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
+def load_scalar(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
     """The element ``p[i]``."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
@@ -111,7 +111,7 @@ def get(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
 
 
 @intrinsic
-def put(typingctx: Any, p: types.CPointer, i: types.Integer, value: types.Type) -> Any:
+def store_scalar(typingctx: Any, p: types.CPointer, i: types.Integer, value: types.Type) -> Any:
     """``p[i] = value``, rounded to the type of ``p``."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
@@ -134,7 +134,7 @@ def width(typingctx: Any, p: types.CPointer) -> Any:
 
 
 @intrinsic
-def scratch(typingctx: Any, p: types.CPointer, n: types.IntegerLiteral) -> Any:
+def stack_buffer(typingctx: Any, p: types.CPointer, n: types.IntegerLiteral) -> Any:
     """64-byte aligned memory on the stack for ``n`` (a literal) vectors of what ``p`` points to."""
     if not isinstance(n, types.IntegerLiteral):
         return None
@@ -150,8 +150,8 @@ def scratch(typingctx: Any, p: types.CPointer, n: types.IntegerLiteral) -> Any:
 
 
 @intrinsic
-def allocate(typingctx: Any, p: types.CPointer, n: types.Integer) -> Any:
-    """Memory on a cache line for ``n`` elements of what ``p`` points to, until `release`; or MemoryError."""
+def heap_buffer(typingctx: Any, p: types.CPointer, n: types.Integer) -> Any:
+    """Memory on a cache line for ``n`` elements of what ``p`` points to, until `free_buffer`; or MemoryError."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         i64, byte = ir.IntType(64), ir.IntType(8).as_pointer()
@@ -168,8 +168,8 @@ def allocate(typingctx: Any, p: types.CPointer, n: types.Integer) -> Any:
 
 
 @intrinsic
-def release(typingctx: Any, p: types.CPointer) -> Any:
-    """Give back what `allocate` returned."""
+def free_buffer(typingctx: Any, p: types.CPointer) -> Any:
+    """Give back what `heap_buffer` returned."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         start = builder.bitcast(args[0], ir.IntType(8).as_pointer().as_pointer())
@@ -251,7 +251,7 @@ def _first_lanes(builder: ir.IRBuilder, n: ir.Value, width: int) -> ir.Value:
 
 
 @intrinsic
-def spread(typingctx: Any, p: types.CPointer, value: types.Type) -> Any:
+def broadcast(typingctx: Any, p: types.CPointer, value: types.Type) -> Any:
     """``value``, rounded to what ``p`` points to, in every lane of a vector."""
     vector, _ = vector_at(p)
 
@@ -278,7 +278,7 @@ def masked_load(
 
 
 @intrinsic
-def load_first(typingctx: Any, p: types.CPointer, i: types.Integer, n: types.Integer, fill: types.Type) -> Any:
+def load_partial(typingctx: Any, p: types.CPointer, i: types.Integer, n: types.Integer, fill: types.Type) -> Any:
     """The vector at ``p + i``, of which only the first ``n`` lanes are read; the others are ``fill``."""
     vector, _ = vector_at(p)
 
@@ -290,10 +290,10 @@ def load_first(typingctx: Any, p: types.CPointer, i: types.Integer, n: types.Int
 
 
 @intrinsic
-def load_rows(
+def load_per_row(
     typingctx: Any, like: types.CPointer, p: types.CPointer, i: types.Integer, n: types.Integer, fill: types.Type
 ) -> Any:
-    """As `load_first`, with as many lanes as a vector of what ``like`` points to: a number for each of its lanes."""
+    """As `load_partial`, with as many lanes as a vector of what ``like`` points to: a number for each of its lanes."""
     vector = Vector(p.dtype, width_of(like.dtype.bitwidth))
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
@@ -317,7 +317,7 @@ def masked_store(builder: ir.IRBuilder, value: ir.Value, p: ir.Value, i: ir.Valu
 
 
 @intrinsic
-def store_first(typingctx: Any, p: types.CPointer, i: types.Integer, n: types.Integer, v: Vector) -> Any:
+def store_partial(typingctx: Any, p: types.CPointer, i: types.Integer, n: types.Integer, v: Vector) -> Any:
     """Write the first ``n`` lanes of ``v``, rounded to the type of ``p``, to ``p + i``."""
     rounds = isinstance(p.dtype, types.Float)
 

@@ -115,7 +115,7 @@ def two_diff(a: Lanes, b: Lanes) -> tuple[Lanes, Lanes]:
     return d, (a - (d - t)) - (b + t)
 
 
-def ordered_diff(a: Lanes, b: Lanes) -> tuple[Lanes, Lanes]:
+def fast_two_diff(a: Lanes, b: Lanes) -> tuple[Lanes, Lanes]:
     """`two_diff` where the exponent of ``a`` is at most that of ``b`` (Dekker)."""
     d = a - b
     return d, a - (d + b)
@@ -171,17 +171,17 @@ def shifted_exp(x: Lanes, m: Lanes) -> Lanes:
     return _horner(high + low, (1.0, 1.0, *_FORMATS[x.bits].exp)) * scale
 
 
-def near_exp(x: Lanes, m: Lanes) -> Lanes:
-    """``e``: the exponential of ``x - m``, not scaled, for differences above ``-near`` (`is_near`) only; or NaN."""
-    return _near_exp(*two_diff(x, m))
+def narrow_exp(x: Lanes, m: Lanes) -> Lanes:
+    """``e``: the exponential of ``x - m``, not scaled, for differences above ``-near`` (`is_narrow`) only; or NaN."""
+    return _narrow_exp(*two_diff(x, m))
 
 
-def ordered_exp(x: Lanes, m: Lanes) -> Lanes:
-    """`near_exp` of rows that are also `is_ordered`: the same bits in three operations less."""
-    return _near_exp(*ordered_diff(x, m))
+def dominated_exp(x: Lanes, m: Lanes) -> Lanes:
+    """`narrow_exp` of rows that are also `max_dominates`: the same bits in three operations less."""
+    return _narrow_exp(*fast_two_diff(x, m))
 
 
-def _near_exp(d: Lanes, r: Lanes) -> Lanes:
+def _narrow_exp(d: Lanes, r: Lanes) -> Lanes:
     scale, high, low = _reduced(d, r, 0)
     return _horner(high + low, (1.0, 1.0, *_FORMATS[d.bits].exp)) * scale
 
@@ -205,12 +205,12 @@ def difference(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
 # -- pass one: the maximum ----------------------------------------------------------------------------------
 
 
-def larger(best: Lanes, x: Lanes) -> Lanes:
+def fmax(best: Lanes, x: Lanes) -> Lanes:
     """The maximum so far; passes over NaN (which the sum will meet)."""
     return select(x > best, x, best)
 
 
-def smaller(least: Lanes, x: Lanes) -> Lanes:
+def fmin(least: Lanes, x: Lanes) -> Lanes:
     """The minimum so far; passes over NaN."""
     return select(x < least, x, least)
 
@@ -221,34 +221,34 @@ def _over_lanes(v: Lanes, better: Callable[[Lanes, Lanes], Lanes]) -> Lanes:
     return v
 
 
-def smallest(v: Lanes) -> Lanes:
+def reduce_fmin(v: Lanes) -> Lanes:
     """The minimum over the lanes."""
-    return _over_lanes(v, smaller)
+    return _over_lanes(v, fmin)
 
 
-def is_near(m: Lanes, least: Lanes) -> Lanes:
-    """Whether a row from ``least`` to its maximum is narrow enough for `near_exp`; not if an end is infinite."""
+def is_narrow(m: Lanes, least: Lanes) -> Lanes:
+    """Whether a row from ``least`` to its maximum is narrow enough for `narrow_exp`; not if an end is infinite."""
     return (m - least < _FORMATS[m.bits].near) & (absolute(m) < math.inf)
 
 
-def is_ordered(m: Lanes, least: Lanes) -> Lanes:
+def max_dominates(m: Lanes, least: Lanes) -> Lanes:
     """Whether no number from ``least`` to ``m`` has an exponent above that of ``m``."""
     unit = 1 << _FORMATS[m.bits].mantissa
     power = ((m.as_bits() & -unit) + unit).as_float()  # the next power of two
     return (m > 0.0) & (least > -power)
 
 
-def every(mask: Lanes) -> Lanes:
+def all_lanes(mask: Lanes) -> Lanes:
     """Whether all lanes of a mask are set."""
     return ~(~mask).any()
 
 
-def largest(v: Lanes) -> Lanes:
+def reduce_fmax(v: Lanes) -> Lanes:
     """The maximum over the lanes."""
-    return _over_lanes(v, larger)
+    return _over_lanes(v, fmax)
 
 
-def lesser(a: Lanes, b: Lanes) -> Lanes:
+def min_int(a: Lanes, b: Lanes) -> Lanes:
     """The smaller of two integers, as `min`, which Numba would compile along."""
     return select(a < b, a, b)
 
@@ -264,7 +264,7 @@ def first_match(x: Lanes, m: Lanes) -> Lanes:
     return (x.equals(m) | (x.is_nan() & m.is_nan())).first_set()
 
 
-def leading(best: Lanes, at: Lanes, x: Lanes, c: Lanes) -> tuple[Lanes, Lanes]:
+def running_argmax(best: Lanes, at: Lanes, x: Lanes, c: Lanes) -> tuple[Lanes, Lanes]:
     """The first maximum so far, or the first NaN, and its class, after class ``c`` with logits ``x``."""
     ahead = ((x > best) | x.is_nan()) & ~best.is_nan()
     return select(ahead, x, best), select(ahead, c, at)
@@ -273,45 +273,45 @@ def leading(best: Lanes, at: Lanes, x: Lanes, c: Lanes) -> tuple[Lanes, Lanes]:
 # -- pass two: the sum of the others ------------------------------------------------------------------------
 
 
-def term(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+def exp_term(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     """``e'``, the same with 0 for every argmax, and how many argmaxes there are."""
     e = shifted_exp(x, m)
-    return e, *below(e, x, m)
+    return e, *without_argmaxes(e, x, m)
 
 
-def below(e: Lanes, x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
+def without_argmaxes(e: Lanes, x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
     """``e`` with 0 for every argmax, and how many argmaxes there are."""
     top = x.equals(m)
     return select(top, 0.0, e), top.count()
 
 
 def scaled_sum(m: Lanes, hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
-    """A sum of `near_exp` and its correction as those of `shifted_exp`."""
+    """A sum of `narrow_exp` and its correction as those of `shifted_exp`."""
     one = math.ldexp(1.0, _FORMATS[m.bits].c)
     return hi * one, lo * one
 
 
-def column_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
-    """As `term` where every lane is a row of its own: the argmaxes so far are counted lane by lane."""
-    return _column_term(shifted_exp(x, m), x, m, argmaxes)
+def lane_exp_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """As `exp_term` where every lane is a row of its own: the argmaxes so far are counted lane by lane."""
+    return _lane_exp_term(shifted_exp(x, m), x, m, argmaxes)
 
 
-def near_column_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
-    """`column_term` with `near_exp`."""
-    return _column_term(near_exp(x, m), x, m, argmaxes)
+def narrow_lane_exp_term(x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """`lane_exp_term` with `narrow_exp`."""
+    return _lane_exp_term(narrow_exp(x, m), x, m, argmaxes)
 
 
-def _column_term(e: Lanes, x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+def _lane_exp_term(e: Lanes, x: Lanes, m: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes, Lanes]:
     top = x.equals(m)
     return e, select(top, 0.0, e), argmaxes + select(top, argmaxes.constant(1.0), 0.0)
 
 
-def least_start(like: Lanes) -> Lanes:
-    """Nothing yet, for `least`."""
+def min_positive_start(like: Lanes) -> Lanes:
+    """Nothing yet, for `min_positive`."""
     return (like - like).as_bits().constant(-1)
 
 
-def least(so_far: Lanes, e: Lanes) -> Lanes:
+def min_positive(so_far: Lanes, e: Lanes) -> Lanes:
     """The smallest positive number so far, as its bits less 1; lane by lane, a group of vectors into one."""
     candidates = e.as_bits() - 1
     while candidates.n > so_far.n:
@@ -320,15 +320,15 @@ def least(so_far: Lanes, e: Lanes) -> Lanes:
     return select(candidates.below(so_far), candidates, so_far)
 
 
-def least_of(so_far: Lanes) -> Lanes:
+def reduce_min_positive(so_far: Lanes) -> Lanes:
     """The smallest over the lanes, as the number."""
     while so_far.n > 1:
         a, b = so_far.halves()
         so_far = select(a.below(b), a, b)
-    return least_lanes(so_far)
+    return min_positive_lanes(so_far)
 
 
-def least_lanes(so_far: Lanes) -> Lanes:
+def min_positive_lanes(so_far: Lanes) -> Lanes:
     """The smallest of every lane, as the number; 0 where there was none."""
     return (so_far + 1).as_float()
 
@@ -341,9 +341,9 @@ def smaller_positive(a: Lanes, b: Lanes) -> Lanes:
 
 def precise_term(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
     """`precise_exp`, with 0 for every argmax."""
-    e, less = precise_exp(x, m)
+    e, e_lo = precise_exp(x, m)
     top = x.equals(m)
-    return select(top, 0.0, e), select(top, 0.0, less)
+    return select(top, 0.0, e), select(top, 0.0, e_lo)
 
 
 def accumulator(like: Lanes) -> tuple[Lanes, Lanes]:
@@ -363,7 +363,7 @@ def accumulate(hi: Lanes, lo: Lanes, a: Lanes) -> tuple[Lanes, Lanes]:
     return hi, lo + error
 
 
-def fold(hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
+def reduce_sum(hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
     """Sum over the lanes, as a number and its correction."""
     while hi.n > 1:
         (a, b), (c, d) = hi.halves(), lo.halves()
@@ -372,23 +372,23 @@ def fold(hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
     return hi, lo
 
 
-def fold_terms(like: Lanes, hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
-    """`fold` of a sum of terms like this one: a float64 sum of float32 terms needs no correction."""
+def reduce_term_sum(like: Lanes, hi: Lanes, lo: Lanes) -> tuple[Lanes, Lanes]:
+    """`reduce_sum` of a sum of terms like this one: a float64 sum of float32 terms needs no correction."""
     if like.bits == 64:
-        return fold(hi, lo)
+        return reduce_sum(hi, lo)
     while hi.n > 1:
         lower, upper = hi.halves()
         hi = lower + upper
     return hi, hi.constant(0.0)
 
 
-def join(hi: Lanes, lo: Lanes, more: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
+def add_sums(hi: Lanes, lo: Lanes, more: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
     """Sum of two sums."""
     hi, error = two_sum(hi, more)
     return hi, (lo + less) + error
 
 
-def others(m: Lanes, hi: Lanes, lo: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes]:
+def sum_excluding_max(m: Lanes, hi: Lanes, lo: Lanes, argmaxes: Lanes) -> tuple[Lanes, Lanes]:
     """``s'`` and its correction: the sum of the terms below ``m`` and all argmaxes but one.
 
     NaN where ``m`` is infinite: such rows, like those that hold a NaN, have no softmax.
@@ -434,23 +434,23 @@ def logsumexp(m: Lanes, s: Lanes, lo: Lanes, terms: Lanes) -> Lanes:
     return select(infinite & ~terms.is_nan(), m.to(64), m.to(64) + log_sum(m, s, lo))
 
 
-def _share_of_sum(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
-    """``(share + less) / S`` and a correction."""
+def _weight_over_sum(m: Lanes, s: Lanes, lo: Lanes, weight_hi: Lanes, weight_lo: Lanes) -> tuple[Lanes, Lanes]:
+    """``(weight_hi + weight_lo) / S`` and a correction."""
     unit = math.ldexp(1.0, -_FORMATS[m.bits].c)
     s = s * unit
     if m.bits == 32:
-        return share / (s + 1.0), s.constant(0.0)
+        return weight_hi / (s + 1.0), s.constant(0.0)
     high, low = two_sum(s.constant(1.0), s)
-    return two_sum(*quotient(share, less, high, low + lo * unit))
+    return two_sum(*quotient(weight_hi, weight_lo, high, low + lo * unit))
 
 
-def factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[Lanes, Lanes, Lanes]:
-    """``(share + less) / S`` as ``(f + h) g``, such that ``(e' f) g`` neither overflows nor underflows on its way.
+def factor(m: Lanes, s: Lanes, lo: Lanes, weight_hi: Lanes, weight_lo: Lanes) -> tuple[Lanes, Lanes, Lanes]:
+    """``weight / S`` as ``(f + h) g``, such that ``(e' f) g`` neither overflows nor underflows on its way.
 
-    ``h`` is a correction; ``g`` is a power of two and undoes the scale of ``e'``.
+    The weight is ``weight_hi + weight_lo``; ``h`` is a correction; ``g``, a power of two, undoes the scale of ``e'``.
     """
     fmt = _FORMATS[m.bits]
-    f, h = _share_of_sum(m, s, lo, share, less)
+    f, h = _weight_over_sum(m, s, lo, weight_hi, weight_lo)
     # A factor above 1 leaves its exponent k to g.
     k = ((f.as_bits() >> 52) & 0x7FF) - 1023
     k = select(k < 0, k.constant(0), k)
@@ -460,13 +460,13 @@ def factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[La
     return f * down, h * down, ((k + (1023 - fmt.c)) << 52).as_float()
 
 
-def near_factor(m: Lanes, s: Lanes, lo: Lanes, share: Lanes, less: Lanes) -> tuple[Lanes, Lanes]:
-    """What turns `near_exp` into probabilities times ``share + less``, and whether all of them will be normal numbers.
+def narrow_factor(m: Lanes, s: Lanes, lo: Lanes, weight_hi: Lanes, weight_lo: Lanes) -> tuple[Lanes, Lanes]:
+    """What turns `narrow_exp` into weighted probabilities, and whether all of these will be normal numbers.
 
     To the bit what `probability` multiplies by.
     """
     fmt = _FORMATS[m.bits]
-    whole, _ = _share_of_sum(m, s, lo, share, less)
+    whole, _ = _weight_over_sum(m, s, lo, weight_hi, weight_lo)
     return whole.to(m.bits), (whole > fmt.factors[0]) & (whole < fmt.factors[1])
 
 
@@ -494,16 +494,16 @@ def precise_probability(p: Lanes, x: Lanes, m: Lanes, f: Lanes, h: Lanes, g: Lan
 
     Next below the normal numbers that unit is half of what `probability` may be off.
     """
-    e, less = precise_exp(x, m)
+    e, e_lo = precise_exp(x, m)
     factor_high = f.to(e.bits)
     factor_low = ((f - factor_high.to(64)) + h).to(e.bits)
     product, error = two_product(e, factor_high.splat(e.n) if factor_high.n == 1 else factor_high)
-    rest = fma(e, factor_low, fma(less, factor_high, error))
+    rest = fma(e, factor_low, fma(e_lo, factor_high, error))
     scale = g.to(e.bits)
     return select(_subnormal(p), (product + rest) * scale, p)
 
 
-def vanishes(m: Lanes, e: Lanes, f: Lanes, g: Lanes) -> Lanes:
+def any_vanishing(m: Lanes, e: Lanes, f: Lanes, g: Lanes) -> Lanes:
     """Whether any row has, with ``e'`` the smallest of its exponentials, a subnormal probability."""
     return _vanishing(m, e, f, g).any()
 
@@ -512,10 +512,10 @@ def _vanishing(m: Lanes, e: Lanes, f: Lanes, g: Lanes) -> Lanes:
     return e.to(64) * f * g < math.ldexp(1.0, 1 - _FORMATS[m.bits].bias)
 
 
-def refined(
+def refined_sum(
     m: Lanes, e: Lanes, f: Lanes, g: Lanes, hi: Lanes, lo: Lanes, better: Lanes, rest: Lanes
 ) -> tuple[Lanes, Lanes]:
-    """The sum ``hi + lo`` of a row, or a ``better`` one with its ``rest`` where a probability `vanishes`."""
+    """The sum ``hi + lo`` of a row, or a ``better`` one with its ``rest`` where a probability `any_vanishing`."""
     mask = _vanishing(m, e, f, g)
     return select(mask, better, hi), select(mask, rest, lo)
 
@@ -544,33 +544,33 @@ def index_loss(m: Lanes, s: Lanes, log: Lanes, y: Lanes, weight: Lanes) -> Lanes
     return select(d.equals(0.0), _weighted_log(m, s, weight, loss), loss)
 
 
-def label_entry(m: Lanes, s: Lanes, lo: Lanes, y: Lanes, f: Lanes, h: Lanes, g: Lanes, share: Lanes) -> Lanes:
-    """Gradient at the label in float64: minus ``share`` times the *others* over ``S`` (``p - 1`` would cancel)."""
+def label_entry(m: Lanes, s: Lanes, lo: Lanes, y: Lanes, f: Lanes, h: Lanes, g: Lanes, weight_hi: Lanes) -> Lanes:
+    """Gradient at the label in float64: minus ``weight_hi`` times the *others* over ``S`` (``p - 1`` would cancel)."""
     one = math.ldexp(1.0, _FORMATS[m.bits].c)
-    e, less = precise_exp(y, m)
-    e, less = e.to(64), less.to(64)
+    e, e_lo = precise_exp(y, m)
+    e, e_lo = e.to(64), e_lo.to(64)
     total, error = two_sum(s.constant(one), s)
-    high, low = two_sum(total - e, (error + lo) - less)
+    high, low = two_sum(total - e, (error + lo) - e_lo)
     top = y.equals(m)
     high, low = select(top, s, high), select(top, lo, low)
     product, error = two_product(high, f)
     entry = (product + fma(high, h, fma(low, f, error))) * g
-    # Without the label's own probability it is exactly the share.
-    return 0.0 - select(e.equals(0.0) & (s < math.inf), share, entry)
+    # Without the label's own probability it is exactly the weight.
+    return 0.0 - select(e.equals(0.0) & (s < math.inf), weight_hi, entry)
 
 
-def rounded(like: Lanes, a: Lanes) -> Lanes:
+def rounded_like(like: Lanes, a: Lanes) -> Lanes:
     """``a`` in the precision of ``like``."""
     return a.to(like.bits)
 
 
-def pick(chosen: Lanes, x: Lanes, labels: Lanes, c: Lanes) -> Lanes:
+def select_label(chosen: Lanes, x: Lanes, labels: Lanes, c: Lanes) -> Lanes:
     """``x`` in the rows (lanes) whose label is the class ``c``, or no class at all but equal to it in its low bits."""
     same = labels.to_integer(chosen.bits).equals(c.to_integer(chosen.bits))
     return select(same, x.to(chosen.bits), chosen)
 
 
-def only_labelled(value: Lanes, labels: Lanes, classes: Lanes) -> Lanes:
+def mask_unlabelled(value: Lanes, labels: Lanes, classes: Lanes) -> Lanes:
     """``value``, but 0 in ignored rows (lanes; label -1) and NaN in those whose label is no class."""
     invalid = (labels < -1) | ~(labels < classes)
     return select(labels.equals(-1), value.constant(0.0), select(invalid, value.constant(math.nan), value))
@@ -585,12 +585,12 @@ def soft_term(x: Lanes, m: Lanes, q: Lanes) -> Lanes:
     return select(q.equals(0.0) | d.equals(0.0), (d - d).constant(0.0), q.to(64) * ((0.0 - d) - r))
 
 
-def near_soft_term(
+def narrow_soft_terms(
     mass: Lanes, mass_low: Lanes, cost: Lanes, cost_low: Lanes, x: Lanes, m: Lanes, q: Lanes
 ) -> tuple[Lanes, Lanes, Lanes, Lanes]:
     """The sums of ``q`` and of ``q (m - x)`` (`soft_term`), and their corrections, after more of both.
 
-    Of vectors or groups of them, and rows that are `is_near`, for finite ``q``. Nothing is rounded but in float64.
+    Of vectors or groups of them, and rows that are `is_narrow`, for finite ``q``. Nothing is rounded but in float64.
     """
     for xi, qi in zip(x.parts(mass.n), q.parts(mass.n), strict=True):
         mass, mass_low = accumulate(mass, mass_low, qi)
@@ -615,7 +615,7 @@ def soft_loss(m: Lanes, s: Lanes, lo: Lanes, mass: Lanes, cost: Lanes) -> Lanes:
     return _weighted_log(m, s, mass, log * mass) + cost
 
 
-def settle(hi: Lanes, lo: Lanes) -> Lanes:
+def sum_value(hi: Lanes, lo: Lanes) -> Lanes:
     """A sum and its correction as one number (an infinite sum has a correction of NaN)."""
     return select(absolute(hi).equals(math.inf), hi, hi + lo)
 
@@ -630,9 +630,9 @@ def soft_gradient(e: Lanes, f: Lanes, g: Lanes, q: Lanes, high: Lanes, low: Lane
     return fma(e * f.to(bits), g.to(bits), -rest) - t
 
 
-def soft_label_entry(e: Lanes, f: Lanes, g: Lanes, q: Lanes, high: Lanes, low: Lanes, h: Lanes, less: Lanes) -> Lanes:
-    """`soft_gradient` in float64 at the label, where ``h + less`` is subtracted besides."""
+def soft_label_entry(e: Lanes, f: Lanes, g: Lanes, q: Lanes, high: Lanes, low: Lanes, h: Lanes, h_lo: Lanes) -> Lanes:
+    """`soft_gradient` in float64 at the label, where ``h + h_lo`` is subtracted besides."""
     t, error = two_product(q.to(64), high)
     t, carry = two_sum(t, h)
-    rest = fma(q.to(64), low, error) + (carry + less)
+    rest = fma(q.to(64), low, error) + (carry + h_lo)
     return fma(e.to(64) * f, g, -rest) - t

@@ -4,7 +4,7 @@
 not be gathered element by element, and a transposed copy of all of ``x`` would be written and read once more. So
 rows are taken in blocks of ``size`` along ``inner``, where memory is contiguous; kernels count blocks:
 
-* Short rows lie in memory as `columns` wants them, class by class: vector ``c`` is loaded from where class ``c`` is.
+* Short rows lie in memory as `short_rows` wants them, class by class: vector ``c`` is loaded from where class ``c`` is.
 * Long rows, and short ones of which there is no such kernel, are transposed in registers into a buffer that stays in
   the second-level cache, computed there by the kernels for contiguous rows, and transposed back on their way out.
   Results are those of contiguous rows, bit for bit, because they come from the same kernels.
@@ -17,35 +17,35 @@ from typing import Any
 
 import numpy as np
 
-from softbench_backends.numba.calls import invoke
-from softbench_backends.numba.columns import MOST_CLASSES, lane_shares, tile_index, tile_log_softmax, tile_softmax
-from softbench_backends.numba.jit import part
+from softbench_backends.numba.calls import call_address
+from softbench_backends.numba.jit import device_function
 from softbench_backends.numba.memory import (
     address,
     fence,
     load,
-    load_first,
+    load_partial,
     offset,
-    scratch,
+    stack_buffer,
     store,
-    store_first,
+    store_partial,
     stream,
     width,
 )
+from softbench_backends.numba.short_rows import MOST_CLASSES, lane_weights, tile_index, tile_log_softmax, tile_softmax
 from softbench_backends.numba.transposition import transpose
 
 __all__ = [
-    "index_strided",
-    "log_softmax_strided",
-    "softmax_strided",
+    "index_kernel",
+    "log_softmax_kernel",
+    "softmax_kernel",
     "transposed_map",
     "transposed_reduction",
     "transposed_target",
 ]
 
 
-@part
-def place(block, size, k, inner):
+@device_function
+def block_place(block, size, k, inner):
     """The first element and the first row of a block of up to ``size`` neighbouring rows, and how many they are."""
     per = (inner + size - 1) // size
     o, j = block // per, block % per * size
@@ -57,32 +57,32 @@ def place(block, size, k, inner):
 # ``kernel`` is the address (`calls`) of one for contiguous rows.
 
 
-@part
+@device_function
 def transposed_map(kernel, x, out, size, first, last, streaming):
     """A kernel from rows of logits to ``out`` ``(N, K)`` on blocks of ``(outer, K, inner)``."""
     k, inner = x.shape[1], x.shape[2]
     buffer = np.empty((size, k), x.dtype)
     for block in range(first, last):
-        at, _, n = place(block, size, k, inner)
+        at, _, n = block_place(block, size, k, inner)
         transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
-        invoke(kernel, (buffer, buffer), 0, n, False)
+        call_address(kernel, (buffer, buffer), 0, n, False)
         transpose(address(buffer), k, n, k, offset(address(out), at), inner, streaming)
     if streaming:
         fence()
 
 
-@part
+@device_function
 def transposed_reduction(kernel, x, out, size, first, last, streaming):
     """A kernel from rows of logits to ``out`` ``(N,)`` on blocks of ``(outer, K, inner)``."""
     k, inner = x.shape[1], x.shape[2]
     buffer = np.empty((size, k), x.dtype)
     for block in range(first, last):
-        at, row, n = place(block, size, k, inner)
+        at, row, n = block_place(block, size, k, inner)
         transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
-        invoke(kernel, (buffer, out[row : row + n]), 0, n, False)
+        call_address(kernel, (buffer, out[row : row + n]), 0, n, False)
 
 
-@part
+@device_function
 def transposed_target(
     kernel, x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient,
     size, first, last, streaming,
@@ -91,13 +91,13 @@ def transposed_target(
     k, inner = x.shape[1], x.shape[2]
     buffer = np.empty((size, k), x.dtype)
     for block in range(first, last):
-        at, row, n = place(block, size, k, inner)
+        at, row, n = block_place(block, size, k, inner)
         transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
         args = (
             buffer, q, labels[row : row + n], sample_weight[row : row + n], class_weight, loss[row : row + n],
             buffer, smoothing, divisor, gradient,
         )  # fmt: skip
-        invoke(kernel, args, 0, n, False)
+        call_address(kernel, args, 0, n, False)
         if gradient:
             transpose(address(buffer), k, n, k, offset(address(out), at), inner, streaming)
     if streaming:
@@ -107,8 +107,8 @@ def transposed_target(
 # -- short rows, from where they are ---------------------------------------------------------------------------
 
 
-@part
-def enter(x, inner, n, k, tile):
+@device_function
+def load_tile(x, inner, n, k, tile):
     """Classes of ``n`` neighbouring rows, a vector apiece, from ``x`` into ``tile``."""
     w = width(x)
     if n == w:
@@ -116,16 +116,16 @@ def enter(x, inner, n, k, tile):
             store(tile, c * w, load(x, c * inner))
     else:
         for c in range(k):
-            store(tile, c * w, load_first(x, c * inner, n, 0.0))
+            store(tile, c * w, load_partial(x, c * inner, n, 0.0))
 
 
-@part
-def leave(e, out, inner, n, k, streaming):
-    """The inverse of `enter`; ``streaming`` past the caches if all lanes count."""
+@device_function
+def store_tile(e, out, inner, n, k, streaming):
+    """The inverse of `load_tile`; ``streaming`` past the caches if all lanes count."""
     w = width(out)
     if n < w:
         for c in range(k):
-            store_first(out, c * inner, n, load(e, c * w))
+            store_partial(out, c * inner, n, load(e, c * w))
     elif streaming:
         for c in range(k):
             stream(out, c * inner, load(e, c * w))
@@ -135,46 +135,48 @@ def leave(e, out, inner, n, k, streaming):
 
 
 def _lane_by_lane(name: str, tile_kernel: Any) -> Any:
-    """A kernel of `columns` from a tile of logits to one of results, made one for ``(outer, K, inner)``."""
+    """A kernel of `short_rows` from a tile of logits to one of results, made one for ``(outer, K, inner)``."""
 
     def strided(x, out, size, first, last, streaming):
         k, inner = x.shape[1], x.shape[2]
-        tile = scratch(address(x), MOST_CLASSES)
-        e = scratch(address(x), MOST_CLASSES)
+        tile = stack_buffer(address(x), MOST_CLASSES)
+        e = stack_buffer(address(x), MOST_CLASSES)
         for block in range(first, last):
-            at, _, n = place(block, size, k, inner)
-            enter(offset(address(x), at), inner, n, k, tile)
+            at, _, n = block_place(block, size, k, inner)
+            load_tile(offset(address(x), at), inner, n, k, tile)
             tile_kernel(tile, e, k)
-            leave(e, offset(address(out), at), inner, n, k, streaming)
+            store_tile(e, offset(address(out), at), inner, n, k, streaming)
         if streaming:
             fence()
 
-    return part(strided, name)
+    return device_function(strided, name)
 
 
-softmax_strided = _lane_by_lane("softmax_strided", tile_softmax)
-log_softmax_strided = _lane_by_lane("log_softmax_strided", tile_log_softmax)
+softmax_kernel = _lane_by_lane("softmax_strided", tile_softmax)
+log_softmax_kernel = _lane_by_lane("log_softmax_strided", tile_log_softmax)
 
 
-@part
-def index_strided(
+@device_function
+def index_kernel(
     x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, size, first, last, streaming
 ):
-    """`columns.index_columns` of blocks of ``(outer, K, inner)``."""
+    """`short_rows.index_kernel` of blocks of ``(outer, K, inner)``."""
     k, inner = x.shape[1], x.shape[2]
     xp = address(x)
-    tile = scratch(xp, MOST_CLASSES)
-    e = scratch(xp, MOST_CLASSES)
-    weights = scratch(address(loss), 2)
+    tile = stack_buffer(xp, MOST_CLASSES)
+    e = stack_buffer(xp, MOST_CLASSES)
+    weights = stack_buffer(address(loss), 2)
     weighted = sample_weight.size > 0 or class_weight.size > 0
-    weight, share, less = lane_shares(tile, weights, labels, sample_weight, class_weight, k, 0, 0, divisor)
+    weight, weight_hi, weight_lo = lane_weights(tile, weights, labels, sample_weight, class_weight, k, 0, 0, divisor)
     for block in range(first, last):
-        at, row, n = place(block, size, k, inner)
-        enter(offset(xp, at), inner, n, k, tile)
+        at, row, n = block_place(block, size, k, inner)
+        load_tile(offset(xp, at), inner, n, k, tile)
         if weighted:
-            weight, share, less = lane_shares(tile, weights, labels, sample_weight, class_weight, k, row, n, divisor)
-        tile_index(tile, e, k, labels, weight, share, less, loss, row, n, gradient)
+            weight, weight_hi, weight_lo = lane_weights(
+                tile, weights, labels, sample_weight, class_weight, k, row, n, divisor
+            )
+        tile_index(tile, e, k, labels, weight, weight_hi, weight_lo, loss, row, n, gradient)
         if gradient:
-            leave(e, offset(address(out), at), inner, n, k, streaming)
+            store_tile(e, offset(address(out), at), inner, n, k, streaming)
     if streaming:
         fence()

@@ -1,7 +1,7 @@
 """Transposition of blocks in registers: rows of classes to vectors of rows, and back.
 
-`rows_to_columns` and `columns_to_rows` go between contiguous short rows and the tiles of `columns`; `deal` and
-`collect` do so for two to four classes with fewer instructions; `transpose` goes from memory to memory (`strided`).
+`transpose_in` and `transpose_out` go between contiguous short rows and the tiles of `short_rows`; `deinterleave` and
+`interleave` do so for two to four classes with fewer instructions; `transpose` goes from memory to memory (`strided`).
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
@@ -13,11 +13,11 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from softbench_backends.numba.jit import part
+from softbench_backends.numba.jit import device_function
 from softbench_backends.numba.lanes import VECTOR_BYTES, Lanes, Vector, llvm_type
 from softbench_backends.numba.memory import masked_load, masked_store, offset, vector_at, vector_pointer, width
 
-__all__ = ["collect", "columns_to_rows", "deal", "rows_to_columns", "transpose"]
+__all__ = ["deinterleave", "interleave", "transpose", "transpose_in", "transpose_out"]
 
 
 def _transposed(vectors: list[Lanes]) -> list[Lanes]:
@@ -36,7 +36,7 @@ def _transposed(vectors: list[Lanes]) -> list[Lanes]:
 
 
 @intrinsic
-def rows_to_columns(
+def transpose_in(
     typingctx: Any,
     x: types.CPointer,
     stride: types.Integer,
@@ -72,7 +72,7 @@ def rows_to_columns(
 
 
 @intrinsic
-def columns_to_rows(
+def transpose_out(
     typingctx: Any,
     tile: types.CPointer,
     x: types.CPointer,
@@ -80,7 +80,7 @@ def columns_to_rows(
     rows: types.Integer,
     n: types.Integer,
 ) -> Any:
-    """The inverse of `rows_to_columns`; only the ``rows`` rows are written, ``n`` elements of each."""
+    """The inverse of `transpose_in`; only the ``rows`` rows are written, ``n`` elements of each."""
     vector, _ = vector_at(x)
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
@@ -125,8 +125,8 @@ def _store_all(builder: ir.IRBuilder, values: list[Lanes], p: ir.Value, vector: 
 
 
 @intrinsic
-def deal(typingctx: Any, x: types.CPointer, k: types.IntegerLiteral, tile: types.CPointer) -> Any:
-    """`rows_to_columns` for a full set of contiguous rows of ``k`` (a small literal) elements, with fewer shuffles."""
+def deinterleave(typingctx: Any, x: types.CPointer, k: types.IntegerLiteral, tile: types.CPointer) -> Any:
+    """`transpose_in` for a full set of contiguous rows of ``k`` (a small literal) elements, with fewer shuffles."""
     if not isinstance(k, types.IntegerLiteral):
         return None
     vector, _ = vector_at(x)
@@ -142,8 +142,8 @@ def deal(typingctx: Any, x: types.CPointer, k: types.IntegerLiteral, tile: types
 
 
 @intrinsic
-def collect(typingctx: Any, tile: types.CPointer, k: types.IntegerLiteral, x: types.CPointer) -> Any:
-    """The inverse of `deal`."""
+def interleave(typingctx: Any, tile: types.CPointer, k: types.IntegerLiteral, x: types.CPointer) -> Any:
+    """The inverse of `deinterleave`."""
     if not isinstance(k, types.IntegerLiteral):
         return None
     vector, _ = vector_at(x)
@@ -218,15 +218,15 @@ transpose_full = _transposition("full")
 transpose_stream = _transposition("stream")
 
 
-@part
-def row_by_row(x_stride, y_stride):
+@device_function
+def along_rows(x_stride, y_stride):
     """Whether the squares of a row of ``x`` follow each other, or those of a row of ``y``: of the matrix whose rows lie
     further apart, which is the one in memory, so that its pages are visited once."""
     return x_stride > y_stride
 
 
-@part
-def square(x, x_stride, i, j, y, y_stride, streaming):
+@device_function
+def transpose_square(x, x_stride, i, j, y, y_stride, streaming):
     """`transpose` of the square whose corner is ``x[i, j]``."""
     w = width(x)
     at, to = offset(x, i * x_stride + j), offset(y, j * y_stride + i)
@@ -236,7 +236,7 @@ def square(x, x_stride, i, j, y, y_stride, streaming):
         transpose_full(at, x_stride, w, w, to, y_stride)
 
 
-@part
+@device_function
 def transpose(x, x_stride, m, n, y, y_stride, streaming):
     """``y[j y_stride + i] = x[i x_stride + j]`` for ``i < m``, ``j < n``, square by square.
 
@@ -248,11 +248,11 @@ def transpose(x, x_stride, m, n, y, y_stride, streaming):
             for j in range(0, n, w):
                 part = offset(x, i * x_stride + j)
                 transpose_part(part, x_stride, min(w, m - i), min(w, n - j), offset(y, j * y_stride + i), y_stride)
-    elif row_by_row(x_stride, y_stride):
+    elif along_rows(x_stride, y_stride):
         for i in range(0, m, w):
             for j in range(0, n, w):
-                square(x, x_stride, min(i, m - w), min(j, n - w), y, y_stride, streaming)
+                transpose_square(x, x_stride, min(i, m - w), min(j, n - w), y, y_stride, streaming)
     else:
         for j in range(0, n, w):
             for i in range(0, m, w):
-                square(x, x_stride, min(i, m - w), min(j, n - w), y, y_stride, streaming)
+                transpose_square(x, x_stride, min(i, m - w), min(j, n - w), y, y_stride, streaming)
