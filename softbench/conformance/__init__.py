@@ -11,8 +11,9 @@ lines of ``softbench check``, the cases of pytest (`softbench.conformance.suite`
 
 from __future__ import annotations
 
-from softbench.conformance.case import Case, Profile, Requirement
+from softbench.conformance.case import Case, Requirement
 from softbench.conformance.failures import Failure
+from softbench.conformance.profiles import Profile
 from softbench.conformance.runner import run
 from softbench.conformance.verdicts import Report, Result
 

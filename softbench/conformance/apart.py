@@ -20,7 +20,8 @@ from typing import Any, Final
 from softbench import errors, processes
 from softbench.conformance import contract
 from softbench.conformance.backend_under_test import Worst, error_rows
-from softbench.conformance.case import Case, Profile
+from softbench.conformance.case import Case
+from softbench.conformance.profiles import Profile
 from softbench.conformance.runner import selected, stale_deviations
 from softbench.conformance.verdicts import Report, Result
 from softbench.machine import usable_cores

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 
 from softbench.conformance.declarations import COSTS
 from softbench.conformance.failures import Failure, call_text
+from softbench.conformance.profiles import Profile
 from softbench.interface import FUNCTIONS
 from softbench.interface.dtypes import result_dtype
 from softbench.loading import build, load
 from softbench.registry import get_backend
-
-if TYPE_CHECKING:
-    from softbench.conformance.case import Profile
 
 __all__ = ["BackendUnderTest", "Worst", "error_rows", "under_test"]
 

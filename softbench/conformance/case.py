@@ -10,29 +10,25 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final
 
 import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.failures import Failure, call_text, mismatch
+from softbench.conformance.profiles import Profile
 from softbench.interface.dtypes import numpy_dtype, result_dtype
 
 __all__ = [
     "FLOATS",
     "ORACLE",
-    "PROFILES",
     "WIDE",
     "Case",
     "Example",
-    "Profile",
     "Raises",
     "Requirement",
     "check",
 ]
-
-Profile = Literal["quick", "standard", "deep"]
-PROFILES: Final[tuple[Profile, ...]] = get_args(Profile)
 
 FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 WIDE: Final = ("float32", "float64")

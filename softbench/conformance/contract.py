@@ -14,7 +14,8 @@ from softbench.conformance import (
     invariants,
     sweeps,
 )
-from softbench.conformance.case import PROFILES, Case, Profile, Requirement
+from softbench.conformance.case import Case, Requirement
+from softbench.conformance.profiles import PROFILES, Profile
 
 __all__ = ["SECTIONS", "all_cases", "all_requirements", "cases"]
 

@@ -19,9 +19,10 @@ import numpy as np
 
 from softbench.conformance import contract
 from softbench.conformance.backend_under_test import BackendUnderTest, under_test
-from softbench.conformance.case import PROFILES, Case, Profile
+from softbench.conformance.case import Case
 from softbench.conformance.declarations import problems
 from softbench.conformance.failures import Failure, NotApplicable
+from softbench.conformance.profiles import PROFILES, Profile
 from softbench.conformance.verdicts import Report, Result
 from softbench.errors import NotProvidedError
 from softbench.front.backend import Backend

@@ -29,7 +29,8 @@ import pytest
 
 from softbench.conformance import contract
 from softbench.conformance.backend_under_test import BackendUnderTest, under_test
-from softbench.conformance.case import PROFILES, Case, Profile
+from softbench.conformance.case import Case
+from softbench.conformance.profiles import PROFILES, Profile
 from softbench.conformance.runner import judge_case, matches
 from softbench.errors import BackendUnavailableError
 

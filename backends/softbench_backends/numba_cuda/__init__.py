@@ -20,6 +20,7 @@ This module imports neither numba nor any array library: asking whether the back
 from __future__ import annotations
 
 import functools
+import importlib
 import math
 import os
 import sys
@@ -66,6 +67,7 @@ def _probe() -> Availability:
         if _KIND == "simulator":
             return Availability(True, _KIND, "Numba's CUDA simulator (NUMBA_ENABLE_CUDASIM is set)")
         if cuda.is_available():
+            importlib.import_module("numba.cuda.np.arrayobj")  # compiling does: numba-cuda 0.30 fails here on NumPy 2.5
             return Availability(True, _KIND)
         reason = " ".join(str(cuda.cuda_error() or "numba.cuda finds no device").split())
     except Exception as error:  # whatever a driver or a broken install makes of it, this only reports
