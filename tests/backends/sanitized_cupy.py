@@ -1,5 +1,6 @@
-"""The CuPy backend's CUDA source executed on the CPU under the thread sanitizer; run by test_cupy.py in a process into
-which the sanitizer is loaded first. An argument is a barrier, whose first line is left out, which it must then miss.
+"""The CuPy backend's CUDA source executed on the CPU under the thread sanitizer; run by test_cuda_on_cpu.py in a
+process into which the sanitizer is loaded first. An argument is a barrier, whose first line is left out, which it must
+then miss.
 
 The threads of a block are threads of the operating system here, which makes launches slow: this is a sample of every
 row of the contract, and one call of everything in every kernel for rows. Races are told by the sanitizer, in the status

@@ -248,16 +248,10 @@ def _once(x, dtype):
     return best
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        lambda a: a.T,
-        lambda a: a[::-1],
-        lambda a: a[:, ::-2],
-        lambda a: np.broadcast_to(a[:1], a.shape),
-        np.asfortranarray,
-    ],
-)
+FORMS = (lambda a: a.T, lambda a: a[::-1], lambda a: a[:, ::-2], lambda a: np.broadcast_to(a[:1], a.shape))
+
+
+@pytest.mark.parametrize("form", [*FORMS, np.asfortranarray])
 def test_any_layout_gives_the_contiguous_result(be, form):
     x = form(np.random.default_rng(0).normal(0, 3, (4, 6)).astype(np.float32))
     device = be.rows._libraries.NUMBA  # asarray would make it contiguous

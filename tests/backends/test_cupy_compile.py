@@ -74,7 +74,9 @@ def assert_in_registers(architecture: str, names: list[str]) -> None:
         assert spilled == 0, f"{name} for {architecture}: {spilled} bytes spilled, {registers} registers"
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", ["sm_90", *(pytest.param(a, marks=pytest.mark.gpu_static) for a in ARCHITECTURES if a != "sm_90")]
+)
 def test_kernels_stay_in_registers(architecture: str) -> None:
     assert set(REPRESENTATIVES) <= set(plan.instances())
     assert_in_registers(architecture, REPRESENTATIVES)
@@ -99,6 +101,7 @@ CLUSTERED = [
 ]
 
 
+@pytest.mark.gpu_static
 def test_clusters_stay_in_registers() -> None:
     assert_in_registers("sm_90", CLUSTERED)
 
@@ -172,6 +175,7 @@ def assert_vectors(architecture: str, names: list[str], itemsize: int) -> None:
 FOR_ROWS = ("resident", "staged", "clustered", "segment_sums", "segment_write", "argmax")
 
 
+@pytest.mark.gpu_static
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_rows_are_read_and_written_16_bytes_at_a_time(dtype: str) -> None:
     storage, itemsize = plan.STORAGE[dtype], plan.ITEMSIZE[dtype]
@@ -190,6 +194,7 @@ def test_all_rows_are_read_and_written_16_bytes_at_a_time(architecture: str, dty
     assert_vectors(architecture, names, plan.ITEMSIZE[dtype])
 
 
+@pytest.mark.gpu_static
 def test_planted_scalar_stores_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pack that is assigned is taken apart beside a branch that stores elements one by one."""
     assigned = source().replace("if constexpr (sizeof(P) == 16) {", "if constexpr (false) {")
@@ -197,6 +202,7 @@ def test_planted_scalar_stores_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
     assert vectors(bodies(assigned, "sm_90", [name])[name])[1] == 0 < due_vectors(name, 4)[1]
 
 
+@pytest.mark.gpu_static
 @pytest.mark.parametrize(("storage", "most"), [("float", 0.5), ("bf16_t", 0.3)])
 @pytest.mark.parametrize("operation", ["SOFTMAX", "LOG_SOFTMAX", "INDEX"])
 def test_float64_is_for_sums_alone(storage: str, most: float, operation: str) -> None:
@@ -220,12 +226,14 @@ def doubles_per_element(text: str, few: str, many: str) -> float:
     return (counts[1] - counts[0]) / 12
 
 
+@pytest.mark.gpu_static
 def test_planted_float64_per_element_is_found() -> None:
     sums = "add(add(e[i], e[i + 1]), add(e[i + 2], e[i + 3]))"
     text = executed().replace(sums, "(float)((double)e[i] + e[i + 1] + e[i + 2] + e[i + 3])")
     assert doubles_per_element(text, *(f"resident<float, SOFTMAX, 4, {elements}>" for elements in (4, 16))) > 1
 
 
+@pytest.mark.gpu_static
 def test_nothing_is_atomic_but_the_search_for_the_first_wrong_value() -> None:
     """A minimum of integers, whose order does not matter."""
     names = ["check_labels<i64>", "check_range<float>", "check_distribution<float>"]
@@ -247,6 +255,7 @@ def cluster_sizes(text: str, names: list[str]) -> dict[str, int]:
     return found
 
 
+@pytest.mark.gpu_static
 def test_clustered_kernels_carry_the_size_that_the_host_launches() -> None:
     names = [*CLUSTERED, "staged<float, SOFTMAX>"]
     expected = {name: int(name[-2]) if name in CLUSTERED else 0 for name in names}
@@ -254,6 +263,7 @@ def test_clustered_kernels_carry_the_size_that_the_host_launches() -> None:
     assert cluster_sizes(source().replace("CLUSTER_OF(BLOCKS)", ""), CLUSTERED[:1]) == {CLUSTERED[0]: 0}
 
 
+@pytest.mark.gpu_static
 def test_probe_compiles_where_there_are_clusters_only() -> None:
     ptx, _ = ptx_of(PROBE.read_text(), "sm_90", [])
     assert f".reqnctapercluster {plan.MOST_BLOCKS}" in ptx
@@ -261,6 +271,7 @@ def test_probe_compiles_where_there_are_clusters_only() -> None:
         ptx_of(PROBE.read_text(), "sm_80", [])
 
 
+@pytest.mark.gpu_static
 def test_the_kernel_that_measures_reading_takes_16_bytes_at_once() -> None:
     ptx, _ = ptx_of(READ, "sm_90", [])
     assert re.search(r"ld\.global\S*\.v4\.f32", ptx)
