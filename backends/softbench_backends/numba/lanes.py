@@ -47,7 +47,7 @@ GROUP = 4
 """Vectors that long loops take at a time."""
 
 
-# -- the type -------------------------------------------------------------------------------------------
+# -- the types ------------------------------------------------------------------------------------------
 
 
 class Vector(types.Type):
@@ -65,6 +65,32 @@ class _VectorModel(models.PrimitiveModel):
         super().__init__(dmm, fe_type, ir.VectorType(element, fe_type.n))
 
 
+class Half(types.Type):
+    """A 16-bit float in memory: `softbench_backends.numba.half_precision`."""
+
+    bitwidth = 16
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=f"half {name}")
+
+
+@register_model(Half)
+class _HalfModel(models.PrimitiveModel):
+    def __init__(self, dmm: Any, fe_type: Half) -> None:
+        super().__init__(dmm, fe_type, ir.IntType(16))
+
+
+FLOAT16 = Half("float16")
+BFLOAT16 = Half("bfloat16")
+
+
+def computed(element: types.Type) -> types.Type:
+    """What kernels compute in where ``element`` is what memory holds."""
+    return types.float32 if isinstance(element, Half) else element
+
+
+_FLOATS: dict[int, ir.Type] = {16: ir.HalfType(), 32: ir.FloatType(), 64: ir.DoubleType()}
+_BITS = {llvm: bits for bits, llvm in _FLOATS.items()}
 _SCALARS: list[tuple[ir.Type, types.Type]] = [
     (ir.FloatType(), types.float32),
     (ir.DoubleType(), types.float64),
@@ -84,6 +110,8 @@ def llvm_type(numba: types.Type) -> ir.Type:
     """LLVM's type of one of Numba's, vectors included."""
     if isinstance(numba, Vector):
         return ir.VectorType(llvm_type(numba.element), numba.n)
+    if isinstance(numba, Half):
+        return ir.IntType(numba.bitwidth)
     return next(llvm for llvm, known in _SCALARS if known == numba)
 
 
@@ -138,8 +166,7 @@ class Lanes:
     @property
     def bits(self) -> int:
         """Bits of an element."""
-        widths = {ir.FloatType(): 32, ir.DoubleType(): 64}
-        return widths.get(self.element) or int(self.element.width)
+        return _BITS.get(self.element) or int(self.element.width)
 
     def _retyped(self, element: ir.Type) -> ir.Type:
         return ir.VectorType(element, self.n) if isinstance(self.type, ir.VectorType) else element
@@ -236,16 +263,14 @@ class Lanes:
 
     def as_float(self) -> Lanes:
         """The same bits as floating-point numbers."""
-        element = ir.FloatType() if self.bits == 32 else ir.DoubleType()
-        return Lanes(self.builder, self.builder.bitcast(self.value, self._retyped(element)))
+        return Lanes(self.builder, self.builder.bitcast(self.value, self._retyped(_FLOATS[self.bits])))
 
     def to(self, bits: int) -> Lanes:
         """Rounded to the floating-point type of ``bits``, or widened to it."""
         if bits == self.bits:
             return self
-        wide = self._retyped(ir.DoubleType() if bits == 64 else ir.FloatType())
-        convert = self.builder.fpext if bits == 64 else self.builder.fptrunc
-        return Lanes(self.builder, convert(self.value, wide))
+        convert = self.builder.fpext if bits > self.bits else self.builder.fptrunc
+        return Lanes(self.builder, convert(self.value, self._retyped(_FLOATS[bits])))
 
     def to_integer(self, bits: int) -> Lanes:
         """Integers, sign-extended or truncated, of ``bits``."""
@@ -254,6 +279,10 @@ class Lanes:
             return self
         convert = self.builder.sext if bits > self.bits else self.builder.trunc
         return Lanes(self.builder, convert(self.value, target))
+
+    def unsigned(self, bits: int) -> Lanes:
+        """Integers, of which no bit is taken for a sign, in ``bits``."""
+        return Lanes(self.builder, self.builder.zext(self.value, self._retyped(ir.IntType(bits))))
 
     def splat(self, n: int) -> Lanes:
         """This scalar in ``n`` lanes."""

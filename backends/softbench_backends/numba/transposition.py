@@ -13,9 +13,10 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from softbench_backends.numba.elements import Elements
 from softbench_backends.numba.jit import device_function
-from softbench_backends.numba.lanes import VECTOR_BYTES, Lanes, Vector, llvm_type
-from softbench_backends.numba.memory import masked_load, masked_store, offset, vector_at, vector_pointer, width
+from softbench_backends.numba.lanes import VECTOR_BYTES, Lanes
+from softbench_backends.numba.memory import offset, vector_at, width
 
 __all__ = ["deinterleave", "interleave", "transpose", "transpose_in", "transpose_out"]
 
@@ -49,25 +50,22 @@ def transpose_in(
     Row ``i`` starts at ``x + i stride`` and ``n`` of its elements are read; element ``j`` of row ``i`` goes to
     lane ``i`` of vector ``j`` of ``tile``. Missing rows repeat the last one.
     """
-    vector, _ = vector_at(x)
+    width, logits, results = vector_at(x).n, x.dtype, tile.dtype
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         i64 = ir.IntType(64)
         x, stride, rows, n, tile = args
-        zero = ir.Constant(llvm_type(x_type), 0.0)
         last = builder.mul(builder.sub(rows, ir.Constant(i64, 1)), stride)
+        elements = Elements(context, builder, logits)
         loaded = []
         at: ir.Value = ir.Constant(i64, 0)
-        for _ in range(vector.n):
-            loaded.append(Lanes(builder, masked_load(builder, vector, x, at, n, zero)))
+        for _ in range(width):
+            loaded.append(elements.read_partial(x, at, n, width))
             following = builder.add(at, stride)
             at = builder.select(builder.icmp_signed("<", following, last), following, last)
-        for j, v in enumerate(_transposed(loaded)):
-            pointer = vector_pointer(builder, tile, ir.Constant(i64, j * vector.n), llvm_type(vector))
-            builder.store(v.value, pointer, align=VECTOR_BYTES)
+        _write_all(Elements(context, builder, results), _transposed(loaded), tile, VECTOR_BYTES)
         return context.get_dummy_value()
 
-    x_type = x.dtype
     return types.none(x, types.int64, types.int64, types.int64, tile), codegen
 
 
@@ -81,20 +79,17 @@ def transpose_out(
     n: types.Integer,
 ) -> Any:
     """The inverse of `transpose_in`; only the ``rows`` rows are written, ``n`` elements of each."""
-    vector, _ = vector_at(x)
+    width, logits, results = vector_at(x).n, tile.dtype, x.dtype
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
         i64 = ir.IntType(64)
         tile, x, stride, rows, n = args
-        llvm = llvm_type(vector)
-        loaded = []
-        for j in range(vector.n):
-            pointer = vector_pointer(builder, tile, ir.Constant(i64, j * vector.n), llvm)
-            loaded.append(Lanes(builder, builder.load(pointer, align=VECTOR_BYTES)))
+        loaded = _read_all(Elements(context, builder, logits), tile, width, width, VECTOR_BYTES)
+        elements = Elements(context, builder, results)
         for i, v in enumerate(_transposed(loaded)):
             row = ir.Constant(i64, i)
             present = builder.select(builder.icmp_signed("<", row, rows), n, ir.Constant(i64, 0))
-            masked_store(builder, v.value, x, builder.mul(row, stride), present)
+            elements.write_partial(v, x, builder.mul(row, stride), present)
         return context.get_dummy_value()
 
     return types.none(tile, x, types.int64, types.int64, types.int64), codegen
@@ -109,19 +104,15 @@ def _lanes_of(vectors: list[Lanes], sources: list[tuple[int, int]]) -> Lanes:
     return result
 
 
-def _load_all(builder: ir.IRBuilder, p: ir.Value, vector: Vector, count: int, align: int) -> list[Lanes]:
-    """``count`` vectors, one behind the other."""
-    places = [
-        vector_pointer(builder, p, ir.Constant(ir.IntType(64), i * vector.n), llvm_type(vector)) for i in range(count)
-    ]
-    return [Lanes(builder, builder.load(place, align=align)) for place in places]
+def _read_all(elements: Elements, p: ir.Value, count: int, n: int, align: int = 0) -> list[Lanes]:
+    """``count`` vectors of ``n`` lanes, one behind the other."""
+    return [elements.read(p, ir.Constant(ir.IntType(64), i * n), n, align) for i in range(count)]
 
 
-def _store_all(builder: ir.IRBuilder, values: list[Lanes], p: ir.Value, vector: Vector, align: int) -> None:
-    """The inverse of `_load_all`."""
-    for i, value in enumerate(values):
-        place = vector_pointer(builder, p, ir.Constant(ir.IntType(64), i * vector.n), llvm_type(vector))
-        builder.store(value.value, place, align=align)
+def _write_all(elements: Elements, vectors: list[Lanes], p: ir.Value, align: int = 0) -> None:
+    """The inverse of `_read_all`."""
+    for i, v in enumerate(vectors):
+        elements.write(v, p, ir.Constant(ir.IntType(64), i * v.n), align)
 
 
 @intrinsic
@@ -129,13 +120,14 @@ def deinterleave(typingctx: Any, x: types.CPointer, k: types.IntegerLiteral, til
     """`transpose_in` for a full set of contiguous rows of ``k`` (a small literal) elements, with fewer shuffles."""
     if not isinstance(k, types.IntegerLiteral):
         return None
-    vector, _ = vector_at(x)
-    classes = k.literal_value
+    width, classes = vector_at(x).n, k.literal_value
+    logits, results = x.dtype, tile.dtype
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        flat = _load_all(builder, args[0], vector, classes, vector.element.bitwidth // 8)
-        sources = [[divmod(c + classes * j, vector.n) for j in range(vector.n)] for c in range(classes)]
-        _store_all(builder, [_lanes_of(flat, lanes) for lanes in sources], args[2], vector, VECTOR_BYTES)
+        flat = _read_all(Elements(context, builder, logits), args[0], classes, width)
+        sources = [[divmod(c + classes * j, width) for j in range(width)] for c in range(classes)]
+        vectors = [_lanes_of(flat, lanes) for lanes in sources]
+        _write_all(Elements(context, builder, results), vectors, args[2], VECTOR_BYTES)
         return context.get_dummy_value()
 
     return types.none(x, k, tile), codegen
@@ -146,14 +138,14 @@ def interleave(typingctx: Any, tile: types.CPointer, k: types.IntegerLiteral, x:
     """The inverse of `deinterleave`."""
     if not isinstance(k, types.IntegerLiteral):
         return None
-    vector, _ = vector_at(x)
-    classes = k.literal_value
+    width, classes = vector_at(x).n, k.literal_value
+    logits, results = tile.dtype, x.dtype
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        columns = _load_all(builder, args[0], vector, classes, VECTOR_BYTES)
-        places = [[divmod(v * vector.n + j, classes) for j in range(vector.n)] for v in range(classes)]  # row, class
+        columns = _read_all(Elements(context, builder, logits), args[0], classes, width, VECTOR_BYTES)
+        places = [[divmod(v * width + j, classes) for j in range(width)] for v in range(classes)]  # row, class
         flat = [_lanes_of(columns, [(c, row) for row, c in lanes]) for lanes in places]
-        _store_all(builder, flat, args[2], vector, vector.element.bitwidth // 8)
+        _write_all(Elements(context, builder, results), flat, args[2])
         return context.get_dummy_value()
 
     return types.none(tile, k, x), codegen
@@ -163,8 +155,8 @@ def _transposition(how: str) -> Any:
     """An intrinsic ``(x, x_stride, m, n, y, y_stride)``: ``y[j y_stride + i] = x[i x_stride + j]``, ``i < m, j < n``.
 
     ``m`` and ``n`` are at most a vector's width. ``how`` says what may be taken for granted: "part" nothing; "full"
-    that both are that width; "stream" that besides ``y`` and its stride are multiples of 64 bytes, and the result is
-    written past the caches.
+    that both are that width; "stream" that besides ``y`` and its stride are multiples of what a vector takes in memory,
+    and the result is written past the caches.
     """
 
     def transpose(
@@ -176,35 +168,30 @@ def _transposition(how: str) -> Any:
         y: types.CPointer,
         y_stride: types.Integer,
     ) -> Any:
-        vector, align = vector_at(x)
+        width, element = vector_at(x).n, x.dtype
         i64 = ir.IntType(64)
 
         def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
             x, x_stride, m, n, y, y_stride = args
-            llvm = llvm_type(vector)
+            elements = Elements(context, builder, element, raw=True)
             loaded = []
-            for i in range(vector.n):
+            for i in range(width):
                 number = ir.Constant(i64, i)
                 if how == "part":
                     last = builder.sub(m, ir.Constant(i64, 1))  # what is missing repeats the last one
                     number = builder.select(builder.icmp_signed("<", number, last), number, last)
                 at = builder.mul(number, x_stride)
-                if how == "part":
-                    zero = ir.Constant(llvm_type(vector.element), 0.0)
-                    loaded.append(Lanes(builder, masked_load(builder, vector, x, at, n, zero)))
-                else:
-                    loaded.append(Lanes(builder, builder.load(vector_pointer(builder, x, at, llvm), align=align)))
+                loaded.append(elements.read_partial(x, at, n, width) if how == "part" else elements.read(x, at, width))
             for j, v in enumerate(_transposed(loaded)):
                 number = ir.Constant(i64, j)
                 at = builder.mul(number, y_stride)
                 if how == "part":
                     present = builder.select(builder.icmp_signed("<", number, n), m, ir.Constant(i64, 0))
-                    masked_store(builder, v.value, y, at, present)
-                    continue
-                pointer = vector_pointer(builder, y, at, llvm)
-                written = builder.store(v.value, pointer, align=VECTOR_BYTES if how == "stream" else align)
-                if how == "stream":
-                    written.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+                    elements.write_partial(v, y, at, present)
+                elif how == "stream":
+                    elements.stream(v, y, at)
+                else:
+                    elements.write(v, y, at)
             return context.get_dummy_value()
 
         return types.none(x, types.int64, types.int64, types.int64, y, types.int64), codegen

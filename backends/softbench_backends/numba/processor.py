@@ -1,0 +1,34 @@
+"""What the processor that kernels are compiled for does itself, and what LLVM would call a function for."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any, Final
+
+import llvmlite.binding as llvm
+
+__all__ = ["converts_float16"]
+
+_WIDEN: Final = """
+define void @sample(ptr %from, ptr %to) {
+  %half = load <16 x half>, ptr %from
+  %wide = fpext <16 x half> %half to <16 x float>
+  store <16 x float> %wide, ptr %to
+  ret void
+}
+"""
+
+
+def converts_float16(context: Any) -> bool:
+    """Whether vectors of float16 are widened, and so also rounded, by instructions (F16C, AVX-512, NEON)."""
+    return not _calls(_WIDEN, "__extendhfsf2|__gnu_h2f_ieee", *context.codegen().magic_tuple())
+
+
+@functools.cache
+def _calls(sample: str, functions: str, triple: str, cpu: str, features: str) -> bool:
+    """Whether the machine code of ``sample`` names one of ``functions`` (a pattern)."""
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features or "")
+    module = llvm.parse_assembly(sample)
+    module.triple, module.data_layout = triple, str(machine.target_data)
+    return re.search(rf"\b({functions})\b", machine.emit_assembly(module)) is not None

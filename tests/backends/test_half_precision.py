@@ -1,0 +1,139 @@
+"""How the numba backend reads and writes float16 and bfloat16: every number of the formats, on every code path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba", reason="numba is not installed")
+ml_dtypes = pytest.importorskip("ml_dtypes", reason="a bfloat16 array needs ml_dtypes")
+
+pytestmark = pytest.mark.processes
+
+FORMATS = {"float16": np.dtype("float16"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+EVERY = np.arange(1 << 16).astype(np.uint16)
+
+_PROCESSORS = ["native"]
+if platform.machine() in ("x86_64", "AMD64"):
+    _PROCESSORS += ["haswell", "x86-64"]  # with instructions for float16 in narrower vectors, and without any
+
+_CONVERT = """
+import sys
+import numpy as np
+from numba import njit, types
+from softbench_backends.numba.lanes import BFLOAT16, FLOAT16
+from softbench_backends.numba.memory import address, load, load_partial, load_scalar, store, store_partial, store_scalar
+
+def widen(x, out, scalar):
+    p, to = address(x), address(out)
+    n = x.size
+    for i in range(0, n - n % 16, 16):
+        store(to, i, load(p, i))
+    store_partial(to, n - n % 16, n % 16, load_partial(p, n - n % 16, n % 16, 0.0))
+    for i in range(n):
+        scalar[i] = load_scalar(p, i)
+
+def narrow(x, out, scalar):
+    p, to = address(x), address(out)
+    n = x.size
+    for i in range(0, n - n % 16, 16):
+        store(to, i, load(p, i))
+    store_partial(to, n - n % 16, n % 16, load_partial(p, n - n % 16, n % 16, 0.0))
+    for i in range(n):
+        store_scalar(address(scalar), i, load_scalar(p, i))
+
+half = {"float16": FLOAT16, "bfloat16": BFLOAT16}[sys.argv[1]]
+def vector(element):
+    return types.Array(element, 1, "C")
+def compiled(function, *arguments):
+    compiler = njit(function)
+    compiler.compile(arguments)
+    return compiler.overloads[arguments].entry_point
+found = np.load(sys.argv[2])
+wide = [np.empty(found["halves"].size, np.float32) for _ in range(2)]
+compiled(widen, vector(half), vector(types.float32), vector(types.float32))(found["halves"], *wide)
+halves = [np.empty(found["floats"].size, np.uint16) for _ in range(2)]
+compiled(narrow, vector(types.float32), vector(half), vector(half))(found["floats"], *halves)
+np.savez(sys.argv[3], wide=wide[0], wide_scalar=wide[1], narrow=halves[0], narrow_scalar=halves[1])
+"""
+
+
+def _floats(format_: np.dtype) -> np.ndarray:
+    """float32 numbers around every number of a format, and around everything halfway between two of them."""
+    with np.errstate(all="ignore"):
+        exact = np.sort(EVERY.view(format_).astype(np.float32))
+        exact = exact[np.isfinite(exact)]
+        halfway = (
+            exact[:-1].astype(np.float64) + exact[1:]
+        ) / 2  # with one place more, so exact in float32 but for ...
+        halfway = halfway.astype(np.float32)  # ... the least of all
+        top = np.array([exact.max() + (exact.max() - exact[-2]) / 2], np.float32)  # from here on rounded to infinity
+        centers = np.concatenate([exact, halfway, top, -top])
+        around = [centers]
+        for _ in range(2):
+            around.append(np.nextafter(around[-1], np.float32(np.inf), dtype=np.float32))
+        around.append(np.nextafter(centers, np.float32(-np.inf), dtype=np.float32))
+    rng = np.random.default_rng(17)
+    any_bits = rng.integers(0, 1 << 32, 1_000_000, dtype=np.uint32).view(np.float32)
+    special = np.array([0x7F800000, 0x7F800001, 0x7FBFFFFF, 0x7FC00000, 0x7FFFFFFF, 0x477FEFFF], np.uint32)
+    special = np.concatenate([special, special | 0x80000000, [1, 0x80000001]]).astype(np.uint32).view(np.float32)
+    return np.concatenate([*around, any_bits, special])
+
+
+def _is_nan(bits: np.ndarray, format_: np.dtype) -> np.ndarray:
+    return np.isnan(bits.view(format_).astype(np.float32))
+
+
+@pytest.fixture(scope="module", params=[(name, cpu) for cpu in _PROCESSORS for name in FORMATS], ids="-".join)
+def converted(request, tmp_path_factory):
+    """Format, float32 inputs, and what each conversion gave."""
+    name, cpu = request.param
+    folder: Path = tmp_path_factory.mktemp("half")
+    floats = _floats(FORMATS[name])
+    np.savez(folder / "in.npz", halves=EVERY, floats=floats)
+    environment = dict(os.environ)
+    if cpu != "native":
+        environment.update(NUMBA_CPU_NAME=cpu, NUMBA_CPU_FEATURES="")
+    command = [sys.executable, "-c", _CONVERT, name, str(folder / "in.npz"), str(folder / "out.npz")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return FORMATS[name], floats, np.load(folder / "out.npz")
+
+
+@pytest.mark.parametrize("how", ["wide", "wide_scalar"])
+def test_every_number_is_widened_exactly(converted, how):
+    format_, _, results = converted
+    with np.errstate(all="ignore"):
+        due = EVERY.view(format_).astype(np.float32)
+    got = results[how]
+    nan = np.isnan(due)
+    np.testing.assert_array_equal(got.view(np.uint32)[~nan], due.view(np.uint32)[~nan])
+    assert np.isnan(got[nan]).all()
+    np.testing.assert_array_equal(np.signbit(got[nan]), (EVERY[nan] >> 15).astype(bool))
+
+
+@pytest.mark.parametrize("how", ["narrow", "narrow_scalar"])
+def test_rounding_is_to_nearest_even(converted, how):
+    format_, floats, results = converted
+    with np.errstate(all="ignore"):
+        due = floats.astype(format_).view(np.uint16)
+    got = results[how]
+    nan = np.isnan(floats)
+    wrong = np.flatnonzero((got != due) & ~nan)
+    assert wrong.size == 0, f"{floats[wrong[0]].hex()} became {got[wrong[0]]:#06x}, not {due[wrong[0]]:#06x}"
+    quiet = {np.dtype("float16"): 0x0200}.get(format_, 0x0040)
+    assert _is_nan(got[nan], format_).all()
+    assert (got[nan] & quiet).all()
+    np.testing.assert_array_equal(got[nan] >> 15, np.signbit(floats[nan]))
+
+
+def test_scalars_and_vectors_are_converted_alike(converted):
+    _, _, results = converted
+    np.testing.assert_array_equal(results["wide"].view(np.uint32), results["wide_scalar"].view(np.uint32))
+    np.testing.assert_array_equal(results["narrow"], results["narrow_scalar"])
