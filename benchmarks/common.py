@@ -14,8 +14,8 @@ import sys
 os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(sys.prefix, "numba-cache"))
 
 from softbench.errors import BackendUnavailableError, UnknownBackendError
-from softbench.measure import run as bench
-from softbench.measure import workloads
+from softbench.measure import inputs, workloads
+from softbench.measure.comparison import skip_reason
 from softbench.registry import RESERVED, get_backend
 
 BACKENDS = list(RESERVED)
@@ -36,6 +36,12 @@ def find(name: str):
     return backend
 
 
+def skipped(backend, workload) -> str | None:
+    """Why a backend is not timed on a workload, if so."""
+    rows = backend.rows
+    return skip_reason(rows.cost, frozenset(rows.provides), workload) or inputs.missing_extra(workload)
+
+
 class Combination:
     """One backend on one case: ``self.call()`` computes, and waits until it is done."""
 
@@ -43,12 +49,11 @@ class Combination:
 
     def setup(self, name, case_name):
         self.backend = find(name)
-        self.case = workloads.by_name(case_name)
-        reason = bench.unfit(self.backend, self.case) or workloads.missing_extra(self.case)
-        if reason:
+        self.workload = workloads.by_name(case_name)
+        if reason := skipped(self.backend, self.workload):
             raise NotImplementedError(f"{name} on {case_name}: {reason}")
-        self.inputs = workloads.make_inputs(self.case)
-        compute, synchronize = workloads.make_call(self.case, self.backend, self.inputs), self.backend.synchronize
+        self.inputs = inputs.make_inputs(self.workload)
+        compute, synchronize = inputs.make_call(self.workload, self.backend, self.inputs), self.backend.synchronize
 
         def on_device():
             compute()

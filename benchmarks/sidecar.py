@@ -3,7 +3,8 @@
     python -m benchmarks.sidecar MACHINE      (after asv run; see results/README.md)
 
 writes ``results/MACHINE/<result>.sidecar.jsonc`` for the results that have none, asking the environment that asv made
-for them. (JSON by another ending: asv reads every ``.json`` in that folder as a result of its own.)
+for them: a record as `softbench.results.record` has it. (JSON by another ending: asv reads every ``.json`` in that
+folder as a result of its own.)
 """
 
 from __future__ import annotations
@@ -14,45 +15,35 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCHEMA = "softbench.sidecar/1"
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def collect() -> dict[str, object]:
-    """The record of the interpreter this runs in, after every backend has computed something."""
-    import numpy as np
+    """The record of the interpreter this runs in: its backends, asked in processes of their own, and what they skip."""
+    from softbench.measure.comparison import skip_reason
+    from softbench.measure.inputs import missing_extra
+    from softbench.measure.remote import Remote
+    from softbench.measure.run import beginning
+    from softbench.measure.survey import survey
+    from softbench.measure.workloads import select
+    from softbench.registry import RESERVED, list_backends
 
-    from softbench import machine
-    from softbench.measure import workloads
-    from softbench.measure.run import unfit
-    from softbench.registry import DISTRIBUTIONS, RESERVED, available_backends, get_backend
-
-    backends, skipped = {}, {}
-    available = available_backends()
-    for name in RESERVED:
-        if name not in available:
-            skipped[name] = "a reserved name, without a backend yet"
-        elif not available[name].ok or available[name].kind == "simulator":
-            skipped[name] = available[name].reason or available[name].kind
-        else:
-            backend = get_backend(name)
-            backend.softmax(backend.asarray(np.zeros((2048, 1024), np.float32)[: 1 if _slow(backend) else None]))
-            backends[name] = {"kind": available[name].kind, **backend.info()}
-            for case in workloads.CASES:
-                if "asv" in case.suites and (reason := unfit(backend, case) or workloads.missing_extra(case)):
-                    skipped[f"{name} on {case.name}"] = reason
-    return {
-        "schema": SCHEMA,
-        "machine": machine.fingerprint(),
-        "versions": machine.versions(DISTRIBUTIONS),
-        "threads": machine.threads(),
-        "backends": backends,
-        "skipped": skipped,
-    }
-
-
-def _slow(backend) -> bool:
-    return backend.rows.cost != "compiled"
+    record = beginning("asv", {})
+    known = [name for name in RESERVED if name in list_backends()]
+    record["backends"] = survey(known, info=True)
+    skipped = {name: "a reserved name, without a backend yet" for name in RESERVED if name not in known}
+    for name, entry in record["backends"].items():
+        if not entry["ok"] or entry["kind"] == "simulator":
+            skipped[name] = entry["reason"] or entry["kind"]
+            continue
+        with Remote(name) as remote:
+            about = remote.ask("open", name=name)
+        for case in select(["asv"]):
+            if reason := skip_reason(about["cost"], frozenset(about["provides"]), case) or missing_extra(case):
+                skipped[f"{name} on {case.name}"] = reason
+    record["notes"] = [f"skipped: {what}: {reason}" for what, reason in skipped.items()]
+    record["complete"] = True
+    return dict(record)
 
 
 def environment(result: dict, environments: Path) -> Path:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
-from benchmarks.common import BACKENDS, TIME_CASES, Combination, find
-from softbench.measure import run as bench
+from benchmarks.common import BACKENDS, TIME_CASES, Combination, find, skipped
 from softbench.measure import startup, workloads
 
 
@@ -35,7 +34,7 @@ class Start:
 
     def _measure(self, name):
         cases = [workloads.by_name(case) for case in ("softmax-4096x1000-f32", "softmax-64x10-f32")]
-        case = next(case for case in cases if bench.unfit(self.backend, case) is None)
+        case = next(case for case in cases if skipped(self.backend, case) is None)
         with tempfile.TemporaryDirectory() as cache:
             measured = startup.measure(name, [case], cache)
         if measured["problem"]:

@@ -1,13 +1,14 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and under names that nobody else has."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import stat
 from pathlib import Path
 
-__all__ = ["clear", "write_whole"]
+__all__ = ["clear", "write_new", "write_whole"]
 
 
 def clear(path: Path) -> None:
@@ -56,6 +57,36 @@ def write_whole(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def write_new(path: Path, data: bytes) -> Path:
+    """Write a file under a name that no file has: ``path``, or with ``-2``, ``-3`` and so on before its suffix.
+
+    Several processes may do so at once; each gets a file of its own.
+
+    Returns
+    -------
+    Path
+        The name it has got.
+
+    Raises
+    ------
+    OSError
+        It could not be written; then nothing is left behind.
+    """
+    for number in itertools.count(1):
+        claimed = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
+        try:
+            os.close(os.open(claimed, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        except FileExistsError:
+            continue
+        try:
+            write_whole(claimed, data)
+        except BaseException:
+            claimed.unlink(missing_ok=True)
+            raise
+        return claimed
+    raise AssertionError("unreachable: numbers do not end")
 
 
 def _part(path: Path) -> Path:

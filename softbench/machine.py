@@ -10,11 +10,27 @@ import os
 import platform
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-__all__ = ["available_memory", "fingerprint", "threads", "usable_cores", "versions"]
+__all__ = [
+    "BusyTime",
+    "Peak",
+    "available_memory",
+    "busy_time",
+    "clock_frequency",
+    "cpu_quota",
+    "fingerprint",
+    "last_level_cache",
+    "load_average",
+    "peak_memory_of",
+    "process_time",
+    "threads",
+    "throttled_seconds",
+    "usable_cores",
+    "versions",
+]
 
 # Instruction sets that decide which vector code runs.
 _FLAG: Final = re.compile(
@@ -86,13 +102,33 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cpu_quota() -> float | None:
-    """CPUs' worth of time a container grants, or None without a limit."""
-    text = _read("/sys/fs/cgroup/cpu.max")
-    if text and not text.startswith("max"):
-        quota, period = text.split()[:2]
-        return int(quota) / int(period)
-    return None
+def _control_groups() -> list[Path]:
+    """Folders of this process's control group and of those above it (Linux, version 2), the innermost first."""
+    root = Path("/sys/fs/cgroup")
+    match = re.search(r"^0::/?(.*)$", _read("/proc/self/cgroup") or "", re.MULTILINE)
+    inner = root / match[1] if match else root
+    return [folder for folder in (inner, *inner.parents) if folder == root or root in folder.parents]
+
+
+def cpu_quota() -> float | None:
+    """CPUs' worth of time that control groups grant, or None without a limit."""
+    found = []
+    for folder in _control_groups():
+        text = _read(folder / "cpu.max")
+        if text and not text.startswith("max"):
+            quota, period = text.split()[:2]
+            found.append(int(quota) / int(period))
+    return min(found, default=None)
+
+
+def throttled_seconds() -> float:
+    """Seconds for which control groups have held this process's threads back so far; 0 where nobody says."""
+    found = [
+        int(match[1]) * 1e-6
+        for folder in _control_groups()
+        if (match := re.search(r"^throttled_usec (\d+)", _read(folder / "cpu.stat") or "", re.MULTILINE))
+    ]
+    return max(found, default=0.0)
 
 
 def _memory() -> int | None:
@@ -106,10 +142,93 @@ def available_memory() -> int | None:
     found = []
     if match := re.search(r"^MemAvailable:\s+(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE):
         found.append(int(match[1]) * 1024)
-    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
-    if limit and used and limit.isdigit() and used.isdigit():
-        found.append(int(limit) - int(used))
+    for folder in _control_groups():
+        limit, used = _read(folder / "memory.max"), _read(folder / "memory.current")
+        if limit and used and limit.isdigit() and used.isdigit():
+            found.append(int(limit) - int(used))
     return min(found, default=None)
+
+
+class Peak(NamedTuple):
+    """Memory of this process, in bytes; None where the system does not say."""
+
+    total: int | None
+    """The most that was resident during a call: interpreter, libraries, inputs and results included."""
+    call: int | None
+    """Of that, what was not resident before the call."""
+
+
+def peak_memory_of(call: Callable[[], object]) -> Peak:
+    """Memory that this process has at the most while it does something."""
+    before = _status_bytes("VmRSS")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    call()
+    peak = _status_bytes("VmHWM")
+    if peak is None:
+        with contextlib.suppress(ImportError):
+            import resource
+
+            most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            return Peak(most if sys.platform == "darwin" else 1024 * most, None)
+    return Peak(peak, None if before is None or peak is None else max(0, peak - before))
+
+
+def _status_bytes(name: str) -> int | None:
+    match = re.search(rf"^{name}:\s+(\d+) kB", _read("/proc/self/status") or "", re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def load_average() -> float | None:
+    """Processes that ran or waited for a processor, on the average of the last minute."""
+    try:
+        return os.getloadavg()[0]
+    except (OSError, AttributeError):
+        return None
+
+
+class BusyTime(NamedTuple):
+    """Seconds of processor time so far, on the processors that this process may use."""
+
+    busy: float
+    """Used by anybody."""
+    stolen: float
+    """Taken by other guests of the same host."""
+
+
+def busy_time() -> BusyTime | None:
+    """What /proc/stat says; None where there is no such file."""
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    busy = stolen = 0
+    for line in (_read("/proc/stat") or "").splitlines():
+        match = re.match(r"cpu(\d+) (.*)", line)
+        if match and (allowed is None or int(match[1]) in allowed):
+            user, nice, system, _, _, interrupts, soft, steal = map(int, match[2].split()[:8])
+            busy += user + nice + system + interrupts + soft
+            stolen += steal
+    tick = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
+    return BusyTime(busy / tick, stolen / tick) if busy else None
+
+
+def process_time(groups: Iterable[int]) -> float:
+    """Seconds of processor time that this process, and process groups that it has started, have used so far."""
+    wanted, me, total = set(groups), os.getpid(), 0
+    for folder in Path("/proc").glob("[0-9]*"):
+        text = _read(folder / "stat") or ""
+        fields = text.rpartition(")")[2].split()  # the name before it may hold anything
+        if len(fields) > 14 and (int(folder.name) == me or int(fields[2]) in wanted):
+            total += sum(map(int, fields[11:15]))  # user, system, and both of children that have ended
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def clock_frequency() -> float | None:
+    """Mean of the processors' present clock frequencies in Hz; None where the system does not say."""
+    found = [
+        int(text)
+        for path in Path("/sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
+        if (text := _read(path))
+    ]
+    return 1000 * sum(found) / len(found) if found else None
 
 
 def _version(release: str) -> str:
@@ -146,7 +265,7 @@ def fingerprint() -> dict[str, Any]:
         "id": digest,
         "cpu": processor,
         "usable_cores": usable_cores(),
-        "cpu_quota": _cpu_quota(),
+        "cpu_quota": cpu_quota(),
         "memory_bytes": memory,
         "system": platform.system(),
         "kernel": _version(platform.release()),

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RESERVED",
+    "availability",
     "available_backends",
     "current_backend",
     "get_backend",
@@ -180,10 +181,11 @@ def available_backends() -> dict[str, Availability]:
     Probes libraries and devices, so the first call may take a moment. Never raises: a plugin that fails to
     load is reported with a warning.
     """
-    return {name: _availability(name) for name in _names()}
+    return {name: availability(name) for name in _names()}
 
 
-def _availability(name: str) -> Availability:
+def availability(name: str) -> Availability:
+    """Whether the backend of this name can run here; a warning where it cannot even say so. UnknownBackendError."""
     try:
         return _state(name, _load(name))
     except BackendUnavailableError as error:

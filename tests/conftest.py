@@ -3,6 +3,7 @@
 import importlib.util
 import subprocess
 import sys
+import textwrap
 
 import pytest
 
@@ -54,3 +55,30 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if process is not None:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def plugin(tmp_path_factory, monkeypatch):
+    """Install a distribution of backends, here and in processes started here: ``plugin("dist", source, name="Class")``.
+
+    The source is that of its one module; ``softbench_backends`` and NumPy as ``np`` are imported there.
+    """
+    from softbench import registry
+
+    def install(distribution: str, source: str, **entries: str) -> None:
+        folder = tmp_path_factory.mktemp("site")
+        module = f"module_of_{distribution}"
+        head = "import os, signal, sys, time\nimport numpy as np\nfrom softbench_backends.numpy import NumpyBackend\n"
+        (folder / f"{module}.py").write_text(head + textwrap.dedent(source))
+        about = folder / f"{distribution}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
+        lines = [f"{name} = {module}:{attribute}" for name, attribute in entries.items()]
+        (about / "entry_points.txt").write_text("\n".join([f"[{registry.ENTRY_POINT_GROUP}]", *lines]))
+        monkeypatch.syspath_prepend(str(folder))
+        registry._plugins.cache_clear()
+
+    monkeypatch.setattr(registry, "_instances", dict(registry._instances))
+    yield install
+    monkeypatch.undo()
+    registry._plugins.cache_clear()

@@ -20,7 +20,7 @@ from numba import njit
 
 from softbench.front.backend import Backend
 from softbench.measure.ceiling import ceiling
-from softbench.measure.timing import Arm, interleave
+from softbench.measure.timing import Candidate, interleave
 
 _PACKAGE: Final = "softbench_backends.numba"
 _NEVER: Final = 1 << 60  # a size that no array reaches
@@ -200,9 +200,9 @@ def ablation(arguments: Sequence[str]) -> int:
             y /= y.sum(axis=1, keepdims=True)
         out = variants[AS_IT_IS].rows.empty(x.shape, x.dtype)
         names = [AS_IT_IS, *(technique.name for technique in techniques)]
-        arms = {name: Arm(call(case, variants[name], x, y, out)) for name in names}
+        arms = {name: Candidate(call(case, variants[name], x, y, out)) for name in names}
         limit = ceiling("read" if case.op == "loss" else "copy", x.nbytes)
-        timings = interleave({**arms, f"{limit.operation} ({limit.method})": limit.arm}, parsed.seconds)
+        timings = interleave({**arms, f"{limit.operation} ({limit.method})": limit.candidate}, parsed.seconds)
         whole = timings[AS_IT_IS].median
         print(f"{case.name}: median ms (quartiles), and how many times as long as with everything on")
         for name, timing in timings.items():

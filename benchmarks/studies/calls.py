@@ -18,12 +18,12 @@ import numpy as np
 
 import softbench as sb
 from benchmarks.studies.common import add_dtype, add_seconds, parser, print_beside
-from softbench.measure.timing import Arm, interleave
+from softbench.measure.timing import Candidate, interleave
 
 # -- what a call costs -------------------------------------------------------------------------------------------------
 
 
-def layers(n: int, k: int) -> dict[str, Arm]:
+def layers(n: int, k: int) -> dict[str, Candidate]:
     x = np.random.default_rng(0).normal(size=(n, k)).astype(np.float32)
     labels = np.arange(n) % k
     out, losses = np.empty_like(x), np.empty(n)
@@ -42,7 +42,7 @@ def layers(n: int, k: int) -> dict[str, Arm]:
         import torch
         from torch.nn.functional import cross_entropy
     except ImportError:
-        return {name: Arm(call) for name, call in calls.items()}
+        return {name: Candidate(call) for name, call in calls.items()}
     torch.set_num_threads(2)
     tx, tl = torch.from_numpy(x), torch.from_numpy(labels)
     leaf = tx.clone().requires_grad_()
@@ -54,7 +54,7 @@ def layers(n: int, k: int) -> dict[str, Arm]:
     calls["torch softmax"] = lambda: torch.softmax(tx, 1)
     calls["torch loss"] = lambda: cross_entropy(tx, tl)
     calls["torch loss_and_gradient"] = forward_backward
-    return {name: Arm(call) for name, call in calls.items()}
+    return {name: Candidate(call) for name, call in calls.items()}
 
 
 def _row_loss(be: sb.Backend, x: np.ndarray, labels: np.ndarray, losses: np.ndarray) -> Any:
@@ -88,7 +88,7 @@ AXES = (
 )
 
 
-def along_axis(shape: tuple[int, ...], axis: int, dtype: str) -> dict[str, Arm]:
+def along_axis(shape: tuple[int, ...], axis: int, dtype: str) -> dict[str, Candidate]:
     import torch
 
     torch.set_num_threads(2)
@@ -98,13 +98,13 @@ def along_axis(shape: tuple[int, ...], axis: int, dtype: str) -> dict[str, Arm]:
     out = be.rows.empty(shape, x.dtype)
     tx, tout = torch.from_numpy(x), torch.empty(shape, dtype=getattr(torch, dtype))
     return {
-        "softmax(out=)": Arm(lambda: be.softmax(x, axis=axis, out=out)),
-        "softmax": Arm(lambda: be.softmax(x, axis=axis)),
-        "log_softmax(out=)": Arm(lambda: be.log_softmax(x, axis=axis, out=out)),
-        "loss_and_gradient(out=)": Arm(lambda: be.loss_and_gradient(x, y, axis=axis, out=out)),
-        "torch softmax(out=)": Arm(lambda: torch.softmax(tx, axis, out=tout)),
-        "torch softmax": Arm(lambda: torch.softmax(tx, axis)),
-        "torch log_softmax(out=)": Arm(lambda: torch.log_softmax(tx, axis, out=tout)),
+        "softmax(out=)": Candidate(lambda: be.softmax(x, axis=axis, out=out)),
+        "softmax": Candidate(lambda: be.softmax(x, axis=axis)),
+        "log_softmax(out=)": Candidate(lambda: be.log_softmax(x, axis=axis, out=out)),
+        "loss_and_gradient(out=)": Candidate(lambda: be.loss_and_gradient(x, y, axis=axis, out=out)),
+        "torch softmax(out=)": Candidate(lambda: torch.softmax(tx, axis, out=tout)),
+        "torch softmax": Candidate(lambda: torch.softmax(tx, axis)),
+        "torch log_softmax(out=)": Candidate(lambda: torch.log_softmax(tx, axis, out=tout)),
     }
 
 

@@ -29,7 +29,7 @@ from rich.table import Table
 import softbench as sb
 from softbench import machine
 from softbench.measure.ceiling import ceiling
-from softbench.measure.timing import Arm, Timing, interleave
+from softbench.measure.timing import Candidate, Timing, interleave
 from softbench.registry import DISTRIBUTIONS
 from softbench.results.units import duration, three_digits
 
@@ -186,16 +186,16 @@ def measure(goal: Goal, seconds: float, peers: list[str]) -> dict[str, Any]:
     x = rng.standard_normal(goal.shape, dtype=np.dtype(goal.dtype).type)
     x *= x.dtype.type(4.0)
     y = rng.integers(0, goal.shape[1], goal.shape[0])
-    arms, absent = {"numba": Arm(_numba(goal, x, y))}, {}
+    arms, absent = {"numba": Candidate(_numba(goal, x, y))}, {}
     for name in peers:
         try:
-            arms[name] = Arm(PEERS[name](goal, x, y))
+            arms[name] = Candidate(PEERS[name](goal, x, y))
         except (ImportError, NotImplementedError) as error:
             absent[name] = str(error)
     operation = "read" if goal.op == "loss" else "copy"
     limit = None if x.size < 1 << 16 else ceiling(operation, x.nbytes)
     if limit:
-        arms[operation] = limit.arm
+        arms[operation] = limit.candidate
     timings = interleave(arms, seconds)
     ours = timings["numba"]
     verdicts = {

@@ -15,7 +15,7 @@ import softbench as sb
 from benchmarks.studies.common import add_dtype, add_seconds, parser, spread
 from benchmarks.studies.goals import GOALS
 from softbench.interface import IndexTarget
-from softbench.measure.timing import Arm, interleave
+from softbench.measure.timing import Candidate, interleave
 from softbench.results.units import duration
 
 # -- cycles ------------------------------------------------------------------------------------------------------------
@@ -121,7 +121,7 @@ def _measured(dtype: str, seconds: float) -> tuple[float, tuple[float, float, fl
     rows = sb.get_backend("numba").rows
     x = np.random.default_rng(0).normal(size=(ROWS, CLASSES)).astype(dtype)
     out, links = np.empty_like(x), 100_000
-    arms = {"softmax": Arm(lambda: rows.softmax(x, out)), "clock": Arm(_clock(links))}
+    arms = {"softmax": Candidate(lambda: rows.softmax(x, out)), "clock": Candidate(_clock(links))}
     timings = interleave(arms, seconds)
     median, low, high = (t * 64 / x.nbytes for t in (timings["softmax"].median, *timings["softmax"].quartiles))
     return timings["clock"].median / (links * LINK), (median, low, high)
@@ -211,7 +211,7 @@ def per_row(arguments: Sequence[str]) -> int:
     table: dict[str, list[str]] = {}
     for k in ROW_CLASSES:
         n, functions = row_calls(k, parsed.dtype)
-        timings = interleave({name: Arm(call) for name, call in functions.items()}, parsed.seconds)
+        timings = interleave({name: Candidate(call) for name, call in functions.items()}, parsed.seconds)
         for name, timing in timings.items():
             table.setdefault(name, []).append(spread(timing, 1e9 / n, 0))
     print(f"nanoseconds per row of {parsed.dtype}, one thread: median (quartiles)")
@@ -280,7 +280,7 @@ def thresholds(arguments: Sequence[str]) -> int:
     parsed = options.parse_args(arguments)
     print(f"microseconds, {parsed.dtype}: median (quartiles); * the way that is taken")
     for choice in choices(np.dtype(parsed.dtype).itemsize):
-        timings = interleave({way: Arm(call) for way, call in choice.ways.items()}, parsed.seconds)
+        timings = interleave({way: Candidate(call) for way, call in choice.ways.items()}, parsed.seconds)
         cells = [
             f"{'*' if way == choice.taken else ' '} {way} {spread(timing, 1e6, 1)}" for way, timing in timings.items()
         ]

@@ -27,7 +27,7 @@ import numpy as np
 
 from benchmarks.studies.goals import GOALS, Goal, _numba, _relative_spread, _spread
 from softbench import machine
-from softbench.measure.timing import Arm, interleave
+from softbench.measure.timing import Candidate, interleave
 from softbench.registry import DISTRIBUTIONS
 from softbench.results.units import duration, three_digits
 
@@ -75,7 +75,7 @@ def measure(goal: Goal, seconds: float) -> dict[str, Any]:
     rng = np.random.Generator(np.random.SFC64(1))
     x = rng.standard_normal(goal.shape, dtype=np.float32) * np.float32(4.0)
     y = rng.integers(0, goal.shape[1], goal.shape[0])
-    arms = {"numba": Arm(_numba(goal, x, y)), "numpy": Arm(_numpy(goal, x, y))}
+    arms = {"numba": Candidate(_numba(goal, x, y)), "numpy": Candidate(_numpy(goal, x, y))}
     return {name: _spread(timing) for name, timing in interleave(arms, seconds).items()}
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-__all__ = ["DEFAULT_OUT", "Parser", "UsageError", "columns", "complain", "count", "names", "positive"]
+__all__ = ["DEFAULT_OUT", "Parser", "UsageError", "columns", "complain", "count", "names", "positive", "shape"]
 
 DEFAULT_OUT: Final = Path("softbench-results")
 """Where results are saved unless the user says otherwise."""
@@ -68,3 +68,11 @@ def columns(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
         print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """``4096x1000`` as a tuple of lengths; `UsageError` if it is none."""
+    lengths = text.lower().split("x")
+    if not all(length.isdecimal() and int(length) > 0 for length in lengths):
+        raise UsageError(f"{text!r} is no shape: expected positive lengths with an x between them, such as 4096x1000")
+    return tuple(map(int, lengths))

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from softbench.cli.arguments import UsageError, complain, positive
-from softbench.cli.verdict import make_console, print_report, show_progress
+from softbench.cli.progress import make_console, show_progress
+from softbench.cli.verdict import print_report
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.registry import get_backend, list_backends
 
 if TYPE_CHECKING:  # the kit is imported when there is something to judge
-    from softbench.conformance.verdicts import Report
+    from softbench.conformance.verdicts import Report, Result
+    from softbench.measure.progress import ProgressReporter
 
 __all__ = ["add_parser", "main"]
 
@@ -98,6 +100,17 @@ def main(args: argparse.Namespace) -> int:
     return verdicts.status()
 
 
+def _telling(progress: ProgressReporter, name: str) -> Callable[[int, int, Result], None]:
+    """What the kit is to call after every case, for a reporter of progress."""
+
+    def told(done: int, total: int, result: Result) -> None:
+        if done == 1:
+            progress.begin([1.0] * total)
+        progress.step(f"{name}: {result.id.partition('/')[0]}")
+
+    return told
+
+
 class _Verdicts:
     """What is found, told as it comes and written at the end."""
 
@@ -115,8 +128,9 @@ class _Verdicts:
 
         args = self.args
         try:
-            with show_progress(name, quiet=args.json) as progress:
-                report = judge_apart(name, args.profile, progress, select=args.select, timeout=args.timeout)
+            with show_progress(lines=False, quiet=args.json) as progress:
+                told = _telling(progress, name)
+                report = judge_apart(name, args.profile, told, select=args.select, timeout=args.timeout)
         except BackendUnavailableError as error:
             self.unavailable[name] = str(error)
             return True
@@ -127,7 +141,7 @@ class _Verdicts:
         report.backend = name
         self.reports.append(report)
         if not args.json:
-            self._tell(lambda: print_report(make_console(), report))
+            self._tell(lambda: print_report(make_console(wrap=False), report))
         return not report.interrupted and not (self.unread and not args.junit)
 
     def write(self) -> None:
@@ -148,7 +162,7 @@ class _Verdicts:
 
     def _print_unavailable(self) -> None:
         for reason in self.unavailable.values():
-            make_console().print(reason, markup=False, highlight=False)
+            make_console(wrap=False).print(reason, markup=False, highlight=False)
 
     def status(self) -> int:
         """The exit status."""

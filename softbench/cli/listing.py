@@ -6,14 +6,11 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import softbench
 from softbench.cli.arguments import columns
-from softbench.registry import BUILT_IN, DISTRIBUTIONS, available_backends, get_backend, list_backends
-
-if TYPE_CHECKING:  # rich and everything that measures are imported by the commands that need them
-    from softbench.results.record import BackendRecord, Record
+from softbench.cli.progress import make_console
+from softbench.registry import BUILT_IN, list_backends
 
 __all__ = ["add_parser"]
 
@@ -52,46 +49,31 @@ def _list(parsed: argparse.Namespace) -> None:
 
 
 def _list_cases() -> None:
-    from softbench.measure.workloads import CASES
+    from softbench.measure.workloads import WORKLOADS
 
-    rows = [(case.name, " ".join(sorted(case.suites)) or "-", case.why) for case in CASES]
+    rows = [(case.name, " ".join(sorted(case.suites)) or "-", case.why) for case in WORKLOADS]
     columns([("case", "suites", "why it is there"), *rows])
 
 
 def _info(parsed: argparse.Namespace) -> None:
-    from softbench import machine
-    from softbench.results import tables as report
+    from softbench.measure.run import beginning
+    from softbench.measure.survey import survey
+    from softbench.results import tables
+    from softbench.results.record import dumps
 
-    summaries = list_backends()
-    backends: dict[str, BackendRecord] = {}
-    for name, state in available_backends().items():
-        backends[name] = {
-            "summary": summaries.get(name, ""),
-            "ok": state.ok,
-            "kind": state.kind,
-            "reason": state.reason,
-            "install": state.install,
-        }
-        if state.ok:
-            backends[name]["info"] = get_backend(name).info()
-    record: Record = {
-        "version": softbench.__version__,
-        "machine": machine.fingerprint(),
-        "versions": machine.versions(DISTRIBUTIONS),
-        "threads": machine.threads(),
-        "backends": backends,
-    }
+    record = beginning("info", {})
+    record["backends"] = survey(list_backends(), info=True)
+    record["complete"] = True
     if parsed.json:
-        from softbench.results.record import dumps
-
         print(dumps(record), end="")
         return
-    out = report.console()
-    out.print(report.machine_line(record))
-    out.print(report.backend_table(backends))
-    for name, entry in backends.items():
+    out = make_console()
+    out.print(tables.machine_line(record))
+    out.print(tables.backend_table(record["backends"], out.width))
+    for name, entry in record["backends"].items():
         if "info" in entry:
-            told = {key: value for key, value in entry["info"].items() if key not in ("name", "kind")}
-            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in told.items()))
+            shown = {key: value for key, value in entry["info"].items() if key not in ("name", "kind")}
+            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in shown.items()))
+            print(f"{name}: threads {json.dumps(entry['threads'])}")
     print("versions: " + ", ".join(f"{name} {version}" for name, version in record["versions"].items()))
     print("threads: " + json.dumps(record["threads"]))

@@ -9,53 +9,10 @@ if TYPE_CHECKING:  # rich is imported when there is something to print
 
     from softbench.conformance.verdicts import Report, Result
 
-__all__ = ["make_console", "print_report", "show_progress"]
+__all__ = ["print_report"]
 
 _SHOWN: Final = 3
 """Failures of a row of the contract that are printed in full: the others mostly say the same."""
-
-
-def make_console(*, stderr: bool = False) -> Console:
-    """A console that wraps nothing and leaves it to the caller what a closed pipe means."""
-    from rich.console import Console
-
-    class Pipe(Console):
-        def on_broken_pipe(self) -> None:
-            self.quiet = True
-            raise BrokenPipeError
-
-    return Pipe(stderr=stderr, soft_wrap=True)
-
-
-class show_progress:
-    """A bar on the terminal while a backend is judged; nothing where there is no terminal."""
-
-    def __init__(self, name: str, *, quiet: bool) -> None:
-        self._name = name
-        self._console = make_console(stderr=True)
-        self._on = self._console.is_terminal and not quiet
-
-    def __enter__(self) -> Any:
-        if not self._on:
-            return None
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(
-            *columns, TextColumn("{task.fields[now]}"), console=self._console, transient=True, auto_refresh=False
-        )
-        self._bar.start()
-        self._task = self._bar.add_task(self._name, total=None, now="")
-        return self._advance
-
-    def _advance(self, done: int, total: int, result: Result) -> None:
-        self._bar.update(self._task, completed=done, total=total, now=result.id.split("/")[0])
-        if done % 16 == 0 or result.seconds > 0.1:
-            self._bar.refresh()
-
-    def __exit__(self, *_: object) -> None:
-        if self._on:
-            self._bar.stop()
 
 
 def print_report(console: Console, report: Report) -> None:

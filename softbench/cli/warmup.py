@@ -1,21 +1,23 @@
-"""``softbench warmup``: compile kernels before they are needed."""
+"""``softbench warmup``: compile kernels before they are needed, each backend's in a process of its own."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from softbench import api
 from softbench.cli.arguments import UsageError
 from softbench.cli.progress import show_progress
-from softbench.interface.dtypes import formats, row_dtype
-from softbench.registry import available_backends, get_backend, list_backends
+from softbench.interface.dtypes import formats
+from softbench.registry import get_backend, list_backends, origin
 
 if TYPE_CHECKING:  # what measures is imported by the commands that need it
-    from softbench.measure.run import Listener
+    from softbench.measure.progress import ProgressReporter
+    from softbench.measure.remote import Remote
 
 __all__ = ["add_parser"]
 
@@ -42,29 +44,46 @@ def add_parser(commands: Any) -> None:
 
 
 def _warmup(parsed: argparse.Namespace) -> int:
-    from softbench.results import tables as report
+    from softbench.measure.remote import Remote
 
     for option, choices in (("op", api.__all__), ("dtype", sorted(formats))):
         setattr(parsed, option, _names_apart(getattr(parsed, option), choices, f"--{option}", parsed.names))
-    names = list(dict.fromkeys(parsed.names)) or [name for name, state in available_backends().items() if state.ok]
+    for name in parsed.names:
+        get_backend(name)  # raises for one that is unknown, or not here
+    names = list(dict.fromkeys(parsed.names)) or list(list_backends())
+    asked = {"ops": parsed.op or api.__all__, "dtypes": parsed.dtype or list(formats)}
+    lines: list[tuple[str, bool]] = []
+    with show_progress() as progress, contextlib.ExitStack() as stack:
+        remotes = {name: stack.enter_context(Remote(name)) for name in names}
+        plans = _plans(remotes, asked, lines, named=bool(parsed.names))
+        progress.begin([1.0] * sum(map(len, plans.values())))
+        for name, labels in plans.items():
+            lines.append(_compile(remotes[name], name, labels, progress))
+    print("\n".join(line for line, _ in lines))
+    return 0 if all(ok for _, ok in lines) else 1
+
+
+def _plans(
+    remotes: Mapping[str, Remote], asked: Mapping[str, Any], lines: list[tuple[str, bool]], *, named: bool
+) -> dict[str, list[str]]:
+    """What every backend has to compile; what is to be said of those that have nothing, or fail, goes to ``lines``."""
+    from softbench.measure.remote import RemoteError
+
+    for name, remote in remotes.items():
+        remote.send("kernels", name=name, **asked)
     plans = {}
-    for name in names:
-        rows = get_backend(name).rows
-        dtypes = dict.fromkeys(row_dtype(dtype, rows.dtypes) for dtype in parsed.dtype or formats)
-        plans[name] = list(rows.kernels(parsed.op or api.__all__, [dtype for dtype in dtypes if dtype in rows.dtypes]))
-    status = 0
-    told = []
-    with show_progress(report.console(stderr=True)) as listener:
-        listener.begin(sum(map(len, plans.values())))
-        for name, plan in plans.items():
-            if not plan:
-                told.append(f"{name}: offers nothing to compile ahead")
-                continue
-            line, ok = _compile(name, plan, listener)
-            told.append(line)
-            status = status if ok else 1
-    print("\n".join(told))
-    return status
+    for name, remote in remotes.items():
+        try:
+            plans[name] = remote.receive()
+        except RemoteError as error:
+            # That a library of ours is not installed is no news, unless somebody has asked for it.
+            if named or origin(name) or error.kind != "BackendUnavailableError":
+                lines.append((f"{name}: {error}", False))
+            continue
+        if not plans[name]:
+            lines.append((f"{name}: offers nothing to compile ahead", True))
+            del plans[name]
+    return plans
 
 
 def _names_apart(
@@ -86,23 +105,28 @@ def _names_apart(
     return kept
 
 
-def _compile(name: str, plan: Sequence[tuple[str, Callable[[], bool]]], listener: Listener) -> tuple[str, bool]:
+def _compile(remote: Remote, name: str, labels: Sequence[str], progress: ProgressReporter) -> tuple[str, bool]:
     """Compile the kernels of a backend; what to say of it, and whether all of it is there for later processes."""
+    from softbench.measure.remote import RemoteError
+
     failed = unkept = 0
     began = time.perf_counter()
-    for label, compile_kernel in plan:
-        listener.step(f"{name}: {label}")
+    for number, label in enumerate(labels):
+        progress.step(f"{name}: {label}")
         start = time.perf_counter()
         try:
-            unkept += not compile_kernel()
-        except Exception as error:  # a compiler's, of any kind: the other kernels may still be fine
+            unkept += not remote.ask("compile", number=number)
+        except RemoteError as error:  # a compiler's, of any kind: the other kernels may still be fine
+            progress.note(f"{name}: {label}: {error}")
+            if not error.alive:
+                failed += len(labels) - number
+                break
             failed += 1
-            listener.note(f"{name}: {label}: {type(error).__name__}: {error}")
         else:
-            listener.note(f"{name}: {label}: {time.perf_counter() - start:.2f} s")
-    line = f"{name}: {len(plan) - failed} kernels ready after {time.perf_counter() - began:.1f} s"
+            progress.note(f"{name}: {label}: {time.perf_counter() - start:.2f} s")
+    line = f"{name}: {len(labels) - failed - unkept} kernels ready after {time.perf_counter() - began:.1f} s"
     if failed:
         line += f"; {failed} failed"
     if unkept:
-        line += "; for this process only: no folder to keep them in can be written to"
+        line += f"; {unkept} could not be kept on disk, and will be compiled again by every process"
     return line, not (failed or unkept)

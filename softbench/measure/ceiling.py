@@ -15,9 +15,10 @@ import numpy as np
 
 from softbench.front.backend import Backend
 from softbench.machine import usable_cores
-from softbench.measure.timing import Arm, interleave
+from softbench.measure.timing import Candidate, interleave
+from softbench.measure.workloads import Workload
 
-__all__ = ["Ceiling", "ceiling", "device_ceiling"]
+__all__ = ["Ceiling", "ceiling", "device_ceiling", "host_limit", "limit_of"]
 
 Operation = Literal["read", "copy", "update"]
 
@@ -26,25 +27,38 @@ _TRIAL_SECONDS: Final = 0.15
 
 
 class Ceiling(NamedTuple):
-    """The fastest way found to do an operation, as an arm to be timed beside the kernels it bounds."""
+    """The fastest way found to do an operation, as a candidate to be timed beside the kernels it bounds."""
 
     operation: Operation
     method: str
     moved: int
-    """Bytes read plus bytes written by one call of the arm."""
-    arm: Arm
+    """Bytes read plus bytes written by one call of the candidate."""
+    candidate: Candidate
 
 
 def ceiling(operation: Operation, nbytes: int, threads: int | None = None) -> Ceiling:
     """The best way to read, copy or update ``nbytes`` of host memory with up to ``threads`` threads (None: all)."""
     methods = _METHODS[operation](_aligned(nbytes), threads or usable_cores())
-    arms = {name: Arm(call) for name, call in methods.items()}
-    best = next(iter(arms))
-    if len(arms) > 1:
-        timings = interleave(arms, _TRIAL_SECONDS)
+    candidates = {name: Candidate(call) for name, call in methods.items()}
+    best = next(iter(candidates))
+    if len(candidates) > 1:
+        timings = interleave(candidates, _TRIAL_SECONDS)
         best = min(timings, key=lambda name: timings[name].median)
     moved = nbytes if operation == "read" else 2 * nbytes
-    return Ceiling(operation, best, moved, arms[best])
+    return Ceiling(operation, best, moved, candidates[best])
+
+
+def limit_of(workload: Workload, backend: Backend, threads: int | None = None) -> Ceiling:
+    """The limit of a workload in the memory that a backend computes in."""
+    if backend.availability().kind == "cpu":
+        return host_limit(workload, threads)
+    return device_ceiling(backend, workload.ceiling, workload.traffic.total // 2)
+
+
+def host_limit(workload: Workload, threads: int | None = None) -> Ceiling:
+    """The limit of a workload in the memory of the host."""
+    traffic = workload.traffic.total
+    return ceiling(workload.ceiling, traffic if workload.ceiling == "read" else traffic // 2, threads)
 
 
 def device_ceiling(backend: Backend, operation: Operation, nbytes: int) -> Ceiling:
@@ -59,7 +73,7 @@ def device_ceiling(backend: Backend, operation: Operation, nbytes: int) -> Ceili
     def copy() -> None:
         rows.from_rows(source, source.shape, 1, "float32", target)
 
-    return Ceiling(operation, "device copy", 2 * nbytes, Arm(copy, backend.synchronize))
+    return Ceiling(operation, "device copy", 2 * nbytes, Candidate(copy, backend.synchronize))
 
 
 def _aligned(nbytes: int) -> np.ndarray[Any, Any]:

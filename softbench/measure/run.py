@@ -1,398 +1,297 @@
 """The main job: which backends are here, are they right, how fast, how near the limit, which to choose.
 
 `run` fills a `softbench.results.record.Record` step by step, so that an interrupted run keeps what it has measured.
+Every backend is asked, judged and timed in processes of its own (`softbench.measure.remote`): whatever one does is a
+row of the record, and the others go on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import os
-import tempfile
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Final, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Final, cast
 
 import softbench
 from softbench import machine
-from softbench.front.backend import Backend
-from softbench.measure import spot_check as accuracy
-from softbench.measure import startup, workloads
-from softbench.measure.ceiling import Ceiling, ceiling, device_ceiling
-from softbench.measure.timing import Arm, Timing, interleave
-from softbench.measure.workloads import Case
-from softbench.registry import DISTRIBUTIONS, available_backends, get_backend, list_backends
+from softbench.conformance.apart import judge_apart
+from softbench.measure import startup
+from softbench.measure.comparison import Comparison, Participant, case_record, skip_reason
+from softbench.measure.plan import PROFILES, Config
+from softbench.measure.progress import NullProgress, ProgressReporter
+from softbench.measure.remote import RemoteError
+from softbench.measure.stability import Watch, oversubscription, probe, run_stability
+from softbench.measure.surroundings import compilation_cache, thread_limit
+from softbench.measure.survey import survey
+from softbench.measure.workloads import Workload
+from softbench.registry import DISTRIBUTIONS, get_backend, list_backends
 from softbench.results.recommend import recommend
-from softbench.results.record import SCHEMA, BackendRecord, CaseRecord, CeilingRecord, Conformance, Record, Result
-from softbench.results.units import size
+from softbench.results.record import SCHEMA, CaseRecord, Conformance, Machine, Record
 
-__all__ = ["Config", "Listener", "Quiet", "ceilings", "run", "unfit"]
+__all__ = ["run"]
 
-#: An interpreted backend needs a microsecond or so per logit: beyond this a single call would eat the time budget.
-INTERPRETED_LIMIT: Final = 50_000
-#: A default run is to end within two minutes on two cores: checks first, then as much timing as fits. Preparing and
-#: judging the inputs of the cases takes the rest.
-WHOLE_SECONDS: Final = 88.0
-TIMING_SECONDS: Final = (5.0, 30.0)
-#: Share of the available memory that a case may take.
-_MEMORY_SHARE: Final = 0.7
+IDLE_SECONDS: Final = 0.5
+"""For which the machine is watched before anything is measured."""
+STARTUP_SECONDS: Final = {"compiled": 9.0, "interpreted": 2.0, "simulated": 2.0}
+"""What start-up of a backend takes, about: for the remaining time that is shown."""
+KIT_SECONDS: Final = 12.0
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """What to run."""
-
-    backends: tuple[str, ...] | None = None
-    """Names; None: every one that is available."""
-    cases: tuple[str, ...] = ("quick",)
-    """Suites, names or patterns of `softbench.measure.workloads`."""
-    dtype: str | None = None
-    """Put all cases into this dtype."""
-    seconds: float | None = None
-    """Time for the timing of all cases together, checks and start-up not counted. None: what is left of
-    `WHOLE_SECONDS` after those, within `TIMING_SECONDS`."""
-    threads: int | None = None
-    """Threads that libraries may use; None: one per usable core."""
-    check: bool = True
-    """Run the conformance kit (quick profile) on each backend."""
-    startup: bool = True
-    """Measure import and first calls in fresh processes."""
-
-
-class Listener(Protocol):
-    """Who is told of progress."""
-
-    def begin(self, steps: int) -> None:
-        """The number of steps that will come."""
-
-    def step(self, text: str) -> None:
-        """A step begins."""
-
-    def detail(self, text: str) -> None:
-        """How far a long step has come; often."""
-
-    def note(self, text: str) -> None:
-        """Something a reader should know."""
-
-
-class Quiet:
-    """Nobody."""
-
-    def begin(self, steps: int) -> None:
-        """Nothing."""
-
-    def step(self, text: str) -> None:
-        """Nothing."""
-
-    def detail(self, text: str) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-
-def run(config: Config, listener: Listener | None = None, record: Record | None = None) -> Record:
+def run(
+    config: Config,
+    progress: ProgressReporter | None = None,
+    record: Record | None = None,
+    resumed: Record | None = None,
+) -> Record:
     """Do it all. Ctrl-C ends it early, with ``complete`` False and what was measured so far.
 
     Parameters
     ----------
     config
         What to run.
-    listener
-        Told of progress.
+    progress
+        Told of steps.
     record
         Filled in place, for a caller who wants to look at it meanwhile.
+    resumed
+        The record of an interrupted run of the same configuration: what that has is not measured again.
+
+    Returns
+    -------
+    Record
+        Of a backend that fails or is not here with the reason.
 
     Raises
     ------
-    UnknownBackendError, BackendUnavailableError
-        A backend that ``config`` names and that is not there.
+    UnknownBackendError
+        A name in ``config`` that no backend has.
     ValueError
-        A case pattern that matches nothing.
+        A case pattern that matches nothing, or another part of ``config`` that means nothing.
     """
-    told = listener or Quiet()
-    record = {} if record is None else record
-    cases = workloads.select(config.cases, config.dtype)
-    began = time.perf_counter()
-    start: Record = {
+    cases = config.workloads()
+    known = list_backends()
+    for name in config.backends or ():
+        if ":" not in name and name not in known:
+            get_backend(name)  # raises, with close matches
+    return _Run(config, cases, progress or NullProgress(), {} if record is None else record, resumed).all()
+
+
+def beginning(command: str, config: Mapping[str, Any]) -> Record:
+    """The record of a run of which nothing is known yet but where it is."""
+    return {
         "schema": SCHEMA,
+        "command": command,
         "version": softbench.__version__,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "complete": False,
-        "config": asdict(config),
-        "machine": machine.fingerprint(),
+        "config": dict(config),
+        "machine": cast(Machine, machine.fingerprint()),
         "versions": machine.versions(DISTRIBUTIONS),
+        "threads": machine.threads(),
         "notes": [],
         "backends": {},
         "cases": [],
     }
-    record.update(start)
-    try:
-        with _thread_limit(config.threads), _compilation_cache() as cache:
-            named = [get_backend(name) for name in config.backends or ()]
-            _survey(record, {backend.name for backend in named})
-            backends = [get_backend(name) for name, entry in record["backends"].items() if entry["ok"]]
-            backends = [b for b in backends if record["backends"][b.name]["kind"] != "simulator"]
-            backends = [b for b in backends if not named or b in named]
-            told.begin(len(backends) * (config.check + config.startup) + len(cases))
-            if config.startup:
-                chosen = startup.representatives(cases)
-                for backend in backends:
-                    told.step(f"{backend.name}: import and first calls")
-                    mine = [case for case in chosen if unfit(backend, case) is None]
-                    record["backends"][backend.name]["startup"] = startup.measure(backend.name, mine, cache)
-            if config.check:
-                from softbench.conformance.ahead import compiling_ahead
 
-                with compiling_ahead({backend.name: backend for backend in backends}):
-                    for backend in backends:
-                        told.step(f"{backend.name}: is it right?")
-                        record["backends"][backend.name]["conformance"] = _conformance(backend, told)
-            share = _timing_seconds(config, time.perf_counter() - began) / len(cases)
-            for case in cases:
-                told.step(case.name)
-                entry = _case_record(case)
+
+class _Run:
+    """A run in the making."""
+
+    def __init__(
+        self, config: Config, cases: list[Workload], progress: ProgressReporter, record: Any, resumed: Record | None
+    ) -> None:
+        self.config = config
+        self.cases = cases
+        self.progress = progress
+        self.record: Record = record
+        self.resumed = resumed
+        self.began = time.perf_counter()
+        self.clocks: list[float] = []
+
+    def all(self) -> Record:
+        """The steps, in the order of the questions."""
+        record = self.record
+        record.update(beginning("run", asdict(self.config)))
+        before, watch = machine.load_average(), Watch()
+        try:
+            time.sleep(IDLE_SECONDS)
+            idle = watch.lap()
+            if idle.reasons:
+                self.progress.note(f"this machine is busy ({idle.reasons[0]}): small differences will mean nothing")
+            self.clocks.append(probe())
+            with thread_limit(self.config.threads), compilation_cache() as cache:
+                record["threads"] = machine.threads()
+                self._survey()
+                participants = self._participants()
+                self._begin(participants)
+                self._startup(participants, cache)
+                self._check(participants)
+                self._time(participants)
+            record["complete"] = True
+        except KeyboardInterrupt as stop:
+            record["stopped"] = str(stop) or "interrupted"
+            idle = watch.lap()
+        self.clocks.append(probe())
+        judged = [case["stability"] for case in record["cases"] if "stability" in case]
+        record["stability"] = run_stability(idle, judged, self.clocks, self._oversubscribed())
+        record["stability"]["load_before"], record["stability"]["load_after"] = before, machine.load_average()
+        record["notes"] += _remarks(record)
+        recommend(record, self.config.max_ulp)
+        record["seconds"] = time.perf_counter() - self.began
+        return record
+
+    # -- who is here -------------------------------------------------------------------------------------------
+
+    def _survey(self) -> None:
+        """Who is here, and why others are not. Where backends were named, nobody else's library is loaded."""
+        asked = self.config.backends
+        self.record["backends"] = survey(list_backends() if asked is None else dict.fromkeys(asked))
+
+    def _participants(self) -> list[Participant]:
+        """Those that can be timed; why others cannot is in the record."""
+        backends = self.record["backends"]
+        for entry in backends.values():
+            if entry["kind"] == "simulator":
+                entry["reason"] = entry["reason"] or "a simulator is checked, never timed"
+        asked = [Participant(name) for name, entry in backends.items() if entry["ok"] and entry["kind"] != "simulator"]
+        for participant in asked:
+            participant.start()
+        found = []
+        for participant in asked:
+            try:
+                participant.opened()
+                found.append(participant)
+            except RemoteError as error:
+                backends[participant.name]["ok"], backends[participant.name]["reason"] = False, str(error)
+            participant.close()  # until it is timed
+        return found
+
+    def _begin(self, participants: Sequence[Participant]) -> None:
+        """Say what is to come, and what it should take."""
+        steps = [STARTUP_SECONDS[p.cost] for p in participants] if self.config.startup else []
+        steps += [KIT_SECONDS] * len(participants) if self.config.check else []
+        share = self._timing_seconds(sum(steps)) / len(self.cases)
+        self.progress.begin([*steps, *([share + 1.0] * len(self.cases))])
+
+    # -- the three questions -----------------------------------------------------------------------------------
+
+    def _startup(self, participants: Sequence[Participant], cache: str) -> None:
+        """What each costs before its first result."""
+        if not self.config.startup:
+            return
+        cases = startup.representatives(self.cases)
+        for participant in participants:
+            self.progress.step(f"{participant.name}: import and first calls")
+            entry = self.record["backends"][participant.name]
+            kept = self._kept(participant.name, "startup")
+            mine = [case for case in cases if skip_reason(participant.cost, participant.provides, case) is None]
+            entry["startup"] = kept or startup.measure(participant.name, mine, cache)
+
+    def _check(self, participants: Sequence[Participant]) -> None:
+        """Whether each is right."""
+        if not self.config.check:
+            return
+        for participant in participants:
+            self.progress.step(f"{participant.name}: is it right?")
+            entry = self.record["backends"][participant.name]
+            kept = self._kept(participant.name, "conformance")
+            entry["conformance"] = kept or conformance(participant.name, self._kit, self.progress)
+
+    @property
+    def _kit(self) -> str:
+        return PROFILES[self.config.profile].kit
+
+    def _time(self, participants: list[Participant]) -> None:
+        """How fast, and how near the limit."""
+        record, done = self.record, self._done()
+        left = sum(case.name not in done for case in self.cases)
+        share = self._timing_seconds(time.perf_counter() - self.began) / max(1, left)
+        comparison = Comparison(participants, self.config.threads, self.progress, costs=self.config.costs)
+        with contextlib.closing(comparison):
+            for case in self.cases:
+                self.progress.step(case.name)
+                if case.name in done:
+                    record["cases"].append(done[case.name])
+                    continue
+                entry = case_record(case)
                 record["cases"].append(entry)
-                _measure(case, entry, backends, config.threads, share, told)
-            for backend in backends:
-                record["backends"][backend.name]["info"] = backend.info()
-            record["threads"] = machine.threads()
-        record["complete"] = True
-    except KeyboardInterrupt:
-        record["stopped"] = "interrupted"
-        record.setdefault("threads", machine.threads())
-    record["notes"] += _remarks(record)
-    recommend(record)
-    record["seconds"] = time.perf_counter() - began
-    return record
+                comparison.measure(case, entry, share)
+                self.clocks.append(probe())
+            for participant in participants:
+                with contextlib.suppress(RemoteError):
+                    record["backends"][participant.name] |= participant.process().ask("describe")
+
+    def _timing_seconds(self, spent: float) -> float:
+        """Time for the timing of all cases together, when that much is spent already."""
+        if self.config.seconds is not None:
+            return self.config.seconds
+        profile = PROFILES[self.config.profile]
+        here = sum(entry["ok"] for entry in self.record.get("backends", {}).values())
+        least, most = profile.timing_seconds
+        whole = profile.whole_seconds + profile.per_backend * max(0, here - 3)
+        return min(most, max(least, whole - spent))
+
+    # -- an earlier run ----------------------------------------------------------------------------------------
+
+    def _kept(self, name: str, what: str) -> Any:
+        """What an earlier run has found of a backend, if it has."""
+        kept: dict[str, Any] = dict(self.resumed["backends"].get(name, {})) if self.resumed else {}
+        return kept.get(what)
+
+    def _done(self) -> dict[str, CaseRecord]:
+        """The cases that an earlier run has measured whole, by name."""
+        cases = self.resumed["cases"] if self.resumed else []
+        return {case["name"]: case for case in cases if "skipped" in case or "stability" in case}
+
+    def _oversubscribed(self) -> list[str]:
+        allowed = min(machine.usable_cores(), machine.cpu_quota() or math.inf)
+        return [
+            f"{name}: {problem}"
+            for name, entry in self.record["backends"].items()
+            for problem in oversubscription(entry.get("threads", {}), self.config.threads or allowed)
+        ]
 
 
-# -- backends ------------------------------------------------------------------------------------------
+def conformance(name: str, profile: str, progress: ProgressReporter) -> Conformance:
+    """The verdict of the conformance kit, which judges in processes of its own."""
 
+    def told(done: int, total: int, _: object) -> None:
+        progress.detail(f"{name}: is it right? {done} of {total} cases")
 
-def _survey(record: Record, named: set[str]) -> None:
-    """Who is here, and why others are not."""
-    summaries = list_backends()
-    for name, state in available_backends().items():
-        entry: BackendRecord = {
-            "summary": summaries.get(name, ""),
-            "ok": state.ok,
-            "kind": state.kind,
-            "reason": state.reason,
-            "install": state.install,
-        }
-        if state.kind == "simulator":
-            entry["reason"] = state.reason or "a simulator is checked, never timed"
-        elif state.ok and named and name not in named:
-            entry["reason"] = "here, but not asked for"
-        record["backends"][name] = entry
-
-
-def _conformance(backend: Backend, told: Listener) -> Conformance:
-    """The verdict of the kit's quick profile."""
-    from softbench import conformance
-
-    def progress(done: int, total: int, _: object) -> None:
-        told.detail(f"{backend.name}: is it right? {done} of {total} cases")
-
-    report = conformance.run(backend, profile="quick", progress=progress)
+    try:
+        report = judge_apart(name, profile, told)  # type: ignore[arg-type]
+    except (ImportError, ValueError) as error:  # it could be made a moment ago
+        nothing = {"passed": 0, "total": 0, "max_ulp": {}, "gates": {}, "seconds": 0.0}
+        return {"ok": False, "failures": [str(error)], **nothing}  # type: ignore[typeddict-item]
     if report.interrupted:  # half a verdict is none
         raise KeyboardInterrupt
-    failed = report.of("failed")
+    failures = [f"{result.id}: {result.message}" for result in report.of("failed")]
     return {
         "ok": report.ok,
         "passed": len(report.of("passed")),
         "total": len(report.results) - len(report.of("skipped")),
         "max_ulp": {f"{error['function']} {error['dtype']}": float(error["max"]) for error in report.errors},
         "gates": {f"{error['function']} {error['dtype']}": float(error["gate"]) for error in report.errors},
-        "failures": [f"{result.id}: {result.message}" for result in failed],
+        "failures": failures + ([report.stopped] if report.stopped else []),
+        "deviations": sorted({result.id.partition("/")[0] for result in report.of("deviation")}),
         "seconds": report.seconds,
-    }
-
-
-def unfit(backend: Backend, case: Case) -> str | None:
-    """Why a backend is not timed on a case, if so."""
-    if backend.rows.cost == "interpreted" and case.elements > INTERPRETED_LIMIT:
-        return f"interpreted: more than {INTERPRETED_LIMIT:,} logits would take too long"
-    return None
-
-
-# -- cases ---------------------------------------------------------------------------------------------
-
-
-def _case_record(case: Case) -> CaseRecord:
-    return {
-        "name": case.name,
-        "op": case.op,
-        "shape": case.shape,
-        "dtype": case.dtype,
-        "target": case.target,
-        "result": case.result,
-        "bound": case.bound,
-        "why": case.why,
-        "floor_bytes": case.traffic.total,
-        "ceilings": {},
-        "results": {},
-    }
-
-
-def _timing_seconds(config: Config, spent: float) -> float:
-    """Time for the timing of all cases together, when that much is spent already."""
-    if config.seconds is not None:
-        return config.seconds
-    least, most = TIMING_SECONDS
-    return min(most, max(least, WHOLE_SECONDS - spent))
-
-
-def _measure(
-    case: Case, entry: CaseRecord, backends: list[Backend], threads: int | None, seconds: float, told: Listener
-) -> None:
-    """One case on all backends and its ceilings, in turns, for about that many seconds."""
-    reason = workloads.missing_extra(case)
-    free = machine.available_memory()
-    if reason is None and free is not None and case.memory > _MEMORY_SHARE * free:
-        reason = f"needs {size(case.memory)} of memory, {size(free)} are available"
-    if reason:
-        entry["skipped"] = reason
-        told.note(f"{case.name} is left out: {reason}")
-        return
-    inputs = workloads.make_inputs(case)
-    judge = accuracy.Judge(case, inputs)
-    arms: dict[str, Arm] = {}
-    fit: list[Backend] = []
-    for backend in backends:
-        reason = unfit(backend, case)
-        if reason:
-            entry["results"][backend.name] = {"skipped": reason}
-            continue
-        try:
-            entry["results"][backend.name] = {"accuracy": judge(backend)}
-            arms[backend.name] = Arm(workloads.make_call(case, backend, inputs), backend.synchronize)
-        except (MemoryError, RuntimeError, NotImplementedError, TypeError, ValueError) as error:
-            # Somebody else's backend may not take this op or dtype: that is its result, and harms nobody else's.
-            entry["results"][backend.name] = {"skipped": f"{type(error).__name__}: {error}"}
-            continue
-        fit.append(backend)
-    limits_of = ceilings(case, fit, threads) if case.bound == "memory" else {}
-    limits = {f"limit {home}": ceiling.arm for home, ceiling in limits_of.items()}
-    timings = interleave({**arms, **limits}, seconds)
-    for home, limit in limits_of.items():
-        entry["ceilings"][home] = _limit_record(case, limit, timings[f"limit {home}"])
-    for backend in fit:
-        limited = entry["ceilings"].get(_home(backend))
-        entry["results"][backend.name].update(_result(case, timings[backend.name], limited))
-
-
-def _home(backend: Backend) -> str:
-    """Whose memory a backend computes in."""
-    return "cpu" if backend.availability().kind == "cpu" else backend.name
-
-
-def ceilings(case: Case, backends: list[Backend], threads: int | None) -> dict[str, Ceiling]:
-    """The limits that apply, by whose memory it is."""
-    traffic = case.traffic
-    found: dict[str, Ceiling] = {}
-    for backend in backends:
-        home = _home(backend)
-        if home == "cpu" and home not in found:
-            nbytes = traffic.total if case.ceiling == "read" else traffic.total // 2
-            found[home] = ceiling(case.ceiling, nbytes, threads)
-        elif home not in found:
-            found[home] = device_ceiling(backend, case.ceiling, traffic.total // 2)
-    return found
-
-
-def _limit_record(case: Case, limit: Ceiling, timing: Timing) -> CeilingRecord:
-    speed = limit.moved / timing.median
-    return {
-        "operation": limit.operation,
-        "method": limit.method,
-        "bandwidth": speed,
-        "median": timing.median,
-        "quartiles": timing.quartiles,
-        "moved": limit.moved,
-        "floor_seconds": case.traffic.total / speed,
-    }
-
-
-def _result(case: Case, timing: Timing, limit: CeilingRecord | None) -> Result:
-    speed = case.traffic.total / timing.median
-    fraction = speed / limit["bandwidth"] if limit else None
-    return {
-        "first": timing.first,
-        "median": timing.median,
-        "quartiles": timing.quartiles,
-        "minimum": timing.minimum,
-        "samples": len(timing.samples),
-        "number": timing.number,
-        "cores": timing.cores,
-        "bandwidth": speed,
-        "fraction": fraction,
-        "impossible": fraction is not None and fraction > 1.0,
     }
 
 
 def _remarks(record: Record) -> list[str]:
     """What a reader must know before believing the figures."""
-    remarks = []
     impossible = [
         f"{name} on {case['name']} ({result['fraction']:.0%})"
         for case in record["cases"]
         for name, result in case["results"].items()
-        if result.get("impossible") and result["fraction"] is not None
+        if result.get("impossible") and result.get("fraction") is not None
     ]
-    if impossible:
-        remarks.append(
-            "above the measured limit, which is impossible, so not believed and not recommended: "
-            + ", ".join(impossible)
-        )
-    return remarks
-
-
-# -- surroundings --------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _compilation_cache() -> Iterator[str]:
-    """An empty folder for compiled code: first calls are honest, and the measuring itself reuses what they left."""
-    with (
-        tempfile.TemporaryDirectory(prefix="softbench-", ignore_cleanup_errors=True) as folder,
-        _environment({"NUMBA_CACHE_DIR": folder}),
-    ):
-        yield folder
-
-
-@contextlib.contextmanager
-def _thread_limit(threads: int | None) -> Iterator[None]:
-    """Ask every library for this many threads: by environment (before it is imported), affinity and pool limits."""
-    if threads is None:
-        yield
-        return
-    asked = {name: str(threads) for name in machine.THREAD_VARIABLES if name.endswith("NUM_THREADS")}
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else None
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_environment(asked))
-        if allowed is not None:
-            os.sched_setaffinity(0, sorted(allowed)[:threads])
-            stack.callback(os.sched_setaffinity, 0, allowed)
-        with contextlib.suppress(ImportError):
-            from threadpoolctl import threadpool_limits
-
-            stack.enter_context(threadpool_limits(threads))
-        yield
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    """Environment variables set inside the block, as they were before after it."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    if not impossible:
+        return []
+    return [
+        "above the measured limit on a quiet machine, which is impossible, so not believed and not recommended: "
+        + ", ".join(impossible)
+    ]

@@ -8,8 +8,8 @@ import numpy as np
 
 from softbench.accuracy import gates
 from softbench.front.backend import Backend
-from softbench.measure import workloads
-from softbench.measure.workloads import Case, Inputs
+from softbench.measure.inputs import Inputs, make_call
+from softbench.measure.workloads import Workload
 from softbench.results.record import Accuracy
 
 __all__ = ["Judge"]
@@ -19,38 +19,64 @@ _DEFAULT_ELEMENTS: Final = 1 << 19
 
 
 class Judge:
-    """Judges backends on one case: whole rows, the first, the last and random ones between.
+    """Judges backends on one workload: whole rows, the first, the last and random ones between.
 
-    Losses are asked for row by row (``reduction="none"``): a mean over thousands of rows would hide a wrong one.
+    Losses are asked for row by row (``reduction="none"``): a mean over thousands of rows would hide a wrong one. A
+    backend that declares looser gates is judged by those.
     """
 
-    def __init__(self, case: Case, inputs: Inputs) -> None:
-        n, k = case.shape
-        self.case = case
+    def __init__(self, workload: Workload, inputs: Inputs) -> None:
+        self.workload = workload
         self.inputs = inputs
-        self.rows = _sample(n, max(2, _ELEMENTS.get(case.dtype, _DEFAULT_ELEMENTS) // k))
-        self.logits = inputs.logits[self.rows]
-        self.target = None if inputs.target is None else inputs.target[self.rows]
+        most = _ELEMENTS.get(workload.dtype, _DEFAULT_ELEMENTS) // workload.classes
+        self.rows = _sample(workload.rows, max(2, most))
+        self.logits = self._rows_of(inputs.logits)
+        self.target = None if inputs.target is None else self._target_rows(inputs.target)
 
     def __call__(self, backend: Backend) -> Accuracy:
-        """Run the whole case on the backend and judge the sampled rows."""
-        call = workloads.make_call(self.case, backend, self.inputs, reduction="none")
-        outcome = call()
-        ops = ("loss", "gradient") if self.case.op == "loss_and_gradient" else (self.case.op,)
-        results = outcome if self.case.op == "loss_and_gradient" else (outcome,)
+        """Run the whole workload on the backend and judge the sampled rows."""
+        return self.judge(make_call(self.workload, backend, self.inputs, reduction="none")(), backend)
+
+    def judge(self, outcome: Any, backend: Backend) -> Accuracy:
+        """Judge what a call of the workload returned, losses row by row."""
+        op = self.workload.op
+        parts = (("loss", outcome[0]), ("gradient", outcome[1])) if op == "loss_and_gradient" else ((op, outcome),)
+        rows: Any = getattr(backend, "rows", None)
+        declared = {
+            "declared": getattr(rows, "gates", None) or None,
+            "flushes_subnormals": bool(getattr(rows, "flushes_subnormals", False)),
+        }
         worst, ok, details = 0.0, True, []
-        for op, result in zip(ops, results, strict=True):
-            verdict = self._judge(op, backend.to_numpy(result)[self.rows])
-            worst = max(worst, verdict.max_ulp)
-            if not verdict.ok:
+        for part, result in parts:
+            error, problem = self._judge(part, backend.to_numpy(result), declared)
+            worst = max(worst, error)
+            if problem:
                 ok = False
-                details.append(verdict.message)
+                details.append(problem)
         return {"ok": ok, "max_ulp": worst, "elements": self.logits.size, "detail": "; ".join(details)}
 
-    def _judge(self, op: str, result: np.ndarray[Any, Any]) -> gates.Verdict:
-        if self.target is None:
-            return gates.judge(op, result, self.logits)
-        return gates.judge(op, result, self.logits, self.target, reduction="none")
+    def _judge(self, op: str, result: np.ndarray[Any, Any], declared: dict[str, Any]) -> tuple[float, str]:
+        """The largest error, and what is wrong, if anything."""
+        if op in ("softmax", "log_softmax", "gradient"):
+            found = self._rows_of(result)
+        else:
+            found = np.atleast_1d(result).reshape(-1)[self.rows]
+        if op == "argmax":
+            wrong = found != np.argmax(self.logits, axis=1)
+            return (np.inf, f"argmax is wrong in {wrong.sum()} rows") if wrong.any() else (0.0, "")
+        options = declared if self.target is None else {**declared, "reduction": "none"}
+        verdict = gates.judge(op, found, self.logits, self.target, **options)
+        return verdict.max_ulp, "" if verdict.ok else verdict.message
+
+    def _rows_of(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """The sampled rows of an array of the logits' shape, ``(rows, K)``."""
+        moved = np.moveaxis(array, self.workload.axis, -1)
+        if moved.ndim == 1:
+            return moved[None]
+        return moved[np.unravel_index(self.rows, moved.shape[:-1])]
+
+    def _target_rows(self, target: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return self._rows_of(target) if self.workload.target == "soft" else np.atleast_1d(target).reshape(-1)[self.rows]
 
 
 def _sample(n: int, most: int) -> np.ndarray[Any, Any]:

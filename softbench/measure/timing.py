@@ -1,6 +1,6 @@
-"""Timing several arms against each other: interleaved, after warm-up, with the spread.
+"""Timing several candidates against each other: interleaved, after warm-up, with the spread.
 
-Machines drift (clock, neighbours, page cache), so the arms of a comparison take turns within one run, each round
+Machines drift (clock, neighbours, page cache), so the candidates of a comparison take turns within one run, each round
 in another order, and what is reported is the median of many samples with its quartiles, never the minimum alone.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-__all__ = ["Arm", "Timing", "interleave"]
+__all__ = ["CONTROL", "Candidate", "Sample", "Timing", "interleave"]
 
 MIN_ROUNDS: Final = 3
 MAX_ROUNDS: Final = 41
@@ -21,24 +21,52 @@ SAMPLE_SECONDS: Final = 2e-3
 """A sample repeats the call until it lasts this long: the clock's resolution and a sample's overhead vanish in it."""
 SETTLE_SECONDS: Final = 10e-3
 """Pause before a sample: thread pools (OpenMP's among them) spin for milliseconds after their last work, on the cores
-that the next arm is about to use."""
+that the next candidate is about to use."""
+CONTROL: Final = "control"
+"""The name under which the control of `interleave` is timed."""
+LONG_ENOUGH: Final = 0.02
+"""Seconds of samples from which on CPU time over wall time says how many threads ran."""
 
 
 def _nothing() -> None:
     pass
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """What is timed: ``call`` does the work, ``synchronize`` waits until it is done (for devices)."""
+class Sample(NamedTuple):
+    """What so many calls took, in seconds."""
 
-    call: Callable[[], Any]
-    synchronize: Callable[[], None] = _nothing
+    wall: float
+    cpu: float
+    """Of all threads of the process."""
+
+
+class Candidate:
+    """What is timed: ``call`` does the work, ``synchronize`` waits until it is done (for devices).
+
+    Subclasses that are timed in another way (in another process, by a device's clock) override `sample`.
+    """
+
+    def __init__(self, call: Callable[[], Any], synchronize: Callable[[], None] = _nothing) -> None:
+        self.call = call
+        self.synchronize = synchronize
+
+    def sample(self, number: int, *, warm: bool = False) -> Sample:
+        """Time ``number`` calls, after one that is not timed if ``warm``: short calls then find their data warm."""
+        call = self.call
+        if warm:
+            call()
+        self.synchronize()
+        cpu = time.process_time()
+        start = time.perf_counter()
+        for _ in range(number):
+            call()
+        self.synchronize()
+        return Sample(time.perf_counter() - start, time.process_time() - cpu)
 
 
 @dataclass(slots=True)
 class Timing:
-    """Samples of one arm, in seconds per call."""
+    """Samples of one candidate, in seconds per call."""
 
     first: float = 0.0
     """The first call of all, which may have compiled or paged in something; not among the samples."""
@@ -47,6 +75,7 @@ class Timing:
     number: int = 1
     """Calls per sample."""
     samples: list[float] = field(default_factory=list)
+    """One for each round, in their order."""
     wall: float = 0.0
     cpu: float = 0.0
 
@@ -64,6 +93,12 @@ class Timing:
         return low, high
 
     @property
+    def spread(self) -> float:
+        """Half the distance of the quartiles, relative to the median."""
+        low, high = self.quartiles
+        return (high - low) / 2 / self.median if self.median else 0.0
+
+    @property
     def minimum(self) -> float:
         """The fastest sample."""
         return min(self.samples, default=self.second)
@@ -71,73 +106,94 @@ class Timing:
     @property
     def cores(self) -> float | None:
         """CPU seconds per second of wall time: how many threads really ran (None: too short to tell)."""
-        return self.cpu / self.wall if self.wall >= 0.02 else None
+        return self.cpu / self.wall if self.wall >= LONG_ENOUGH else None
 
 
-def _sample(arm: Arm, number: int) -> tuple[float, float]:
-    """Seconds of wall and of CPU time for that many calls."""
-    call = arm.call
-    arm.synchronize()
-    cpu = time.process_time()
-    start = time.perf_counter()
-    for _ in range(number):
-        call()
-    arm.synchronize()
-    return time.perf_counter() - start, time.process_time() - cpu
-
-
-def _calibrate(arm: Arm, timing: Timing) -> None:
-    """Warm the arm up and find how many calls make a sample."""
-    timing.first = _sample(arm, 1)[0]
-    wall = timing.second = _sample(arm, 1)[0]
+def _calibrate(candidate: Candidate, timing: Timing) -> None:
+    """Warm the candidate up and find how many calls make a sample."""
+    timing.first = candidate.sample(1).wall
+    wall = timing.second = candidate.sample(1).wall
     number = 1
     while wall < SAMPLE_SECONDS:
         number = max(number + 1, min(10 * number, int(1.2 * number * SAMPLE_SECONDS / max(wall, 1e-7))))
-        wall = _sample(arm, number)[0]
+        wall = candidate.sample(number).wall
     timing.number = number
 
 
-def _take_turn(arm: Arm, timing: Timing) -> None:
-    """One sample, once the previous arm's idle threads have stopped spinning; short calls find their data warm."""
+def _take_turn(candidate: Candidate, timing: Timing) -> None:
+    """One sample, once the previous candidate's idle threads have stopped spinning."""
     time.sleep(SETTLE_SECONDS)
-    if timing.second < SETTLE_SECONDS:
-        arm.call()
-    wall, cpu = _sample(arm, timing.number)
+    wall, cpu = candidate.sample(timing.number, warm=timing.second < SETTLE_SECONDS)
     timing.samples.append(wall / timing.number)
     timing.wall += wall
     timing.cpu += cpu
 
 
-def interleave(arms: Mapping[str, Arm], seconds: float, *, order: Sequence[str] = ()) -> dict[str, Timing]:
-    """Time all arms in turns for about ``seconds`` in all.
+def interleave(
+    candidates: Mapping[str, Candidate],
+    seconds: float,
+    *,
+    control: Callable[[str], Candidate | None] | None = None,
+    failed: Callable[[str, Exception], None] | None = None,
+    turn: Callable[[], None] = _nothing,
+) -> dict[str, Timing]:
+    """Time all candidates in turns for about ``seconds`` in all.
 
-    Every arm gets two calls, then at least three samples unless a single call lasts longer than the arm's share
-    of the time. Ctrl-C is the caller's to catch.
+    Every candidate gets two calls, then at least three samples unless a single call lasts longer than its share of the
+    time. Ctrl-C is the caller's to catch.
 
     Parameters
     ----------
-    arms
+    candidates
         What to time, by name.
     seconds
-        Time for everything, warm-up included; slow arms may overrun it by a few calls.
-    order
-        Names to begin with; the rest follow in the mapping's order.
+        Time for everything, warm-up included; slow candidates may overrun it by a few calls.
+    control
+        Given the name of a candidate, returns it as another one, which is timed as `CONTROL`: what then differs
+        differs by chance. It is asked for the fastest first, until it does not return None.
+    failed
+        Told of a candidate that raises, which is then left out of what is returned; without it, the exception ends the
+        timing.
+    turn
+        Called after each round, for those who want to look at the machine meanwhile.
+
+    Returns
+    -------
+    dict of str to Timing
+        Candidates that share a number of rounds have as many samples, those of the same round at the same place.
     """
-    names = [*order, *(name for name in arms if name not in order)]
-    timings = {name: Timing() for name in names}
-    share = seconds / max(1, len(names))
+    timings = {name: Timing() for name in candidates}
+    everybody = dict(candidates)
+    share = seconds / max(1, len(timings))
     start = time.perf_counter()
+
+    def tried(name: str, action: Callable[[Candidate, Timing], None]) -> bool:
+        try:
+            action(everybody[name], timings[name])
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(name, error)
+            del timings[name]
+            return False
+        return True
+
     enabled = gc.isenabled()
     gc.disable()
     try:
-        for name in names:
-            _calibrate(arms[name], timings[name])
-        running = [name for name in names if timings[name].second <= share]
+        for name in candidates:
+            tried(name, _calibrate)
+        running = [name for name in timings if timings[name].second <= share]
+        if control and running:
+            fastest = sorted(running, key=lambda name: timings[name].second)
+            if again := next(filter(None, map(control, fastest)), None):
+                everybody[CONTROL], timings[CONTROL] = again, Timing()
+                if tried(CONTROL, _calibrate):
+                    running.append(CONTROL)
         rounds = 0
         while running and rounds < MAX_ROUNDS and (rounds < MIN_ROUNDS or time.perf_counter() - start < seconds):
-            turn = rounds % len(running)
-            for name in running[turn:] + running[:turn]:
-                _take_turn(arms[name], timings[name])
+            running = [name for name in running[1:] + running[:1] if tried(name, _take_turn)]
+            turn()
             rounds += 1
     finally:
         if enabled:

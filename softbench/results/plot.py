@@ -5,6 +5,7 @@ Needs matplotlib (the ``bench`` extra), which is imported when a picture is draw
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -26,8 +27,8 @@ _LINEAR_ULP: Final = 10
 _TICKS: Final = tuple(10.0**e for e in range(-7, 3))
 
 
-def draw(record: Record, path: Path) -> None:
-    """Draw the record into a PNG file.
+def draw(record: Record) -> bytes:
+    """The record as a picture, a PNG.
 
     Raises
     ------
@@ -35,8 +36,6 @@ def draw(record: Record, path: Path) -> None:
         No matplotlib.
     ValueError
         Nothing was measured.
-    OSError
-        The file cannot be written.
     """
     cases = [c for c in record.get("cases", []) if any("median" in r for r in c["results"].values())]
     if not cases:
@@ -59,7 +58,9 @@ def draw(record: Record, path: Path) -> None:
         fontsize=10.5,
         color=_INK,
     )
-    figure.savefig(path, format="png")
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    return picture.getvalue()
 
 
 def _quiet_home() -> None:

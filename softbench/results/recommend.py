@@ -1,18 +1,26 @@
 """Which backend to choose, from what was measured: for each case by the number of calls, and overall.
 
 A backend costs its import and first call once, then its time per call. Which is the cheapest in total for ``n``
-calls is the lower envelope of those lines; where it changes hands is the break-even point.
+calls is the lower envelope of those lines; where it changes hands is the break-even point. Where the measurement cannot
+tell two times apart, the verdict is a tie.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from softbench.results.record import BackendRecord, CaseRecord, Recommendation, Record, Step
+from softbench.results.record import BackendRecord, CaseRecord, Recommendation, Record, Result, Step
+from softbench.results.statistics import Interval, ratio_of
 
-__all__ = ["Line", "envelope", "recommend"]
+__all__ = ["Line", "compared", "defect", "envelope", "exclusion", "recommend"]
+
+LEAST: Final = 0.02
+"""Differences below this are a tie, whatever the samples say: another process would have other ones."""
+FEW: Final = 5
+"""Rounds below which nothing but a tie can be told, unless one takes more than `MUCH` times as long."""
+MUCH: Final = 1.5
 
 
 class Line(NamedTuple):
@@ -40,9 +48,50 @@ def envelope(lines: list[Line]) -> list[Step]:
         n, current = min(((max(at, n + 1), line) for at, line in later), key=lambda e: (e[0], e[1].per_call))
 
 
-def _right(record: BackendRecord | None) -> bool:
-    """Whether nothing is known against the backend's results."""
-    return record is not None and record.get("conformance", {"ok": True})["ok"]
+def defect(backend: BackendRecord | None, result: Result) -> str:
+    """What is known against a timed result; empty if nothing is."""
+    if backend and not backend.get("conformance", {"ok": True})["ok"]:
+        return "failed the checks"
+    if not result.get("accuracy", {"ok": True})["ok"]:
+        return "wrong on this case"
+    if "failed" in result:
+        return result["failed"]
+    return "above the limit, which is impossible" if result.get("impossible") else ""
+
+
+def exclusion(backend: BackendRecord | None, result: Result, max_ulp: float | None) -> str:
+    """Why a timed result is not to be recommended; empty if it may be."""
+    if found := defect(backend, result):
+        return found
+    if backend is None or "conformance" not in backend:
+        return "not checked"
+    accuracy = result.get("accuracy")
+    if accuracy is None:
+        return "its results were not judged"
+    too_far = max_ulp is not None and not accuracy["max_ulp"] <= max_ulp
+    return f"errs by {accuracy['max_ulp']:.3g} ulp" if too_far else ""
+
+
+def compared(case: CaseRecord, name: str, base: str) -> Interval | None:
+    """How many times as long one candidate takes as another; the interval knows how far one differs from itself.
+
+    None without samples of both.
+    """
+    results = case["results"]
+    found = ratio_of(results[name].get("samples", []), results[base].get("samples", []))
+    if found is None:
+        return None
+    control = case.get("stability", {}).get("control")
+    return found.widened(max(LEAST, abs(math.log(control["ratio"])) if control else 0.0))
+
+
+def _tied(case: CaseRecord, name: str, fastest: str) -> bool:
+    """Whether a candidate may be as fast as the fastest."""
+    interval = compared(case, name, fastest)
+    times = [case["results"][who]["median"] for who in (name, fastest)]
+    if interval is None or min(len(case["results"][who]["samples"]) for who in (name, fastest)) < FEW:
+        return times[0] <= MUCH * times[1]
+    return interval.low <= 1.0
 
 
 def _setup(backend: BackendRecord, case: CaseRecord, state: Literal["cold", "cached"]) -> float:
@@ -56,69 +105,87 @@ def _setup(backend: BackendRecord, case: CaseRecord, state: Literal["cold", "cac
     return startup["imported"] or 0.0
 
 
-def _lines(case: CaseRecord, backends: Mapping[str, BackendRecord], state: Literal["cold", "cached"]) -> list[Line]:
-    return [
-        Line(name, _setup(backends[name], case, state), result["median"])
-        for name, result in case.get("results", {}).items()
-        if "median" in result
-        and _right(backends.get(name))
-        and result.get("accuracy", {"ok": True})["ok"]
-        and not result.get("impossible")
-    ]
+def _lines(
+    names: list[str], case: CaseRecord, backends: Mapping[str, BackendRecord], state: Literal["cold", "cached"]
+) -> list[Line]:
+    return [Line(name, _setup(backends[name], case, state), case["results"][name]["median"]) for name in names]
 
 
-def _overall(cases: list[CaseRecord], backends: Mapping[str, BackendRecord]) -> str:
-    """One sentence: who is fastest how often, and by how much on the geometric mean of all cases measured."""
-    times = {
-        case["name"]: {line.backend: line.per_call for line in lines}
-        for case in cases
-        if (lines := _lines(case, backends, "cold"))
-    }
-    if not times:
-        wrong = [name for name, entry in backends.items() if not _right(entry)]
-        why = f"{' and '.join(wrong)} failed the checks" if wrong else "nothing was measured"
-        return f"no recommendation, since {why}"
-    names = sorted({name for row in times.values() for name in row})
-    everywhere = [name for name in names if all(name in row for row in times.values())]
-    wins = {name: sum(min(row, key=row.__getitem__) == name for row in times.values()) for name in names}
-    winner = max(names, key=lambda name: (wins[name], name in everywhere))
-    text = f"{winner} is the fastest in {wins[winner]} of {len(times)} cases"
-    if winner not in everywhere:
-        return text
-    ratios = {
-        name: math.exp(sum(math.log(row[name] / row[winner]) for row in times.values()) / len(times))
-        for name in everywhere
-        if name != winner
-    }
-    if ratios:
-        means = ", ".join(f"{ratio:.3g}x faster than {name}" for name, ratio in sorted(ratios.items(), key=_second))
-        text += f"; on their geometric mean {means}"
-    return text
+def recommend(record: Record, max_ulp: float | None = None) -> None:
+    """Fill in ``recommendations`` and ``overall`` from the cases measured so far.
 
-
-def _second(item: tuple[str, float]) -> float:
-    return item[1]
-
-
-def recommend(record: Record) -> None:
-    """Fill in ``recommendations`` and ``overall`` from the cases measured so far."""
+    Parameters
+    ----------
+    record
+        A run, filled in place.
+    max_ulp
+        The largest error that a backend may have on a case; None: what the contract allows.
+    """
     backends = record.get("backends", {})
     found: list[Recommendation] = []
+    excluded: dict[str, set[str]] = {}
     for case in record.get("cases", []):
-        cold_lines = _lines(case, backends, "cold")
-        if not cold_lines:
-            continue
-        ranked = sorted(cold_lines, key=lambda line: line.per_call)
-        second = ranked[1] if len(ranked) > 1 else None
-        found.append(
-            {
-                "case": case["name"],
-                "fastest": ranked[0].backend,
-                "runner_up": second.backend if second else "",
-                "ratio": second.per_call / ranked[0].per_call if second else None,
-                "cold": envelope(cold_lines),
-                "cached": envelope(_lines(case, backends, "cached")),
-            }
-        )
+        timed = {name: result for name, result in case["results"].items() if "median" in result}
+        reasons = {name: exclusion(backends.get(name), result, max_ulp) for name, result in timed.items()}
+        for name, reason in reasons.items():
+            if reason:
+                excluded.setdefault(name, set()).add(reason)
+        fit = sorted((name for name in timed if not reasons[name]), key=lambda name: timed[name]["median"])
+        if fit:
+            found.append(_verdict(case, fit, reasons, backends))
     record["recommendations"] = found
-    record["overall"] = _overall(record.get("cases", []), backends)
+    record["overall"] = _overall(found, record.get("cases", []), excluded)
+
+
+def _verdict(
+    case: CaseRecord, fit: list[str], reasons: Mapping[str, str], backends: Mapping[str, BackendRecord]
+) -> Recommendation:
+    fastest, *others = fit
+    runner_up = others[0] if others else ""
+    interval = compared(case, runner_up, fastest) if runner_up else None
+    times = {name: case["results"][name]["median"] for name in fit}
+    return {
+        "case": case["name"],
+        "fastest": fastest,
+        "tied": [name for name in others if _tied(case, name, fastest)],
+        "runner_up": runner_up,
+        "ratio": times[runner_up] / times[fastest] if runner_up else None,
+        "interval": (interval.low, interval.high) if interval else None,
+        "excluded": {name: reason for name, reason in reasons.items() if reason},
+        "cold": envelope(_lines(fit, case, backends, "cold")),
+        "cached": envelope(_lines(fit, case, backends, "cached")),
+    }
+
+
+def _overall(verdicts: list[Recommendation], cases: list[CaseRecord], excluded: Mapping[str, set[str]]) -> str:
+    """One sentence: who is fastest how often, and by how much on the geometric mean of the cases of both."""
+    if not verdicts:
+        why = "; ".join(f"{name}: {' and '.join(sorted(reasons))}" for name, reasons in excluded.items())
+        return f"no recommendation, since {f'nobody may be recommended ({why})' if why else 'nothing was measured'}"
+    best = {verdict["case"]: {verdict["fastest"], *verdict["tied"]} for verdict in verdicts}
+    names = sorted({name for row in best.values() for name in row})
+    alone = {name: sum(row == {name} for row in best.values()) for name in names}
+    shared = {name: sum(name in row for row in best.values()) for name in names}
+    winner = max(names, key=lambda name: (shared[name], alone[name]))
+    text = f"{winner} is the fastest in {alone[winner]} of {len(verdicts)} cases"
+    if shared[winner] > alone[winner]:
+        text += f", and ties in {shared[winner] - alone[winner]} more"
+    means = _means(winner, verdicts, cases)
+    return f"{text}; on the geometric mean {means}" if means else text
+
+
+def _means(winner: str, verdicts: list[Recommendation], cases: list[CaseRecord]) -> str:
+    """How many times as fast the winner is as each other, over the cases where both may be recommended."""
+    by_name = {case["name"]: case["results"] for case in cases}
+    logs: dict[str, list[float]] = {}
+    for verdict in verdicts:
+        results = by_name[verdict["case"]]
+        fit = [name for name, result in results.items() if "median" in result and name not in verdict["excluded"]]
+        if winner in fit:
+            for name in fit:
+                logs.setdefault(name, []).append(math.log(results[name]["median"] / results[winner]["median"]))
+    ratios = {name: math.exp(sum(found) / len(found)) for name, found in logs.items() if name != winner}
+    return ", ".join(
+        f"{ratio:.3g}x as fast as {name}" + ("" if len(logs[name]) == len(logs[winner]) else f" ({len(logs[name])})")
+        for name, ratio in sorted(ratios.items(), key=lambda item: item[1])
+    )

@@ -9,30 +9,24 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from softbench.results.record import BackendRecord, CaseRecord, Record, Result
-from softbench.results.units import bandwidth, duration, percent, size, ulps
+from softbench.results.layout import Column, fitted
+from softbench.results.record import BackendRecord, CaseRecord, Recommendation, Record, Result
+from softbench.results.units import bandwidth, duration, percent, ratio, size, ulps
 
-__all__ = ["backend_table", "console", "machine_line", "show"]
+__all__ = ["backend_table", "machine_line", "show"]
 
 _FAILURE_WIDTH: Final = 240
-_PLAIN_WIDTH: Final = 100  # where no terminal says how wide it is
-
-
-def console(*, stderr: bool = False) -> Console:
-    """A console that writes plain text of a fixed width where there is no terminal."""
-    made = Console(stderr=stderr, highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=_PLAIN_WIDTH, no_color=True)
 
 
 def show(record: Record, out: Console) -> None:
     """Everything, in the order of the questions: who is here, who is right, how fast, which to choose."""
-    for part in _parts(record):
+    for part in _parts(record, out.width):
         out.print(part)
 
 
-def _parts(record: Record) -> Iterable[RenderableType]:
+def _parts(record: Record, width: int) -> Iterable[RenderableType]:
     yield Text(machine_line(record), style="dim")
-    yield backend_table(record["backends"])
+    yield backend_table(record["backends"], width)
     yield from _failures(record["backends"])
     cases = record.get("cases", [])
     if any("median" in result for case in cases for result in case["results"].values()):
@@ -40,12 +34,14 @@ def _parts(record: Record) -> Iterable[RenderableType]:
         yield from _case_lines(cases)
         yield Text(_LEGEND, style="dim")
     yield from _skips(cases)
+    yield from _costs(cases, width)
     if record.get("recommendations"):
         yield Text()
-        yield _advice_table(record)
+        yield _advice_table(record["recommendations"], width)
         yield Text(_ADVICE, style="dim")
     for note in record.get("notes", []):
         yield Text(note, style="yellow")
+    yield from _stability(record)
     if record.get("overall"):
         yield Text(f"Overall: {record['overall']}.", style="bold")
     if not record.get("complete"):
@@ -65,13 +61,14 @@ def machine_line(record: Record) -> str:
     cpu = machine.get("cpu", {})
     widest = next((name for flag, name in _VECTORS if flag in cpu.get("flags", [])), "")
     last = max((c["bytes"] for c in cpu.get("caches", [])), default=0)
+    memory = machine.get("memory_bytes")
     threads = record.get("config", {}).get("threads") or machine.get("usable_cores")
     parts = [
         str(cpu.get("model", "unknown processor")),
         f"{threads} thread{'s' if threads != 1 else ''}",
         widest,
         f"{size(last)} last-level cache" if last else "",
-        size(machine["memory_bytes"]) if machine.get("memory_bytes") else "",
+        size(memory) if memory else "",
         f"Python {record.get('versions', {}).get('python', '?')}",
         f"NumPy {record.get('versions', {}).get('numpy', '?')}",
     ]
@@ -81,27 +78,32 @@ def machine_line(record: Record) -> str:
 _VECTORS: Final = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"), ("sve", "SVE"), ("asimd", "NEON"))
 
 
-def backend_table(backends: dict[str, BackendRecord], *, title: str = "Backends") -> Table:
+# -- who is here ---------------------------------------------------------------------------------------------------
+
+
+def backend_table(backends: dict[str, BackendRecord], width: int, *, title: str = "Backends") -> Table:
     """Who is here, and why others are not; verdict and start-up where they were measured."""
-    full = any("conformance" in entry or "startup" in entry for entry in backends.values())
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    table.add_column("backend", no_wrap=True)
-    table.add_column("here", no_wrap=True)
-    if full:
-        for heading in ("conforms", "worst ulp", "import", "first call"):
-            table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("what it is, or why it is not here", overflow="fold")
-    for name, entry in backends.items():
-        here = Text(entry["kind"], style="green") if entry["ok"] else Text("no", style="red")
-        cells: list[RenderableType] = [name, here]
-        if full:
-            cells += [_verdict(entry), _worst(entry), *_startup(entry)]
-        missing = entry["reason"] + (f" ({entry['install']})" if entry.get("install") else "")
-        about = (
-            entry.get("summary", "") + (f"; {entry['reason']}" if entry["reason"] else "") if entry["ok"] else missing
-        )
-        table.add_row(*cells, Text(about))
-    return table
+    entries = list(backends.values())
+    columns = [
+        Column("backend", [Text(name) for name in backends]),
+        Column("here", [Text(e["kind"], style="green") if e["ok"] else Text("no", style="red") for e in entries]),
+    ]
+    if any("conformance" in entry for entry in entries):
+        columns.append(Column("conforms", [_verdict(entry) for entry in entries], 1, right=True))
+        columns.append(Column("worst ulp", [Text(_worst(entry)) for entry in entries], 3, right=True))
+    if any("startup" in entry for entry in entries):
+        starts = [_startup(entry) for entry in entries]
+        columns.append(Column("import", [Text(start[0]) for start in starts], 4, right=True))
+        columns.append(Column("first call", [Text(start[1]) for start in starts], 2, right=True))
+    columns.append(Column("what it is, or why it is not here", [_about(entry) for entry in entries], folds=True))
+    return fitted(title, columns, width)
+
+
+def _about(entry: BackendRecord) -> Text:
+    install = f" ({entry['install']})" if entry.get("install") else ""
+    if not entry["ok"]:
+        return Text(entry["reason"] + install)
+    return Text("; ".join(part for part in (entry["summary"], entry["reason"]) if part))
 
 
 def _verdict(entry: BackendRecord) -> Text:
@@ -117,37 +119,43 @@ def _worst(entry: BackendRecord) -> str:
     if not verdict or not verdict["max_ulp"]:
         return "-"
     gates = verdict["gates"]
-    key, error = max(
-        verdict["max_ulp"].items(), key=lambda item: float(item[1]) / gates[item[0]] if gates[item[0]] else 0.0
-    )
-    return f"{ulps(float(error))} of {gates[key]:g}"
+    key, error = max(verdict["max_ulp"].items(), key=lambda item: item[1] / gates[item[0]] if gates[item[0]] else 0.0)
+    return f"{ulps(error)} of {gates[key]:g}"
 
 
-def _startup(entry: BackendRecord) -> list[str]:
+def _startup(entry: BackendRecord) -> tuple[str, str]:
     if "startup" not in entry:
-        return ["-", "-"]
+        return "-", "-"
     startup = entry["startup"]
     cold = [call["cold"] for call in startup["first_calls"] if call["cold"] is not None]
     imported = startup["imported"]
-    return [duration(imported) if imported is not None else "?", duration(max(cold)) if cold else "?"]
+    return duration(imported) if imported is not None else "?", duration(max(cold)) if cold else "?"
 
 
 def _failures(backends: dict[str, BackendRecord]) -> Iterable[Text]:
     for name, entry in backends.items():
-        failures = entry["conformance"]["failures"] if "conformance" in entry else []
-        if failures:
-            first = failures[0] if len(failures[0]) < _FAILURE_WIDTH else failures[0][:_FAILURE_WIDTH] + " ..."
+        verdict = entry.get("conformance")
+        if verdict and not verdict["ok"]:
+            failures = verdict["failures"]
+            first = failures[0] if failures else "no verdict"
+            first = first if len(first) < _FAILURE_WIDTH else first[:_FAILURE_WIDTH] + " ..."
             yield Text(f"{name} is WRONG in {len(failures)} cases, the first: {first}", style="bold red")
             yield Text(f"all of them: softbench check --quick {name}", style="red")
+        if verdict and verdict.get("deviations"):
+            declared = ", ".join(verdict["deviations"])
+            yield Text(f"{name} does otherwise than the contract, as it declares: {declared}", style="yellow")
         if entry.get("startup", {}).get("problem"):
             yield Text(f"{name}: first calls not measured: {entry['startup']['problem']}", style="yellow")
 
 
+# -- how fast ------------------------------------------------------------------------------------------------------
+
+
 def _case_lines(cases: list[CaseRecord]) -> Iterable[Text]:
-    """A heading and a line per backend for each case; narrow enough for 80 columns."""
+    """A heading and a line per backend for each case; narrow enough for 60 columns."""
     width = max(len(name) for case in cases for name in case["results"])
     yield Text("Speed and error", style="bold")
-    yield Text(f"  {'backend':<{width}}  {'time':>8}  {'spread':>6}  {'of limit':>8}  {'max ulp':>9}", style="dim")
+    yield Text(f"  {'backend':<{width}} {'time':>8} {'spread':>6} {'of limit':>8} {'max ulp':>8}", style="dim")
     for case in cases:
         timed = {name: result for name, result in case["results"].items() if "median" in result}
         if timed:
@@ -161,26 +169,24 @@ def _limit(case: CaseRecord) -> str:
     """What the time would be at the measured bandwidth."""
     if case["bound"] == "call":
         return "the cost of a call"
-    return "; ".join(
+    parts = [
         f"limit {duration(limit['floor_seconds'])}: {limit['operation']} at {bandwidth(limit['bandwidth'])}"
         + ("" if home == "cpu" else f" on {home}'s device")
         for home, limit in case["ceilings"].items()
-    )
+    ]
+    return "; ".join([*parts, *case.get("no_ceiling", {}).values()])
 
 
 def _backend_line(name: str, result: Result, best: float) -> Text:
     low, high = result["quartiles"]
-    ratio = result["median"] / best
-    line = Text(f"  {name}  {duration(result['median']):>8}  ")
-    line.append(f"{'+-' + percent((high - low) / 2 / result['median']):>6}  ", style="dim")
-    fraction = result["fraction"]
-    line.append(
-        f"{'-' if fraction is None else percent(fraction):>8}", style="bold red" if result["impossible"] else ""
-    )
-    if "accuracy" in result:
-        line.append(f"  {ulps(float(result['accuracy']['max_ulp'])):>9}")
-    line.append("  fastest" if ratio == 1.0 else f"  {ratio:,.3g}x", style="green" if ratio == 1.0 else "")
-    if result["impossible"]:
+    line = Text(f"  {name} {duration(result['median']):>8} ")
+    line.append(f"{'+-' + percent((high - low) / 2 / result['median']):>6} ", style="dim")
+    fraction, impossible = result.get("fraction"), result.get("impossible", False)
+    line.append(f"{'-' if fraction is None else percent(fraction):>8}", style="bold red" if impossible else "")
+    line.append(f" {ulps(result['accuracy']['max_ulp']) if 'accuracy' in result else '':>8}")
+    times = result["median"] / best
+    line.append("  fastest" if times == 1.0 else f"  {ratio(times)}", style="green" if times == 1.0 else "")
+    if impossible:
         line.append("  IMPOSSIBLE", style="bold red")
     if "accuracy" in result and not result["accuracy"]["ok"]:
         line.append("  WRONG", style="bold red")
@@ -188,42 +194,104 @@ def _backend_line(name: str, result: Result, best: float) -> Text:
 
 
 def _skips(cases: list[CaseRecord]) -> Iterable[Text]:
-    """Who was not timed on how many cases, and why; cases that nobody ran, and why."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    """Who was not timed on how many cases, and why; cases that nobody ran; fractions that are not believed."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
     for case in cases:
         if "skipped" in case:
             yield Text(f"left out: {case['name']}: {case['skipped']}", style="yellow")
         for name, result in case["results"].items():
-            if "skipped" in result:
-                reasons.setdefault((name, result["skipped"]), []).append(case["name"])
-    for (name, reason), where in reasons.items():
-        cases_of = where[0] if len(where) == 1 else f"{len(where)} cases"
-        yield Text(f"not timed: {name} on {cases_of}: {reason}", style="dim")
+            for key, what in (("failed", "FAILED"), ("skipped", "not timed"), ("dropped", "no fraction")):
+                if key in result:
+                    reason = str(result[key]).removeprefix("no fraction: ")  # type: ignore[literal-required]
+                    reasons.setdefault((what, "" if key == "dropped" else name, reason), []).append(case["name"])
+    for (what, name, reason), where in reasons.items():
+        unique = list(dict.fromkeys(where))
+        cases_of = unique[0] if len(unique) == 1 else f"{len(unique)} cases"
+        style = "bold red" if what == "FAILED" else "dim"
+        yield Text(f"{what}: {f'{name} on ' if name else ''}{cases_of}: {reason}", style=style)
 
 
-def _advice_table(record: Record) -> Table:
-    table = Table(title="Which to choose", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
-    table.add_column("case", no_wrap=True)
-    table.add_column("take", no_wrap=True)
-    table.add_column("next best", no_wrap=True)
-    table.add_column("pays from call", justify="right", no_wrap=True)
-    table.add_column("compiled", justify="right", no_wrap=True)
-    table.add_column("before", no_wrap=True)
-    for advice in record["recommendations"]:
-        before = advice["cold"][-2]["backend"] if len(advice["cold"]) > 1 else ""
-        table.add_row(
-            advice["case"],
-            Text(advice["fastest"], style="green"),
-            f"{advice['runner_up']} {advice['ratio']:,.3g}x" if advice["ratio"] else "",
-            f"{advice['cold'][-1]['from_call']:,}",
-            f"{advice['cached'][-1]['from_call']:,}",
-            Text(before, style="dim"),
-        )
-    return table
+def _costs(cases: list[CaseRecord], width: int) -> Iterable[RenderableType]:
+    """What a call costs besides its time, on the largest case."""
+    measured = [case for case in cases if any("costs" in result for result in case["results"].values())]
+    if not measured:
+        return
+    case = max(measured, key=lambda c: c["floor_bytes"])
+    rows = {name: result["costs"] for name, result in case["results"].items() if "costs" in result}
+    yield Text()
+    columns = [Column("backend", [Text(name) for name in rows])]
+    for heading, key, show_one, rank in (
+        ("memory at the peak", "peak", size, 0),
+        ("of that the call's", "call", size, 2),
+        ("arrays there", "to_backend", duration, 1),
+        ("and back", "from_backend", duration, 1),
+    ):
+        found = [costs.get(key) for costs in rows.values()]
+        cells = [Text(show_one(float(v)) if isinstance(v, (int, float)) else "?") for v in found]
+        columns.append(Column(heading, cells, rank, right=True))
+    yield fitted(f"Besides the time, on {case['name']}", columns, width)
+
+
+# -- which to choose -----------------------------------------------------------------------------------------------
+
+
+def _advice_table(advice: list[Recommendation], width: int) -> Table:
+    """A line per case, the answer first."""
+    return fitted(
+        "Which to choose",
+        [
+            Column("take", [_answer(verdict) for verdict in advice]),
+            Column("for", [Text(verdict["case"]) for verdict in advice]),
+            Column("pays from call", [Text(_pays(verdict)) for verdict in advice], 2, right=True),
+            Column("next best", [Text(_margin(verdict)) for verdict in advice], 1),
+            Column("interval", [Text(_interval(verdict), style="dim") for verdict in advice], 3),
+            Column("before", [Text(_before(verdict), style="dim") for verdict in advice], 4),
+        ],
+        width,
+    )
+
+
+def _answer(verdict: Recommendation) -> Text:
+    if verdict["tied"]:
+        return Text(f"{' = '.join([verdict['fastest'], *verdict['tied']])}", style="yellow")
+    return Text(verdict["fastest"], style="bold green")
+
+
+def _margin(verdict: Recommendation) -> str:
+    return f"{verdict['runner_up']} {ratio(verdict['ratio'])}" if verdict["ratio"] else ""
+
+
+def _interval(verdict: Recommendation) -> str:
+    if not verdict["interval"]:
+        return ""
+    low, high = verdict["interval"]
+    return f"{low:.3g}-{high:.3g}"
+
+
+def _pays(verdict: Recommendation) -> str:
+    cold, cached = verdict["cold"][-1]["from_call"], verdict["cached"][-1]["from_call"]
+    return f"{cold:,}" if cold == cached else f"{cold:,} ({cached:,})"
+
+
+def _before(verdict: Recommendation) -> str:
+    return verdict["cold"][-2]["backend"] if len(verdict["cold"]) > 1 else ""
 
 
 _ADVICE: Final = (
-    "next best: its time as a multiple; pays from call: the first call at which import, compilation and all calls so "
-    "far have cost less than with anybody else; compiled: the same where an earlier process has left compiled code; "
-    "before: who is the cheapest until then"
+    "a = b: a tie, which the measurement cannot break; next best: its time as a multiple, and the interval of that; "
+    "pays from call: the first call at which import, compilation and all calls so far have cost less than with anybody "
+    "else (in brackets: where an earlier process has left compiled code); before: who is the cheapest until then"
 )
+
+
+def _stability(record: Record) -> Iterable[Text]:
+    found = record.get("stability")
+    if not found:
+        return
+    load = found.get("load_after")
+    if found["verdict"] == "stable":
+        yield Text(
+            "The machine was left alone" + (f" (load average {load:.2g})." if load is not None else "."), style="dim"
+        )
+        return
+    yield Text(f"Disturbed, so do not trust small differences: {'; '.join(found['reasons'])}.", style="yellow")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["bandwidth", "duration", "percent", "size", "ulps"]
+__all__ = ["bandwidth", "duration", "percent", "ratio", "size", "ulps"]
 
 
 def three_digits(value: float) -> str:
@@ -46,3 +46,8 @@ def ulps(error: float) -> str:
     if not math.isfinite(error):
         return str(error)
     return f"{error:.2f}" if error < 100 else f"{error:.3g}"
+
+
+def ratio(times: float) -> str:
+    """``1.84x``: how many times as much."""
+    return f"{times:,.3g}x" if times < 1000 else f"{times:,.0f}x"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import softbench
-from softbench.cli import arguments, main, warmup
+from softbench.cli import arguments, main
 from softbench.measure import run as bench
 
 TINY = ["run", "--backends", "numpy", "--cases", "softmax-1x10-f32", "--seconds", "0.05", "--no-check"]
@@ -98,6 +98,13 @@ def test_info(capsys):
         (["run", "--threads", "0"], ["'0' is not a positive whole number"]),
         (["run", "--threads", "two"], ["'two' is not a positive whole number"]),
         (["run", "--threads", "100000"], ["cores"]),
+        (["run", "--op", "softmx"], ["'softmx'", "did you mean 'softmax'"]),
+        (["run", "--shape", "4096by1000"], ["'4096by1000' is no shape"]),
+        (["run", "--shape", "4096x0"], ["'4096x0' is no shape"]),
+        (["run", "--shape", "40x10", "--axis", "2"], ["axis is 2"]),
+        (["run", "--op", "argmax"], ["no case does argmax"]),
+        (["run", "--quick", "--full"], ["not allowed with"]),
+        (["run", "--max-ulp", "0"], ["'0' is not a positive number"]),
         (["compare", "a.json"], ["B.json"]),
         (["check", "numpy", "--select", "nan-rwo"], ["'nan-rwo'", "softbench check --list"]),
     ],
@@ -167,7 +174,7 @@ def test_a_wrong_backend_is_shown_as_wrong(capsys, no_startup, monkeypatch):
         "failures": ["nan-row: 0"],
         "seconds": 1,
     }
-    monkeypatch.setattr(bench, "_conformance", lambda backend, told: verdict)
+    monkeypatch.setattr(bench, "conformance", lambda name, profile, progress: verdict)
     assert main([argument for argument in TINY if argument != "--no-check"]) == 0
     told = capsys.readouterr().out
     assert "numpy is WRONG" in told
@@ -214,119 +221,8 @@ def test_without_a_home_and_in_ascii(tmp_path):
     assert list(Path("softbench-results").glob("*.png"))
 
 
-def test_compare(capsys, no_startup, tmp_path):
-    for folder in ("a", "b"):
-        assert main([*TINY, "--no-plot", "--out", folder]) == 0
-    (first,), (second,) = (tmp_path / "a").iterdir(), (tmp_path / "b").iterdir()
-    capsys.readouterr()
-    assert main(["compare", str(first), str(second)]) == 0
-    assert "softmax-1x10-f32  numpy" in capsys.readouterr().out
-    first.write_text("{}")
-    assert main(["compare", str(first), str(second)]) == 2
-    assert main(["compare", "missing.json", str(second)]) == 1
-    told = capsys.readouterr().err
-    assert "schema" in told
-    assert "missing.json: No such file" in told
-
-
 def test_the_module_runs_too():
     run = softbench_process("--version")
     out, _ = run.communicate(timeout=20)
     assert out == f"softbench {softbench.__version__}\n"
     assert arguments.DEFAULT_OUT.name == "softbench-results"
-
-
-# -- warmup --------------------------------------------------------------------------------------------
-
-
-def _plan(monkeypatch, *outcomes):
-    """Let NumPy's backend offer kernels: each is compiled with the outcome given, an error or whether it was kept."""
-    asked = []
-
-    def compile_one(outcome):
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
-
-    def kernels(self, ops, dtypes):
-        asked.append((list(ops), list(dtypes)))
-        return iter([(f"kernel{i}", lambda o=o: compile_one(o)) for i, o in enumerate(outcomes)])
-
-    monkeypatch.setattr(type(softbench.get_backend("numpy").rows), "kernels", kernels)
-    return asked
-
-
-def test_warmup_compiles_what_is_named_and_says_how_long_it_took(capsys, monkeypatch):
-    asked = _plan(monkeypatch, True, True)
-    assert main(["warmup", "numpy", "--op", "softmax", "loss", "--dtype", "float16", "float32"]) == 0
-    assert asked == [(["softmax", "loss"], ["float32"])]  # halves are computed as float32
-    told = capsys.readouterr()
-    assert "numpy: 2 kernels ready after" in told.out
-    assert "[2/2] numpy: kernel1" in told.err
-    assert "numpy: kernel1: 0.00 s" in told.err
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["numpy", "--op", "softmax", "loss", "--dtype", "float32"],
-        ["--op", "softmax", "loss", "numpy", "--dtype", "float32"],
-        ["--dtype", "float32", "--op", "softmax", "loss", "numpy"],
-        ["--op", "softmax", "--op", "loss", "--dtype", "float32", "numpy"],
-    ],
-)
-def test_warmup_takes_backends_before_and_behind_options(arguments, monkeypatch):
-    asked = _plan(monkeypatch, True)
-    assert main(["warmup", *arguments]) == 0
-    assert asked == [(["softmax", "loss"], ["float32"])]
-
-
-def test_warmup_of_nobody_in_particular_is_of_all_that_are_here(capsys, monkeypatch):
-    monkeypatch.setattr(
-        warmup, "available_backends", lambda: {n: softbench.Availability(n != "cupy", "cpu") for n in ("numpy", "cupy")}
-    )
-    asked = _plan(monkeypatch, True)
-    assert main(["warmup"]) == 0
-    assert asked == [(softbench.api.__all__, ["float32", "float64"])]
-    assert "numpy: 1 kernels" in capsys.readouterr().out
-
-
-def test_warmup_says_when_there_is_nothing_to_compile(capsys):
-    assert main(["warmup", "python"]) == 0
-    assert capsys.readouterr().out == "python: offers nothing to compile ahead\n"
-
-
-@pytest.mark.parametrize(
-    ("outcomes", "words"),
-    [
-        ((RuntimeError("no such instruction"), True), "1 kernels ready after"),
-        ((False, True), "for this process only"),
-    ],
-)
-def test_warmup_fails_where_later_processes_will_wait(outcomes, words, capsys, monkeypatch):
-    _plan(monkeypatch, *outcomes)
-    assert main(["warmup", "numpy"]) == 1
-    told = capsys.readouterr()
-    assert words in told.out
-    if isinstance(outcomes[0], Exception):
-        assert "1 failed" in told.out
-        assert "kernel0: RuntimeError: no such instruction" in told.err
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["numbaa"], "did you mean 'numba'"),
-        (["numpy", "--op", "softmx"], "did you mean 'softmax'"),
-        (["numpy", "--dtype", "float33"], "did you mean 'float32'"),
-        (["--op", "softmax", "numbaa"], "'numbaa' is none of"),
-        (["--op", "numpy"], "--op numpy: expected one of argmax"),
-    ],
-)
-def test_warmup_of_a_wrong_name(arguments, words, capsys):
-    try:
-        status = main(["warmup", *arguments])
-    except SystemExit as error:
-        status = error.code
-    assert status == 2
-    assert words in capsys.readouterr().err

@@ -1,181 +1,77 @@
-"""`softbench run` without its command line: timing, ceilings, fingerprint, record, recommendation."""
+"""`softbench run` without its command line: whatever a backend does is a row, and the others are measured."""
 
-import itertools
-import json
+import dataclasses
 import os
-from pathlib import Path
+import time
 
-import numpy as np
 import pytest
 
 from softbench import machine
-from softbench.measure import ceiling, timing
+from softbench.errors import UnknownBackendError
+from softbench.measure import comparison, remote
 from softbench.measure import run as bench
-from softbench.measure.run import Config
-from softbench.measure.timing import Arm, Timing, interleave
-from softbench.results import compare, record, units
-from softbench.results.recommend import Line, envelope, recommend
+from softbench.measure.plan import PROFILES, Config
+from softbench.measure.run import run
+from softbench.measure.stability import Load
+from softbench.measure.surroundings import thread_limit
+from softbench.measure.timing import Timing
+from softbench.measure.workloads import custom, select
 
 TINY = Config(
     backends=("python", "numpy"),
     cases=("softmax-1x10-f32", "loss_and_gradient-64x10-f32", "softmax-60000x10-f32"),
-    seconds=0.3,
+    seconds=2.4,
     check=False,
     startup=False,
 )
+ONE = dataclasses.replace(TINY, cases=("softmax-64x10-f32",), seconds=0.2)
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    return bench.run(TINY)
+    return run(TINY)
 
 
-# -- timing --------------------------------------------------------------------------------------------
+# -- what is asked for -------------------------------------------------------------------------------------------------
 
 
-def fake_clock(monkeypatch, seconds_per_call):
-    """A clock that only arms move: each call of an arm takes its seconds, nothing else takes any."""
-    now = itertools.count()  # keeps times strictly increasing, by a nanosecond
-    state = {"t": 0.0, "calls": []}
-
-    def arm(name):
-        def call():
-            state["t"] += seconds_per_call[name]
-            state["calls"].append(name)
-
-        return Arm(call)
-
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: state["t"] + 1e-9 * next(now))
-    monkeypatch.setattr(timing.time, "process_time", lambda: 2 * state["t"])
-    monkeypatch.setattr(timing.time, "sleep", lambda s: None)
-    return {name: arm(name) for name in seconds_per_call}, state
+def names(config):
+    return [workload.name for workload in config.workloads()]
 
 
-def test_interleave_takes_turns_and_reports_seconds_per_call(monkeypatch):
-    arms, state = fake_clock(monkeypatch, {"a": 1e-4, "b": 3e-3})
-    found = interleave(arms, 1.0)
-    assert found["a"].median == pytest.approx(1e-4, rel=1e-3)
-    assert found["b"].median == pytest.approx(3e-3, rel=1e-3)
-    assert found["a"].number >= 20  # a sample lasts milliseconds, whatever a call lasts
-    assert found["b"].number == 1
-    assert len(found["a"].samples) == len(found["b"].samples) == timing.MAX_ROUNDS
-    assert found["b"].cores == pytest.approx(2.0, rel=1e-2)
-    turns = [name for name, _ in itertools.groupby(state["calls"])]
-    assert len(turns) > timing.MAX_ROUNDS  # not first all of one, then all of the other
+def test_by_default_it_is_the_suite_of_the_profile():
+    for profile in PROFILES:
+        assert names(Config(profile=profile)) == [case.name for case in select([PROFILES[profile].cases])]
 
 
-def test_a_slow_arm_is_called_twice_and_the_others_go_on(monkeypatch):
-    arms, state = fake_clock(monkeypatch, {"slow": 10.0, "quick": 1e-3})
-    found = interleave(arms, 1.0)
-    assert state["calls"].count("slow") == 2
-    assert found["slow"].median == pytest.approx(10.0)
-    assert found["slow"].samples == []
-    assert len(found["quick"].samples) >= timing.MIN_ROUNDS
+def test_shapes_ops_and_dtypes_make_workloads_of_their_own():
+    config = Config(shapes=((300, 20),), ops=("softmax", "loss"), dtypes=("float32", "float64"))
+    assert names(config) == [
+        "softmax-300x20-f32", "softmax-300x20-f32-out", "loss-300x20-f32",
+        "softmax-300x20-f64", "softmax-300x20-f64-out", "loss-300x20-f64",
+    ]  # fmt: skip
+    assert names(Config(shapes=((9, 8),), cases=("softmax-1x10-f32",), ops=("argmax",))) == [
+        "softmax-1x10-f32", "argmax-9x8-f32",
+    ]  # fmt: skip
+    assert names(Config(shapes=((4, 9, 8),), ops=("softmax",), axis=1))[0] == "softmax-4x9x8-f32-axis1"
 
 
-def test_a_first_call_that_compiles_is_no_sample(monkeypatch):
-    state = {"t": 0.0, "first": True}
-
-    def call():
-        state["t"] += 5.0 if state["first"] else 1e-3
-        state["first"] = False
-
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: state["t"])
-    monkeypatch.setattr(timing.time, "sleep", lambda s: None)
-    found = interleave({"jit": Arm(call)}, 1.0)["jit"]
-    assert found.first == 5.0
-    assert found.median == pytest.approx(1e-3)
-    assert max(found.samples) < 0.1
+def test_ops_choose_among_cases_and_dtypes_change_them():
+    assert {workload.op for workload in Config(ops=("logsumexp",)).workloads()} == {"logsumexp"}
+    assert names(Config(cases=("softmax-64x10-f32",), dtypes=("float64",))) == ["softmax-64x10-f64"]
+    with pytest.raises(ValueError, match="no case does argmax"):
+        Config(ops=("argmax",)).workloads()
 
 
-def test_synchronize_is_inside_the_sample(monkeypatch):
-    state = {"t": 0.0, "queued": 0}
-
-    def call():
-        state["queued"] += 1
-
-    def synchronize():
-        state["t"] += 1e-3 * state["queued"]
-        state["queued"] = 0
-
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: state["t"])
-    monkeypatch.setattr(timing.time, "sleep", lambda s: synchronize())
-    found = interleave({"device": Arm(call, synchronize)}, 0.5)["device"]
-    assert found.median >= 1e-3
+def test_an_unknown_backend_is_an_error_before_anything_is_measured():
+    with pytest.raises(UnknownBackendError, match="did you mean 'numpy'"):
+        run(dataclasses.replace(TINY, backends=("nmpy",)))
 
 
-def test_quartiles():
-    assert Timing(samples=[1.0, 2.0, 3.0, 4.0, 5.0]).quartiles == (2.0, 4.0)
-    assert Timing(samples=[7.0]).quartiles == (7.0, 7.0)
-    assert Timing(second=3.0).median == 3.0
+# -- a run -------------------------------------------------------------------------------------------------------------
 
 
-# -- ceilings ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("nbytes", [64, 100, 1 << 16, (1 << 20) + 64])
-def test_the_memory_loops_touch_every_byte(nbytes):
-    from softbench.measure import memory_kernels as kernels
-
-    a = ceiling._aligned(nbytes)
-    a[:] = np.random.default_rng(0).integers(0, 1 << 62, a.size)
-    for copy in (kernels.copy_all, kernels.stream_all):
-        b = np.zeros_like(a)
-        aligned = ceiling._aligned(nbytes) if b.ctypes.data % 64 else b
-        aligned[:] = 0
-        copy(a, aligned)
-        assert np.array_equal(aligned, a)
-    truth = np.bitwise_xor.reduce(a)
-    partial = np.zeros(-(-a.nbytes // kernels.BLOCK), np.uint64)
-    kernels.read_all(a, partial)
-    assert kernels.read_one(a) == truth == np.bitwise_xor.reduce(partial)
-    before = a.copy()
-    kernels.update_all(a)
-    kernels.update_one(a)
-    assert np.array_equal(a, before + np.uint64(2))
-
-
-@pytest.mark.parametrize(("operation", "factor"), [("read", 1), ("copy", 2), ("update", 2)])
-def test_a_ceiling_counts_the_bytes_it_moves(operation, factor, monkeypatch):
-    monkeypatch.setattr(ceiling, "_TRIAL_SECONDS", 0.01)
-    found = ceiling.ceiling(operation, 1 << 18)
-    assert found.operation == operation
-    assert found.moved == factor << 18
-    found.arm.call()
-
-
-# -- machine -------------------------------------------------------------------------------------------
-
-
-def test_fingerprint_says_what_explains_a_time_and_names_nobody(monkeypatch):
-    monkeypatch.setattr(machine.platform, "node", lambda: "secret-host")
-    monkeypatch.setattr(machine.platform, "release", lambda: "6.1.2-secret-build")
-    for name in ("HOSTNAME", "USER", "LOGNAME", "HOME"):
-        monkeypatch.setenv(name, "/secret")
-    found = machine.fingerprint()
-    assert found["cpu"]["model"]
-    assert found["usable_cores"] >= 1
-    assert found["kernel"] == "6.1.2"
-    assert len(found["id"]) == 12
-    assert found == machine.fingerprint()
-    text = json.dumps([found, machine.versions(), machine.threads()])
-    assert "secret" not in text
-    assert str(Path.cwd()) not in text
-    assert "numpy" in machine.versions()
-
-
-def test_thread_limit_is_asked_for_and_taken_back():
-    before = dict(os.environ)
-    with bench._thread_limit(1):
-        assert os.environ["OMP_NUM_THREADS"] == os.environ["NUMBA_NUM_THREADS"] == "1"
-        assert machine.usable_cores() == 1
-    assert dict(os.environ) == before
-
-
-# -- the run -------------------------------------------------------------------------------------------
-
-
-def test_a_run_measures_judges_and_recommends(tiny):
+def test_a_run_measures_judges_and_says_how_sure_it_is(tiny):
     assert tiny["complete"]
     assert [case["name"] for case in tiny["cases"]] == list(TINY.cases)
     small = tiny["cases"][0]["results"]
@@ -183,217 +79,371 @@ def test_a_run_measures_judges_and_recommends(tiny):
     for result in small.values():
         assert 0 < result["minimum"] <= result["median"]
         assert result["quartiles"][0] <= result["median"] <= result["quartiles"][1]
+        assert result["interval"][0] <= result["median"] <= result["interval"][1]
+        assert len(result["samples"]) >= 3
         assert result["fraction"] is None  # what a call costs is no matter of memory
         assert result["accuracy"]["ok"]
         assert 0 < result["accuracy"]["max_ulp"] <= 4
+        assert result["accuracy"]["looks"] >= 3
     large = tiny["cases"][2]
     assert "interpreted" in large["results"]["python"]["skipped"]
-    assert 0 < large["results"]["numpy"]["fraction"] < 1
-    assert large["ceilings"]["cpu"]["operation"] == "copy"
     assert large["floor_bytes"] == 2 * 60_000 * 10 * 4
-    assert tiny["recommendations"][2]["fastest"] == "numpy"
-    assert tiny["threads"]["usable_cores"] >= 1
+    assert large["stability"]["control"]["backend"] == "numpy"
+    assert large["stability"]["control"]["ratio"] == pytest.approx(1.0, abs=0.8)
+    assert tiny["stability"]["verdict"] in ("stable", "disturbed")
+    assert tiny["stability"]["load_before"] >= 0
+    assert tiny["backends"]["numpy"]["threads"]["usable_cores"] >= 1
 
 
-def test_every_backend_is_listed_with_its_reason(tiny):
-    for entry in tiny["backends"].values():
-        assert entry["ok"] or entry["reason"]
-        assert entry["kind"] in ("cpu", "gpu", "simulator", "distributed")
+def test_the_limit_is_measured_beside_it(tiny):
+    large = tiny["cases"][2]
+    assert large["ceilings"]["cpu"]["operation"] == "copy"
+    result = large["results"]["numpy"]
+    assert "dropped" in result or 0 < result["fraction"] < 1
 
 
-def test_a_record_survives_the_disk_and_is_plain_json(tiny, tmp_path):
-    path = tmp_path / "run.json"
-    record.write(tiny, path)
-    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    again = record.read(path)
-    assert again["cases"][0]["results"]["numpy"]["median"] == tiny["cases"][0]["results"]["numpy"]["median"]
-    assert list(tmp_path.iterdir()) == [path]
-    assert str(Path.cwd()) not in path.read_text()
+def test_every_call_has_its_other_costs(tiny):
+    costs = tiny["cases"][2]["results"]["numpy"]["costs"]
+    assert costs["to_backend"] >= 0
+    assert costs["from_backend"] >= 0
+    if costs["peak"] is not None:
+        assert costs["peak"] > 2 * 60_000 * 10 * 4
 
 
-@pytest.mark.parametrize("text", ["no json", "[]", '{"schema": "softbench.run/0"}'])
-def test_other_files_are_refused(text, tmp_path):
-    path = tmp_path / "x.json"
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"JSON|schema"):
-        record.read(path)
+def test_who_has_not_been_checked_is_not_recommended(tiny):
+    assert tiny["recommendations"] == []
+    assert "numpy: not checked" in tiny["overall"]
 
 
-def test_ctrl_c_keeps_what_was_measured(monkeypatch):
-    real, seen = bench.interleave, []
+def test_only_those_that_were_asked_for_are_there(tiny):
+    assert list(tiny["backends"]) == ["python", "numpy"]
 
-    def interrupted(arms, seconds):
-        seen.append(arms)
+
+def test_shapes_that_nobody_has_named_are_measured():
+    found = run(dataclasses.replace(ONE, cases=(), shapes=((33, 7),), ops=("gradient",), backends=("numpy",)))
+    assert [case["name"] for case in found["cases"]] == ["gradient-33x7-f32", "gradient-33x7-f32-out"]
+    assert all("median" in case["results"]["numpy"] for case in found["cases"])
+
+
+def test_ctrl_c_keeps_what_was_measured_and_a_later_run_goes_on(monkeypatch):
+    real, seen = comparison.interleave, []
+
+    def interrupted(candidates, seconds, **options):
+        seen.append(candidates)
         if len(seen) == 2:
-            raise KeyboardInterrupt
-        return real(arms, seconds)
+            raise KeyboardInterrupt("SIGTERM")
+        return real(candidates, seconds, **options)
 
-    monkeypatch.setattr(bench, "interleave", interrupted)
-    found = bench.run(TINY)
+    config = dataclasses.replace(TINY, cases=("softmax-1x10-f32", "softmax-64x10-f32"), check=False)
+    monkeypatch.setattr(comparison, "interleave", interrupted)
+    found = run(config)
     assert not found["complete"]
-    assert found["stopped"] == "interrupted"
+    assert found["stopped"] == "SIGTERM"
     assert "median" in found["cases"][0]["results"]["numpy"]
     assert "median" not in found["cases"][1]["results"]["numpy"]
-    assert [advice["case"] for advice in found["recommendations"]] == ["softmax-1x10-f32"]
-
-
-def test_more_than_the_limit_is_flagged_and_not_recommended(monkeypatch):
-    """A backend that does not do the work: the floor's bytes in no time."""
-    fine = {"ok": True, "max_ulp": 0.0, "elements": 1, "detail": ""}
-    monkeypatch.setattr(bench.accuracy, "Judge", lambda case, inputs: lambda backend: fine)
-    monkeypatch.setattr(bench.workloads, "make_call", lambda case, backend, inputs, **options: lambda: None)
-    found = bench.run(Config(("numpy",), ("softmax-60000x10-f32",), seconds=0.2, check=False, startup=False))
-    result = found["cases"][0]["results"]["numpy"]
-    assert result["fraction"] > 1
-    assert result["impossible"]
-    assert "impossible" in found["notes"][0]
-    assert found["recommendations"] == []
-
-
-def test_a_wrong_result_is_seen_on_the_workload_itself(monkeypatch):
-    """One logit in the last row is off: sampling must not miss the last row."""
-    real = bench.workloads.make_call
-
-    def wrong(case, backend, inputs, **options):
-        call = real(case, backend, inputs, **options)
-
-        def bad():
-            result = call()
-            result[-1, -1] *= np.float32(1 + 1e-5)
-            return result
-
-        return bad
-
-    monkeypatch.setattr(bench.workloads, "make_call", wrong)
-    found = bench.run(Config(("numpy",), ("softmax-60000x10-f32",), seconds=0.1, check=False, startup=False))
-    accuracy = found["cases"][0]["results"]["numpy"]["accuracy"]
-    assert not accuracy["ok"]
-    assert accuracy["max_ulp"] > 4
-    assert found["recommendations"] == []
+    again = run(config, resumed=found)
+    assert again["complete"]
+    assert again["cases"][0] == found["cases"][0]  # as it was
+    assert "median" in again["cases"][1]["results"]["numpy"]
+    assert [case["name"] for case in again["cases"]] == list(config.cases)
 
 
 def test_a_case_too_large_for_memory_is_left_out(monkeypatch):
-    monkeypatch.setattr(bench.machine, "available_memory", lambda: 1 << 20)
-    found = bench.run(Config(("numpy",), ("softmax-60000x10-f32",), seconds=0.1, check=False, startup=False))
-    assert "memory" in found["cases"][0]["skipped"]
+    monkeypatch.setattr(comparison.machine, "available_memory", lambda: 1 << 12)
+    found = run(ONE)
+    assert "2 backends" in found["cases"][0]["skipped"]
     assert found["complete"]
 
 
-def test_a_backend_that_cannot_do_a_case_harms_no_other(monkeypatch):
-    real = bench.workloads.make_call
+# -- one backend takes nobody down -------------------------------------------------------------------------------------
 
-    def picky(case, backend, inputs, **options):
-        if backend.name == "python":
-            raise NotImplementedError("no float32 here")
-        return real(case, backend, inputs, **options)
+TROUBLE = """
+class Fine(NumpyBackend):
+    name = "another name"
 
-    monkeypatch.setattr(bench.workloads, "make_call", picky)
-    results = bench.run(TINY)["cases"][0]["results"]
-    assert "no float32 here" in results["python"]["skipped"]
+class Unmade(NumpyBackend):
+    def __init__(self):
+        raise OSError("no licence")
+
+class Unsure(NumpyBackend):
+    @classmethod
+    def availability(cls):
+        raise RuntimeError("driver on fire")
+
+class Mute(NumpyBackend):
+    def info(self):
+        raise KeyError("version")
+
+class Late(NumpyBackend):
+    calls = 0
+    def softmax(self, x, out):
+        Late.calls += 1
+        if Late.calls > 8:
+            raise ValueError("once timing has begun")
+        return super().softmax(x, out)
+
+class Crashing(Late):
+    def softmax(self, x, out):
+        Late.calls += 1
+        if Late.calls > 8:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return NumpyBackend.softmax(self, x, out)
+
+class Exiting(NumpyBackend):
+    def softmax(self, x, out):
+        sys.exit(0)
+
+class Quitting(NumpyBackend):
+    def softmax(self, x, out):
+        os._exit(0)
+
+class Hanging(NumpyBackend):
+    def softmax(self, x, out):
+        time.sleep(1000)
+
+class Greedy(NumpyBackend):
+    def softmax(self, x, out):
+        raise MemoryError
+
+class Noisy(NumpyBackend):
+    def softmax(self, x, out):
+        print("17.5")
+        return super().softmax(x, out)
+
+class Wrong(NumpyBackend):
+    def softmax(self, x, out):
+        result = super().softmax(x, out)
+        result[-1, -1] *= 1 + 1e-5
+        return result
+
+class Remembering(NumpyBackend):
+    known = {}
+    def softmax(self, x, out):
+        key = x[0].tobytes(), x[-1].tobytes()
+        if key not in self.known:
+            self.known[key] = super().softmax(x, out).copy()
+        out[:] = self.known[key]
+        return out
+"""
+
+
+def with_numpy(plugin, cls, monkeypatch=None, **changes):
+    """The records of a troublesome backend, its result, and NumPy's result."""
+    plugin("trouble", TROUBLE, troublesome=cls)
+    found = run(dataclasses.replace(ONE, backends=("troublesome", "numpy"), **changes))
+    assert found["complete"]
+    results = found["cases"][0]["results"]
     assert "median" in results["numpy"]
+    assert results["numpy"]["accuracy"]["ok"]
+    return found["backends"]["troublesome"], results.get("troublesome", {})
 
 
-def test_startup_is_measured_in_fresh_processes(tmp_path):
-    from softbench.measure import startup, workloads
-
-    case = workloads.by_name("softmax-64x10-f32")
-    found = startup.measure("numpy", [case], str(tmp_path))
-    assert found["problem"] == ""
-    assert found["imported"] > 0
-    (call,) = found["first_calls"]
-    assert (call["op"], call["dtype"]) == ("softmax", "float32")
-    assert call["cold"] >= 0
-    assert call["cached"] >= 0
-    broken = startup.measure("no_such_backend", [case], str(tmp_path))
-    assert "no_such_backend" in broken["problem"]
-    assert broken["imported"] is None
+def test_a_name_unlike_its_classs(plugin):
+    entry, result = with_numpy(plugin, "Fine")
+    assert entry["ok"]
+    assert result["median"] > 0
 
 
-def test_a_default_run_fits_into_two_minutes():
-    assert bench._timing_seconds(Config(), 20.0) == 30.0
-    assert bench._timing_seconds(Config(), 80.0) == 8.0
-    assert bench._timing_seconds(Config(), 500.0) == 5.0
-    assert bench._timing_seconds(Config(seconds=3.0), 500.0) == 3.0
+@pytest.mark.parametrize(("cls", "why"), [("Unmade", "no licence"), ("Unsure", "driver on fire")])
+def test_who_cannot_be_made_or_asked_is_a_row(plugin, cls, why):
+    entry, result = with_numpy(plugin, cls)
+    assert not entry["ok"]
+    assert why in entry["reason"]
+    assert f"{cls}' of trouble" in entry["reason"]
+    assert result == {}
 
 
-# -- recommendation ------------------------------------------------------------------------------------
-
-
-def test_break_even_is_the_first_call_that_is_cheaper_in_total():
-    steps = envelope([Line("quick start", 0.0, 1.0), Line("quick call", 10.0, 0.5), Line("neither", 20.0, 2.0)])
-    assert steps == [{"from_call": 1, "backend": "quick start"}, {"from_call": 21, "backend": "quick call"}]
-    n = steps[1]["from_call"]
-    assert 10.0 + 0.5 * n < 1.0 * n
-    assert not 10.0 + 0.5 * (n - 1) < 1.0 * (n - 1)
-
-
-def test_three_backends_hand_over_in_order():
-    steps = envelope([Line("a", 0.0, 1.0), Line("b", 3.0, 0.4), Line("c", 100.0, 0.1)])
-    assert [step["backend"] for step in steps] == ["a", "b", "c"]
-    assert envelope([Line("only", 5.0, 1.0)]) == [{"from_call": 1, "backend": "only"}]
-
-
-def measured(median, **extra):
-    result = {"median": median, "quartiles": (median, median), "fraction": None, "impossible": False}
-    return result | {"accuracy": {"ok": True, "max_ulp": 1.0, "elements": 1, "detail": ""}} | extra
-
-
-def a_record(results, conformance=None):
-    case = {"name": "c", "op": "softmax", "dtype": "float32", "target": "none", "bound": "memory", "ceilings": {}}
-    backends = {name: {"ok": True, "kind": "cpu", "reason": "", "install": "", "summary": ""} for name in results}
-    for name, ok in (conformance or {}).items():
-        backends[name]["conformance"] = {
-            "ok": ok,
-            "passed": 1,
-            "total": 1,
-            "max_ulp": {},
-            "gates": {},
-            "failures": [],
-            "seconds": 0,
-        }
-    return {"backends": backends, "cases": [case | {"results": results}], "notes": [], "complete": True}
-
-
-def test_nobody_wrong_is_recommended():
-    found = a_record({"right": measured(2.0), "wrong": measured(1.0)}, {"right": True, "wrong": False})
-    recommend(found)
-    assert found["recommendations"][0]["fastest"] == "right"
-    wrong_here = {"ok": False, "max_ulp": 99.0, "elements": 1, "detail": "off"}
-    found = a_record({"right": measured(2.0), "wrong": measured(1.0, accuracy=wrong_here)})
-    recommend(found)
-    assert found["recommendations"][0]["fastest"] == "right"
-    found = a_record({"wrong": measured(1.0)}, {"wrong": False})
-    recommend(found)
-    assert "wrong failed the checks" in found["overall"]
-
-
-# -- compare, units ------------------------------------------------------------------------------------
-
-
-def test_compare_calls_only_what_exceeds_the_spread_a_change():
-    def one(median, low, high):
-        return a_record({"x": measured(median, quartiles=(low, high))})
-
-    base = one(1.0, 0.9, 1.1)
-    verdicts = [
-        compare.changes(base, one(*after))[0].verdict for after in [(1.05, 0.95, 1.2), (2, 1.9, 2.1), (0.5, 0.4, 0.6)]
-    ]
-    assert verdicts == ["same", "slower", "faster"]
-    assert compare.changes(base, a_record({"y": measured(1.0)})) == []
-
-
-def test_compare_names_what_differs():
-    a = {"machine": {"id": "1"}, "versions": {"numpy": "2.0"}, "config": {}, "complete": True}
-    b = {"machine": {"id": "2"}, "versions": {"numpy": "2.1"}, "config": {}, "complete": False}
-    text = " ".join(compare.differences(a, b))
-    assert "machines differ" in text
-    assert "numpy: 2.0 -> 2.1" in text
-    assert "second run was interrupted" in text
+def test_who_cannot_say_what_it_is_is_timed_all_the_same(plugin):
+    entry, result = with_numpy(plugin, "Mute")
+    assert result["median"] > 0
+    assert "info" not in entry
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(1.234e-9, "1.23 ns"), (9.9999e-7, "1.00 us"), (1.5e-3, "1.50 ms"), (0.25, "250 ms"), (75.3, "75.3 s")],
+    ("cls", "why"),
+    [
+        ("Late", "ValueError: once timing has begun"),
+        ("Crashing", "ended by SIGSEGV when it was timed"),
+        ("Exiting", "SystemExit: 0"),
+        ("Quitting", "exit status 0 when it ran the case for the first time"),
+        ("Greedy", "MemoryError"),
+    ],
 )
-def test_durations(seconds, text):
-    assert units.duration(seconds) == text
+def test_who_fails_on_a_case_is_a_row_of_the_case(plugin, cls, why):
+    _, result = with_numpy(plugin, cls)
+    assert why in result["failed"]
+    assert f"{cls}' of trouble" in result["failed"]
+    assert "median" not in result
+
+
+def test_who_hangs_is_ended(plugin, monkeypatch):
+    monkeypatch.setattr(remote, "PATIENCE", 5.0)
+    monkeypatch.setattr(remote.Remote.receive, "__kwdefaults__", {"patience": 5.0})
+    start = time.monotonic()
+    _, result = with_numpy(plugin, "Hanging")
+    assert "no answer within 5 s when it ran the case for the first time" in result["failed"]
+    assert time.monotonic() - start < 60
+
+
+def test_who_ends_again_and_again_is_not_asked_any_more(plugin):
+    plugin("trouble", TROUBLE, troublesome="Quitting")
+    cases = ("softmax-1x10-f32", "softmax-64x10-f32", "softmax-4096x1000-f32", "softmax-60000x10-f32")
+    found = run(dataclasses.replace(ONE, backends=("troublesome", "numpy"), cases=cases, costs=False))
+    reasons = [case["results"]["troublesome"]["failed"] for case in found["cases"]]
+    assert "not asked any more after 3 processes" in reasons[3]
+    assert all("median" in case["results"]["numpy"] for case in found["cases"])
+
+
+def test_what_a_backend_prints_goes_nowhere(plugin, capfd):
+    _, result = with_numpy(plugin, "Noisy")
+    assert result["median"] > 0
+    told = capfd.readouterr()
+    assert "17.5" not in told.out + told.err
+
+
+def test_who_is_wrong_is_seen_on_the_workload_itself(plugin):
+    """One logit in the last row is off: sampling must not miss the last row."""
+    _, result = with_numpy(plugin, "Wrong")
+    assert not result["accuracy"]["ok"]
+    assert result["accuracy"]["max_ulp"] > 4
+
+
+def test_who_answers_from_memory_is_wrong(plugin):
+    _, result = with_numpy(plugin, "Remembering")
+    assert not result["accuracy"]["ok"]
+    assert "no result of its inputs" in result["accuracy"]["detail"]
+    assert "median" not in result
+
+
+def test_the_kits_verdict_on_who_crashes_is_no(plugin):
+    plugin("trouble", TROUBLE, troublesome="Quitting")
+    verdict = bench.conformance("troublesome", "quick", bench.NullProgress())
+    assert not verdict["ok"]
+    assert verdict["failures"]
+
+
+def test_a_threading_layer_that_is_not_there_is_no_matter_of_the_machine(monkeypatch):
+    """The limit is measured all the same, and NumPy with it."""
+    monkeypatch.setenv("NUMBA_THREADING_LAYER", "no_such_layer")
+    found = run(dataclasses.replace(ONE, backends=("numpy",), cases=("softmax-60000x10-f32",)))
+    case = found["cases"][0]
+    assert "median" in case["results"]["numpy"]
+    assert case["ceilings"]["cpu"]["bandwidth"] > 0
+
+
+def test_a_limit_that_cannot_be_measured_is_a_reason(monkeypatch):
+    class NoMemory(remote.Remote):
+        def ask(self, question, **arguments):
+            if question == "host_limit":
+                raise remote.RemoteError("MemoryError", kind="MemoryError", alive=True)
+            return super().ask(question, **arguments)
+
+    monkeypatch.setattr(comparison, "Remote", NoMemory)
+    found = run(dataclasses.replace(ONE, backends=("numpy",), cases=("softmax-60000x10-f32",)))
+    case = found["cases"][0]
+    assert case["no_ceiling"]["cpu"] == "the limit could not be measured: MemoryError"
+    assert case["results"]["numpy"]["fraction"] is None
+    assert "median" in case["results"]["numpy"]
+
+
+# -- limits that are not believed --------------------------------------------------------------------------------------
+
+
+class FakeLimit(comparison.Candidate):
+    def __init__(self, *medians):
+        super().__init__(lambda: None)
+        self.medians = list(medians)
+
+    def sample(self, number, *, warm=False):
+        raise AssertionError("timed by `fake_interleave`")
+
+
+@pytest.fixture
+def judged(monkeypatch):
+    """Judge a limit: ``judged(median, load, again=[(median, load), ...])`` is numpy's result; its time is 2 ms."""
+
+    def judge(median, load, again=()):
+        measured = iter(again)
+        state = {}
+
+        def fake_interleave(candidates, seconds):
+            state["median"], state["load"] = next(measured)
+            return {"limit": Timing(samples=[state["median"]] * 5)}
+
+        class FakeWatch:
+            def __init__(self, groups):
+                pass
+
+            def lap(self):
+                return state["load"]
+
+        monkeypatch.setattr(comparison, "interleave", fake_interleave)
+        monkeypatch.setattr(comparison, "Watch", FakeWatch)
+        workload = custom("softmax", (4096, 1000))
+        entry = comparison.case_record(workload)
+        entry["results"]["numpy"] = {"median": 2e-3, "bandwidth": workload.traffic.total / 2e-3}
+        made = comparison.Comparison([comparison.Participant("numpy")], None, bench.NullProgress())
+        limit = comparison._Limit("copy", "memcpy", workload.traffic.total, FakeLimit())
+        made._judge_limit(workload, entry, "cpu", limit, Timing(samples=[median] * 5), load)
+        assert list(measured) == []  # as often as it should be
+        return entry["results"]["numpy"]
+
+    return judge
+
+
+QUIET, BUSY = Load(1.0, 0.0), Load(1.0, 1.9)
+
+
+def test_a_limit_measured_on_a_quiet_machine_is_believed(judged):
+    found = judged(1e-3, QUIET)
+    assert found["fraction"] == pytest.approx(0.5)
+    assert not found["impossible"]
+
+
+def test_more_than_the_limit_of_a_quiet_machine_is_impossible(judged):
+    found = judged(3e-3, QUIET, again=[(3e-3, QUIET), (3e-3, QUIET)])
+    assert found["fraction"] == pytest.approx(1.5)
+    assert found["impossible"]
+
+
+def test_a_limit_that_was_slow_is_measured_again(judged):
+    found = judged(3e-3, QUIET, again=[(1e-3, QUIET)])
+    assert found["fraction"] == pytest.approx(0.5)
+    assert not found["impossible"]
+
+
+def test_a_limit_measured_under_load_is_measured_again(judged):
+    found = judged(1.5e-3, BUSY, again=[(1e-3, QUIET)])
+    assert found["fraction"] == pytest.approx(0.5)
+
+
+def test_under_lasting_load_the_fraction_goes_and_the_backend_stays(judged):
+    found = judged(3e-3, BUSY, again=[(3e-3, BUSY), (2.5e-3, BUSY)])
+    assert found["fraction"] is None
+    assert not found["impossible"]
+    assert "others used 1.9 of" in found["dropped"]
+    assert found["median"] == 2e-3
+
+
+# -- surroundings ------------------------------------------------------------------------------------------------------
+
+
+def test_thread_limit_is_asked_for_and_taken_back():
+    before = dict(os.environ)
+    with thread_limit(1):
+        assert os.environ["OMP_NUM_THREADS"] == os.environ["NUMBA_NUM_THREADS"] == "1"
+        assert machine.usable_cores() == 1
+    assert dict(os.environ) == before
+
+
+def test_a_default_run_fits_into_two_minutes():
+    def seconds(spent, backends=3, **changes):
+        made = bench._Run(Config(**changes), [], bench.NullProgress(), {}, None)
+        made.record = {"backends": {str(i): {"ok": True} for i in range(backends)}}
+        return made._timing_seconds(spent)
+
+    assert 50 <= seconds(40.0) <= 80
+    assert seconds(0.0) == 90.0
+    assert seconds(500.0) == 6.0
+    assert seconds(500.0, seconds=3.0) == 3.0
+    assert seconds(40.0, backends=7) > seconds(40.0)

@@ -1,19 +1,22 @@
 """The table of workloads: what `softbench run` and the asv suite measure."""
 
+import re
+
 import numpy as np
 import pytest
 
 import softbench
-from softbench.measure import workloads
-from softbench.measure.workloads import CASES, by_name, digits_logits, make_call, make_inputs, select
+from softbench.measure import inputs as arrays
+from softbench.measure.inputs import digits_logits, make_call, make_inputs
+from softbench.measure.workloads import OPS, WORKLOADS, Workload, by_name, custom, select
 
-SMALL = [case for case in CASES if case.elements <= 5_000_000]
+SMALL = [case for case in WORKLOADS if case.elements <= 5_000_000]
 
 
 def test_names_are_unique_and_say_op_shape_and_dtype():
-    names = [case.name for case in CASES]
+    names = [case.name for case in WORKLOADS]
     assert len(set(names)) == len(names)
-    for case in CASES:
+    for case in WORKLOADS:
         shape = "digits" if case.logits == "digits" else f"{case.shape[0]}x{case.shape[1]}"
         suffix = {"float16": "f16", "float32": "f32", "float64": "f64"}[case.dtype]
         assert case.name.startswith(f"{case.op}-{shape}-{suffix}")
@@ -22,7 +25,7 @@ def test_names_are_unique_and_say_op_shape_and_dtype():
 
 
 def test_every_shape_worth_measuring_is_there():
-    shapes = {case.shape for case in CASES}
+    shapes = {case.shape for case in WORKLOADS}
     wanted = {
         (1, 10),
         (64, 10),
@@ -40,6 +43,7 @@ def test_sizes_of_the_suites():
     assert 10 <= len(select(["asv"])) <= 14  # each costs a process per reserved backend
     assert len(select(["metrics"])) == 4
     assert any(case.logits == "digits" for case in select(["quick"]))
+    assert len(select(["quick"])) < len(select(["standard"])) < len(WORKLOADS)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +67,7 @@ def test_traffic_is_the_floor(name, read, written, ceiling):
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_inputs_are_never_zeros_and_the_same_every_time(case):
-    if reason := workloads.missing_extra(case):
+    if reason := arrays.missing_extra(case):
         pytest.skip(reason)
     logits, target = make_inputs(case)
     again = make_inputs(case)
@@ -91,17 +95,63 @@ def test_digits_are_the_logits_of_a_trained_classifier():
 
 
 def test_a_case_without_its_extra_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(workloads.importlib.util, "find_spec", lambda name: None)
-    assert "pip install" in workloads.missing_extra(by_name("loss_and_gradient-digits-f64"))
-    assert workloads.missing_extra(by_name("softmax-1x10-f32")) is None
+    monkeypatch.setattr(arrays.importlib.util, "find_spec", lambda name: None)
+    assert "pip install" in arrays.missing_extra(by_name("loss_and_gradient-digits-f64"))
+    assert arrays.missing_extra(by_name("softmax-1x10-f32")) is None
 
 
 def test_select_by_suite_name_and_pattern():
     assert select(["softmax-1x10-f32"]) == [by_name("softmax-1x10-f32")]
-    assert select(["all"]) == list(CASES)
+    assert select(["all"]) == list(WORKLOADS)
     assert {case.shape for case in select(["*-60000x10-*"])} == {(60_000, 10)}
     with pytest.raises(ValueError, match="softmx"):
         select(["quick", "softmx"])
+
+
+@pytest.mark.parametrize(
+    ("workload", "name", "outer", "bound"),
+    [
+        (custom("softmax", (4096, 1000)), "softmax-4096x1000-f32", (4096,), "memory"),
+        (custom("softmax", (1000,), "float64"), "softmax-1000-f64", (), "call"),
+        (custom("gradient", (300, 20, 7), "float16", axis=1), "gradient-300x20x7-f16-axis1", (300, 7), "memory"),
+        (custom("softmax", (5, 6), axis=1, result="out"), "softmax-5x6-f32-out", (5,), "call"),
+        (custom("loss", (9, 10), result="out", target="soft"), "loss-9x10-f32-soft", (9,), "call"),
+        (custom("log_softmax", (1000, 4096), axis=0, result="in place"), "log_softmax-1000x4096-f32-inplace-axis0",
+         (4096,), "memory"),
+    ],
+)  # fmt: skip
+def test_any_shape_is_a_workload(workload, name, outer, bound):
+    assert (workload.name, workload.outer, workload.bound) == (name, outer, bound)
+    assert workload.rows * workload.classes == workload.elements
+    assert Workload.from_dict(workload.to_dict()) == workload
+
+
+@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(("shape", "axis"), [((6, 5), -1), ((7,), -1), ((3, 5, 4), 1)])
+def test_every_op_has_inputs_and_a_call(op, shape, axis):
+    backend = softbench.get_backend("numpy")
+    workload = custom(op, shape, "float64", axis=axis)
+    made = make_inputs(workload)
+    assert made.logits.shape == shape
+    result = make_call(workload, backend, made, reduction="none")()
+    first = result[0] if op == "loss_and_gradient" else result
+    assert np.shape(first) == (shape if op in ("softmax", "log_softmax", "gradient") else workload.outer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("softmx", (4, 5)), "op is 'softmx', expected one of argmax"),
+        (("softmax", (4, 0)), "shape is (4, 0), expected positive lengths"),
+        (("softmax", ()), "shape is ()"),
+        (("softmax", (4, 5), "float8"), "dtype is 'float8', expected one of float16"),
+        (("softmax", (4, 5), "float32", 2), "axis is 2"),
+    ],
+)
+def test_what_is_no_workload_is_refused(arguments, words):
+    op, shape, dtype, axis = (*arguments, *("float32", -1)[len(arguments) - 2 :])
+    with pytest.raises(ValueError, match=re.escape(words)):
+        custom(op, shape, dtype, axis=axis)
 
 
 def test_select_in_another_dtype_renames():

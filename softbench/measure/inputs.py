@@ -1,0 +1,120 @@
+"""The arrays of a workload, and the call that is timed.
+
+Inputs are random, never zeros (zeros compress, and make all exponentials equal), except ``digits``: the logits of a
+trained classifier. They are the same values on every machine and in every process.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+from softbench.front.backend import Backend
+from softbench.interface.dtypes import numpy_dtype
+from softbench.measure.workloads import Workload
+
+__all__ = ["Inputs", "digits_logits", "make_call", "make_inputs", "missing_extra", "own_logits"]
+
+LOGIT_SCALE: Final = 4.0
+"""Standard deviation of random logits: a few classes of a row matter, as in a classifier that has learned something."""
+
+_SEED: Final = 20240131  # any constant
+
+
+class Inputs(NamedTuple):
+    """Arrays of a workload in host memory."""
+
+    logits: np.ndarray[Any, Any]
+    """Probabilities for ``log_loss``."""
+    target: np.ndarray[Any, Any] | None
+
+
+def missing_extra(workload: Workload) -> str | None:
+    """Why the input of a workload cannot be made here, with the remedy; None if it can."""
+    if workload.logits == "digits" and importlib.util.find_spec("sklearn") is None:
+        return 'needs scikit-learn for its digits (pip install "softbench[bench]")'
+    if workload.dtype == "bfloat16" and importlib.util.find_spec("ml_dtypes") is None:
+        return "needs ml_dtypes for bfloat16 (pip install ml_dtypes)"
+    return None
+
+
+def make_inputs(workload: Workload) -> Inputs:
+    """The arrays of a workload: the same values on every machine. ImportError if `missing_extra` says so."""
+    rng = np.random.Generator(np.random.SFC64(_SEED))
+    dtype = numpy_dtype(workload.dtype)
+    if workload.logits == "digits":
+        trained, labels = digits_logits()
+        return Inputs(trained.astype(dtype), labels)
+    if workload.op == "log_loss":
+        logits = _distributions(rng, workload)
+    else:
+        kind = dtype if dtype.name in ("float32", "float64") else np.dtype(np.float32)
+        logits = rng.standard_normal(workload.shape, dtype=kind)
+        logits *= kind.type(LOGIT_SCALE)
+    target: np.ndarray[Any, Any] | None = None
+    if workload.target == "index":
+        target = rng.integers(0, workload.classes, workload.outer)
+    elif workload.target == "soft":  # a teacher's probabilities
+        target = _distributions(rng, workload).astype(dtype)
+    return Inputs(logits.astype(dtype, copy=False), target)
+
+
+def _distributions(rng: np.random.Generator, workload: Workload) -> np.ndarray[Any, Any]:
+    weights = rng.standard_gamma(0.5, workload.shape) + 1e-3
+    found: np.ndarray[Any, Any] = weights / weights.sum(axis=workload.axis, keepdims=True)
+    return found
+
+
+@functools.cache
+def digits_logits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Logits ``(1797, 10)`` float64 of a softmax regression trained on scikit-learn's digits, and the labels.
+
+    The model of Zhao eq. (1): ``o = x W + b``, fitted by L-BFGS on our own loss and gradient, eq. (9)-(11).
+    """
+    from scipy.optimize import minimize
+    from sklearn.datasets import load_digits
+
+    from softbench.api import loss_and_gradient
+
+    pixels, labels = load_digits(return_X_y=True)
+    x = np.column_stack([pixels / 16.0, np.ones(len(pixels))])
+
+    def objective(w: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
+        weights = w.reshape(x.shape[1], 10)
+        loss, gradient = loss_and_gradient(x @ weights, labels, backend="numpy")
+        return float(loss) + 5e-5 * float(w @ w), (x.T @ gradient).ravel() + 1e-4 * w
+
+    fit = minimize(objective, np.zeros(x.shape[1] * 10), jac=True, method="L-BFGS-B", options={"maxiter": 200})
+    return x @ fit.x.reshape(x.shape[1], 10), labels
+
+
+def make_call(
+    workload: Workload, backend: Backend, inputs: Inputs, *, reduction: str = "mean", logits: Any = None
+) -> Callable[[], Any]:
+    """A call of the workload on a backend, without arguments: arrays are converted, and results allocated, here.
+
+    In place, the call overwrites its own copy of the logits. ``logits``: those of the inputs, converted already.
+    """
+    function = getattr(backend, workload.op)
+    if logits is None:
+        logits = own_logits(workload, backend, inputs)
+    arguments: tuple[Any, ...] = (logits,)
+    options: dict[str, Any] = {} if workload.axis == -1 else {"axis": workload.axis}
+    if inputs.target is not None:
+        arguments += (backend.asarray(inputs.target),)
+        options["reduction"] = reduction
+    if workload.result == "in place":
+        options["out"] = logits
+    elif workload.result == "out":
+        options["out"] = backend.asarray(np.zeros(workload.shape, numpy_dtype(workload.dtype)))
+    return functools.partial(function, *arguments, **options)
+
+
+def own_logits(workload: Workload, backend: Backend, inputs: Inputs) -> Any:
+    """The logits as the backend takes them: a copy where the workload overwrites them."""
+    in_place = workload.result == "in place" and backend.availability().kind == "cpu"
+    return backend.asarray(inputs.logits.copy() if in_place else inputs.logits)
