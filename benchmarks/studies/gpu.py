@@ -92,7 +92,7 @@ class NoDevice:
     def launch(self, kernel: str, how: Any, arguments: Sequence[Any]) -> None:
         pass
 
-    def adopt(self, obj: Any) -> Any:
+    def adopt(self, obj: Any, argument: str) -> Any:
         return obj
 
     def give(self, result: Any, like: Any) -> Any:
@@ -195,8 +195,8 @@ def ways() -> dict[str, Callable[[], Any]]:
     from numba import config, cuda, types
 
     import softbench as sb
+    from softbench.interface.device_backend import NO_TARGET
     from softbench_backends.numba_cuda.launch import Launchable
-    from softbench_backends.numba_cuda.records import NO_TARGET
     from softbench_backends.numba_cuda.rows import run
 
     warnings.simplefilter("ignore")  # about small grids

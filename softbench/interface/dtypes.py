@@ -12,7 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["FloatFormat", "formats", "numpy_dtype", "result_dtype", "row_dtype", "sum_tolerance"]
+__all__ = [
+    "ITEMSIZE",
+    "FloatFormat",
+    "compute_dtype",
+    "formats",
+    "name_of",
+    "numpy_dtype",
+    "result_dtype",
+    "row_dtype",
+    "sum_tolerance",
+]
 
 
 class FloatFormat(NamedTuple):
@@ -41,6 +51,9 @@ formats: dict[str, FloatFormat] = {
 }
 """The dtypes of results."""
 
+ITEMSIZE: dict[str, int] = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+"""Bytes of a number of each."""
+
 _INTEGERS = frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 
 
@@ -60,10 +73,21 @@ def row_dtype(result: str, native: frozenset[str]) -> str:
     return result if result in native else "float32" if result in ("float16", "bfloat16") else result
 
 
+def compute_dtype(name: str) -> str:
+    """The dtype in which rows of a dtype are computed with where they are not widened before: float32 for halves."""
+    return "float64" if name == "float64" else "float32"
+
+
 def sum_tolerance(name: str) -> float:
     """How far from 1 a soft target row of dtype ``name`` may sum: ``max(1e-6, sqrt(eps))``."""
     fmt = formats.get(name)
     return max(1e-6, math.sqrt(fmt.eps)) if fmt else 1e-6
+
+
+@functools.cache
+def name_of(dtype: Any) -> str:
+    """``dtype.name``, which NumPy puts together anew each time it is asked."""
+    return str(dtype.name)
 
 
 @functools.cache

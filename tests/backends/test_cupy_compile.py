@@ -13,6 +13,7 @@ import pytest
 
 program = pytest.importorskip("cuda.core", reason="cuda.core (numba-cuda[cu13]) is not installed: no NVRTC")
 
+from softbench.interface.dtypes import ITEMSIZE  # noqa: E402
 from softbench.measure.gpu.contestants import READ  # noqa: E402
 from softbench_backends.cupy import plan  # noqa: E402
 from softbench_backends.cupy.source import PROBE, source  # noqa: E402
@@ -178,7 +179,7 @@ FOR_ROWS = ("resident", "staged", "clustered", "segment_sums", "segment_write", 
 @pytest.mark.gpu_static
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_rows_are_read_and_written_16_bytes_at_a_time(dtype: str) -> None:
-    storage, itemsize = plan.STORAGE[dtype], plan.ITEMSIZE[dtype]
+    storage, itemsize = plan.STORAGE[dtype], ITEMSIZE[dtype]
     width = 16 // itemsize
     names = [f"resident<{storage}, SOFTMAX, {width}, 16>", f"resident<{storage}, INDEX, 1, 16>"]
     names += [f"staged<{storage}, INDEX>", f"clustered<{storage}, SOFTMAX, 2>", f"argmax<{storage}, {width}>"]
@@ -191,7 +192,7 @@ def test_rows_are_read_and_written_16_bytes_at_a_time(dtype: str) -> None:
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
 def test_all_rows_are_read_and_written_16_bytes_at_a_time(architecture: str, dtype: str) -> None:
     names = [name for name in plan.instances((dtype,), architecture == "sm_90") if name.startswith(FOR_ROWS)]
-    assert_vectors(architecture, names, plan.ITEMSIZE[dtype])
+    assert_vectors(architecture, names, ITEMSIZE[dtype])
 
 
 @pytest.mark.gpu_static

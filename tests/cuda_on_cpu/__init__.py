@@ -158,8 +158,8 @@ class CpuDevice:
         dtype = {cpp: name for name, cpp in plan.STORAGE.items()}.get(storage, "float32")
         return _library(dtype)[kernel]
 
-    def adopt(self, obj: Any) -> Any:
-        return None if isinstance(obj, np.generic) else HostArrays().accept(obj, "argument")
+    def adopt(self, obj: Any, argument: str) -> Any:
+        return None if isinstance(obj, np.generic) else HostArrays().accept(obj, argument)
 
     def give(self, result: Any, like: Any) -> Any:
         return HostArrays().wrap(result, like)

@@ -14,9 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target, messages
-from softbench.interface.dtypes import numpy_dtype, sum_tolerance
-from softbench.interface.host_arrays import HostArrays, Layout
+from softbench.interface import Array, Availability
+from softbench.interface.device_backend import NO_TARGET, DeviceBackend, KernelTarget
+from softbench.interface.dtypes import compute_dtype, name_of, numpy_dtype
+from softbench.interface.host_arrays import Layout
 from softbench_backends.cupy import plan
 from softbench_backends.cupy.device import CupyDevice, Device, Launch, unavailable
 
@@ -31,17 +32,11 @@ _SUM_CHUNK: Final = 8192  # CHUNK of primitives.cuh
 _PART_DOUBLES: Final = 9  # of StoredPart in segments.cuh
 
 
-_NO_TARGET: Final = (None, None, None, np.float64(0.0), None, None, np.float64(1.0))
-
-
-class CupyBackend(RowBackend):
+class CupyBackend(DeviceBackend):
     """Row kernels in CUDA C++ through CuPy; takes and returns CuPy, Numba and torch arrays."""
 
     name = "cupy"
-    kind = "gpu"
     requires = ("cupy",)
-    install = 'pip install "softbench[cuda13]"'
-    dtypes = frozenset(plan.STORAGE)
 
     def __init__(self, device: Device | None = None) -> None:
         self.device: Device = device or CupyDevice()
@@ -63,18 +58,13 @@ class CupyBackend(RowBackend):
 
     # -- in and out ------------------------------------------------------------------------------------
 
-    def accept(self, obj: Any, argument: str) -> Array:
-        """A CuPy array over the memory of ``obj``; ``class_weight`` may also be in host memory.
+    def adopt(self, obj: Any, argument: str) -> Array | None:
+        """A CuPy array over the memory of ``obj``, or None."""
+        return self.device.adopt(obj, argument)
 
-        TypeError for everything else in host memory (naming ``asarray``) and on another device.
-        """
-        adopted = self.device.adopt(obj)
-        if adopted is not None:
-            return adopted
-        host = super().accept(obj, argument)  # refuses what makes no array at all
-        if argument == "class_weight":
-            return self.asarray(host)
-        raise messages.in_host_memory(argument, obj)
+    def upload(self, host: np.ndarray[Any, Any]) -> Array:
+        """A CuPy array."""
+        return self.xp.asarray(_plain(host)).view(host.dtype)
 
     def wrap(self, result: Array, like: Any) -> Any:
         """``result`` as a Numba or torch array if ``like`` is one, else as a CuPy array; 0-d stays an array."""
@@ -82,11 +72,8 @@ class CupyBackend(RowBackend):
 
     def asarray(self, obj: Any) -> Array:
         """A CuPy array of anything on a device or that `numpy.asarray` takes, copied to the device if need be."""
-        adopted = self.device.adopt(obj)
-        if adopted is not None:
-            return adopted
-        host = np.asarray(obj)
-        return self.xp.asarray(_plain(host)).view(host.dtype)
+        adopted = self.device.adopt(obj, "the array")
+        return self.upload(np.asarray(obj)) if adopted is None else adopted
 
     def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
         """A copy in host memory."""
@@ -105,15 +92,19 @@ class CupyBackend(RowBackend):
         return self.device.address(array)
 
     def shares_memory(self, a: Array, b: Array) -> bool:
-        """Whether two arrays overlap, from their addresses, shapes and strides."""
+        """Of contiguous arrays the bounds decide."""
         if a.flags.c_contiguous and b.flags.c_contiguous:
             first, second = self.address(a), self.address(b)
             return bool(a.size and b.size and first < second + b.nbytes and second < first + a.nbytes)
-        return HostArrays.shares_memory(self, self._shadow(a), self._shadow(b))
+        return super().shares_memory(a, b)
 
-    def _shadow(self, array: Array) -> np.ndarray[Any, Any]:
-        """A NumPy array with the addresses of a device array, which are never read."""
-        return np.asarray(_Shadow(self.address(array), array.shape, array.strides, array.dtype.itemsize))
+    def capturing(self) -> bool:
+        """Whether the current stream is captured."""
+        return self.device.capturing()
+
+    def fetch(self, vector: Array, first: int, count: int) -> np.ndarray[Any, Any]:
+        """Some elements, in host memory."""
+        return self.to_numpy(vector[first : first + count])
 
     # -- rows ------------------------------------------------------------------------------------------
 
@@ -148,6 +139,10 @@ class CupyBackend(RowBackend):
         self.xp.copyto(_plain(out), _plain(raised))
         return out
 
+    def flattened(self, array: Array) -> Array:
+        """All elements, contiguous."""
+        return self._contiguous(array).reshape(-1)
+
     def _contiguous(self, array: Array) -> Array:
         if array.flags.c_contiguous:
             return array
@@ -155,7 +150,7 @@ class CupyBackend(RowBackend):
 
     def _cast(self, array: Array, dtype: str) -> Array:
         """``array`` in ``dtype``; bfloat16, for which the array module may lack a cast, goes through a kernel."""
-        source = _name(array)
+        source = name_of(array.dtype)
         if source == dtype:
             return array
         if "bfloat16" not in (source, dtype):
@@ -164,116 +159,63 @@ class CupyBackend(RowBackend):
         source, middle = ("bfloat16", "float32") if source == "bfloat16" else ("float64", "bfloat16")
         converted = self.empty(array.shape, middle)
         if array.size:
-            given = array if array.dtype.name == source else array.astype(np.float64)
+            given = array if name_of(array.dtype) == source else array.astype(np.float64)
             name = f"convert<{plan.STORAGE[source]}, {plan.STORAGE[middle]}>"
             self._flat(name, array.size, self._contiguous(given), converted, np.int64(array.size))
         return converted if middle == dtype else converted.astype(numpy_dtype(dtype))
 
     # -- targets and weights ---------------------------------------------------------------------------
 
-    def index_labels(self, labels: Array, n_classes: int, ignore_index: int | None, validate: bool) -> Array:
-        """Labels as int64: a class, IGNORED or INVALID. With ``validate`` one wait for the device, and ValueError."""
-        given = self._contiguous(labels)
-        out = self.xp.empty(given.shape, np.int64)
-        if given.size == 0:
-            return out
-        limits = np.iinfo(given.dtype)
-        ignores = ignore_index is not None and int(limits.min) <= ignore_index <= int(limits.max)
-        ignored = np.array(ignore_index if ignores else 0, given.dtype).astype(np.int64)  # uint64 wraps, as in C
-        arguments = (given, out, np.int64(given.size), np.int64(n_classes), np.int32(ignores), ignored[()])
-        first = self._first(given.size, validate)
-        self._flat(f"check_labels<{plan.LABEL_TYPES[given.dtype.name]}>", given.size, *arguments, first)
-        row = self._found(first, given.size)
-        if row is not None:
-            raise messages.no_class(row, self._item(given, row), n_classes, ignore_index)
-        return out
+    def lower_labels(self, labels: Array, n_classes: int, ignored: int | None, out: Array, find: bool) -> int | None:
+        """One kernel, which also looks for the first that is no class."""
+        first = self._cell(labels.size) if find else None
+        how = np.int64(n_classes), np.int32(ignored is not None), np.int64(ignored or 0)
+        kernel = f"check_labels<{plan.LABEL_TYPES[name_of(labels.dtype)]}>"
+        self._flat(kernel, labels.size, labels, out, np.int64(labels.size), *how, first)
+        return self._found(first, labels.size)
 
-    def check_range(self, values: Array, argument: str, low: float, high: float) -> None:
-        """ValueError naming the first entry that is NaN or outside ``[low, high]``; waits for the device."""
-        if values.size == 0:
-            return
-        given = self._real(self._contiguous(values))
-        first = self._first(given.size)
-        name = f"check_range<{plan.STORAGE[given.dtype.name]}>"
-        self._flat(name, given.size, given, np.int64(given.size), np.float64(low), np.float64(high), first)
-        at = self._found(first, given.size)
-        if at is not None:
-            where = np.unravel_index(at, values.shape)
-            raise messages.out_of_range(argument, where, self._item(given, at), low, high)
+    def find_outside(self, vector: Array, low: float, high: float) -> int | None:
+        """The first, by an atomic minimum."""
+        given, first = self._real(vector), self._cell(vector.size)
+        bounds = np.float64(low), np.float64(high)
+        kernel = f"check_range<{plan.STORAGE[name_of(given.dtype)]}>"
+        self._flat(kernel, given.size, given, np.int64(given.size), *bounds, first)
+        return self._found(first, given.size)
 
-    def check_distribution(self, y: Array) -> None:
-        """ValueError naming the first row that is negative, NaN, or does not sum to 1; waits for the device."""
+    def find_no_distribution(self, y: Array, tolerance: float) -> int | None:
+        """The first, by an atomic minimum."""
         n, k = y.shape
-        given = self._real(y)
+        given, first = self._real(y), self._cell(n)
         lanes, block = plan.lanes_for(k)
-        first = self._first(n)
-        tolerance = np.float64(sum_tolerance(y.dtype.name))
-        name = f"check_distribution<{plan.STORAGE[given.dtype.name]}>"
-        self._per_row(name, n, lanes, block, given, np.int64(n), np.int64(k), np.int32(lanes), tolerance, first)
-        row = self._found(first, n)
-        if row is None:
-            return
-        wrong = self.to_numpy(self._cast(given[row], "float64"))
-        negative = np.flatnonzero(wrong < 0)
-        if negative.size:
-            at = int(negative[0])
-            raise messages.negative_target(row, at, wrong[at])
-        with np.errstate(over="ignore", invalid="ignore"):
-            total = wrong.sum()
-        raise messages.not_a_distribution(row, total)
+        how = np.int64(n), np.int64(k), np.int32(lanes), np.float64(tolerance)
+        self._per_row(f"check_distribution<{plan.STORAGE[name_of(given.dtype)]}>", n, lanes, block, given, *how, first)
+        return self._found(first, n)
 
-    def soft_rows(
-        self,
-        y: Array,
-        dtype: str,
-        smoothing: float,
-        class_weight: Array | None,
-        sample_weight: Array | None,
-        divisor: Any,
-    ) -> Array:
-        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``; in float32 for half precision rows."""
-        dtype = plan.compute_dtype(dtype)
-        given = self._real(self._contiguous(y))
-        q = self.empty(y.shape, dtype)
-        name = f"soft_rows<{plan.STORAGE[given.dtype.name]}, {plan.STORAGE[dtype]}>"
+    def fold(self, target: KernelTarget, q: Array) -> None:
+        """Rounded once, to float32 or float64."""
+        y = self._real(self._contiguous(target.q))
+        kernel = f"soft_rows<{plan.STORAGE[name_of(y.dtype)]}, {plan.STORAGE[name_of(q.dtype)]}>"
+        weights = np.float64(target.smoothing), target.class_weight, target.sample_weight
         sizes = np.int64(y.size), np.int64(y.shape[1])
-        weights = np.float64(smoothing), class_weight, sample_weight, *self._divisor(divisor)
-        self._flat(name, y.size, given, q, *sizes, *weights)
-        return q
+        self._flat(kernel, y.size, y, q, *sizes, *weights, target.divisor, np.float64(target.divisor_value))
 
-    def divisor(self, labels: Array | None, sample_weight: Array | None, class_weight: Array | None) -> Array:
-        """Sum of ``s_i w[y_i]`` over rows not IGNORED (of ``s_i`` without labels); waits for nothing.
+    def sum_weights(self, target: KernelTarget, pair: Array) -> None:
+        """In chunks whose order depends on their number alone."""
+        rows = target.sample_weight if target.labels is None else target.labels
+        self._sum(len(rows), None, target, pair, divides=False)
 
-        Two float64 whose sum it is: a gradient is divided by it before its one rounding.
-        """
-        divisor = self.xp.empty((2,), np.float64)
-        n = len(sample_weight if labels is None else labels)  # type: ignore[arg-type]
-        self._sum(n, divisor, None, labels, sample_weight, class_weight)
-        return divisor
+    def sum_values(self, values: Array, target: KernelTarget, out: Array) -> None:
+        """In chunks whose order depends on their number alone."""
+        self._sum(len(values), self._contiguous(values), target, out, divides=target is not NO_TARGET)
 
-    def total(self, values: Array, divisor: Any = None) -> Array:
-        """Sum of float64 ``values`` in an order that depends on N alone, over ``divisor``; waits for nothing."""
-        total = self.xp.empty((), np.float64)
-        self._sum(len(values), total, self._contiguous(values), divisor=divisor)
-        return total
-
-    def _sum(
-        self,
-        n: int,
-        out: Array,
-        values: Array | None,
-        labels: Array | None = None,
-        sample_weight: Array | None = None,
-        class_weight: Array | None = None,
-        divisor: Any = None,
-    ) -> None:
+    def _sum(self, n: int, values: Array | None, target: KernelTarget, out: Array, *, divides: bool) -> None:
         """Sum ``values``, or the weights of rows, into ``out``: one number, or two whose sum it is."""
         count = -(-n // _SUM_CHUNK)
         chunks = self.xp.empty((max(count, 1), 2), np.float64)
         if count:
-            terms = values, labels, sample_weight, class_weight, np.int64(n), chunks
+            terms = values, target.labels, target.sample_weight, target.class_weight, np.int64(n), chunks
             self.device.launch("sum_chunks", Launch((count, 1), _SUM_BLOCK), terms)
-        division = np.int32(divisor is not None), *self._divisor(1.0 if divisor is None else divisor)
+        division = np.int32(divides), target.divisor, np.float64(target.divisor_value)
         arguments = chunks, np.int64(count), *division, np.int32(out.size == 2), out
         self.device.launch("sum_total", Launch((1, 1), _SUM_BLOCK), arguments)
 
@@ -289,69 +231,31 @@ class CupyBackend(RowBackend):
         self._per_row(name, n, lanes, block, x, out, np.int64(n), np.int64(k), np.int32(lanes), whole)
         return out
 
-    def logsumexp(self, x: Array, out: Array) -> Array:
-        """Zhao eq. (3)."""
-        self._rows("LOGSUMEXP", x, None, out)
-        return out
-
-    def softmax(self, x: Array, out: Array) -> Array:
-        """Zhao eq. (4), (5)."""
-        self._rows("SOFTMAX", x, out, None)
-        return out
-
-    def log_softmax(self, x: Array, out: Array) -> Array:
-        """``(d - L) + r``."""
-        self._rows("LOG_SOFTMAX", x, out, None)
-        return out
-
-    def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
-        """Zhao eq. (9), (10), (11)."""
-        self._losses(x, target, divisor, loss, out)
-        return loss, out
-
-    def loss(self, x: Array, target: Target, loss: Array) -> Array:
-        """Zhao eq. (9), (10)."""
-        self._losses(x, target, 1, loss, None)
-        return loss
-
-    def gradient(self, x: Array, target: Target, divisor: Any, out: Array) -> Array:
-        """Zhao eq. (11)."""
-        self._losses(x, target, divisor, None, out)
-        return out
-
-    def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
-        """Zhao eq. (6)-(8)."""
+    def run_log_loss(self, p: Array, target: KernelTarget, loss: Array) -> None:
+        """A thread per row for labels, else as many as rows are read by."""
         n, k = p.shape
-        storage = plan.STORAGE[p.dtype.name]
-        if isinstance(target, SoftTarget):
-            lanes, block = plan.lanes_for(k)
-            q = self._cast(target.q, plan.compute_dtype(p.dtype.name))
-            sizes = np.int64(n), np.int64(k), np.int32(lanes)
-            self._per_row(f"log_loss_soft<{storage}>", n, lanes, block, p, loss, *sizes, q)
-        else:
+        storage = plan.STORAGE[name_of(p.dtype)]
+        if target.q is None:
             weights = target.labels, target.sample_weight, target.class_weight
             self._flat(f"log_loss_index<{storage}>", n, p, loss, np.int64(n), np.int64(k), *weights)
-        return loss
+            return
+        lanes, block = plan.lanes_for(k)
+        q = self._cast(target.q, compute_dtype(name_of(p.dtype)))
+        sizes = np.int64(n), np.int64(k), np.int32(lanes)
+        self._per_row(f"log_loss_soft<{storage}>", n, lanes, block, p, loss, *sizes, q)
 
-    def _losses(self, x: Array, target: Target, divisor: Any, loss: Array | None, out: Array | None) -> None:
-        if isinstance(target, SoftTarget):
-            q = self._cast(target.q, plan.compute_dtype(x.dtype.name))
-            self._rows("SOFT", x, out, loss, (None, None, None, np.float64(0.0), q, *self._divisor(divisor)))
-        else:
-            operation = "SMOOTH" if target.smoothing else "INDEX"
-            self._rows(operation, x, out, loss, (*_index_arguments(target), *self._divisor(divisor)))
-
-    def _rows(
-        self, operation: str, x: Array, out: Array | None, per_row: Array | None, target: Any = _NO_TARGET
-    ) -> None:
-        """Launch one operation over rows: ``out`` takes its ``(N, K)`` result, ``per_row`` its ``(N,)`` result."""
+    def run(self, operation: str, x: Array, out: Array | None, numbers: Array | None, target: KernelTarget) -> None:
+        """One kernel, or two where rows do not stay on chip."""
         n, k = x.shape
-        how, kernel, launch, sizes = _planned(operation, _name(x), n, k, self.device.staged_bytes)
+        if target.q is not None:
+            target = target._replace(q=self._cast(target.q, compute_dtype(name_of(x.dtype))))
+        how, kernel, launch, sizes = _planned(operation, name_of(x.dtype), n, k, self.device.staged_bytes)
         whole = np.int32(k % how.width == 0 and self._whole(how.width, x, out))
+        arguments = (*target[:3], np.float64(target.smoothing), *target[4:6], np.float64(target.divisor_value))
         if isinstance(how, plan.Segments):
-            self._segments(operation, how, whole, x, out, per_row, target)
+            self._segments(operation, how, whole, x, out, numbers, arguments)
         else:
-            self.device.launch(kernel, launch, (x, out, per_row, *sizes, whole, *target))
+            self.device.launch(kernel, launch, (x, out, numbers, *sizes, whole, *arguments))
 
     def _segments(
         self,
@@ -373,8 +277,8 @@ class CupyBackend(RowBackend):
         group = min(group, n, _MAX_GRID_Y)
         parts = self.xp.empty((group, cut.pieces, _PART_DOUBLES), np.float64)
         chosen = self.xp.empty((group,), np.float64)
-        sums = f"segment_sums<{storage}, {plan.SUMS_OF[operation]}, {cut.width}>"
-        write = f"segment_write<{storage}, {operation}, {cut.width}>"
+        sums = f"segment_sums<{storage}, {plan.SUMS_OF[operation].upper()}, {cut.width}>"
+        write = f"segment_write<{storage}, {operation.upper()}, {cut.width}>"
         for first in range(0, n, group):
             rows = min(group, n - first)
             start = np.int64(first)
@@ -401,20 +305,8 @@ class CupyBackend(RowBackend):
                 return False
         return True
 
-    def _divisor(self, divisor: Any) -> tuple[Array | None, np.float64]:
-        """A divisor as two kernel arguments: where the two numbers of `divisor` lie, or its value."""
-        if not isinstance(divisor, self.xp.ndarray):
-            return None, np.float64(divisor)
-        if divisor.size == 1:
-            divisor = self.xp.concatenate([divisor.reshape(1), self.xp.zeros(1, np.float64)])
-        return divisor, np.float64(1.0)
-
-    def _first(self, size: int, wanted: bool = True) -> Array | None:
-        """A cell for the first offender among ``size``, or None where nobody will look."""
-        if not wanted:
-            return None
-        if self.device.capturing():
-            raise messages.captured()
+    def _cell(self, size: int) -> Array:
+        """A cell for the first offender among ``size``."""
         return self.xp.full((1,), size, np.uint64)
 
     def _found(self, first: Array | None, size: int) -> int | None:
@@ -422,39 +314,14 @@ class CupyBackend(RowBackend):
         at = size if first is None else int(self.to_numpy(first)[0])
         return at if at < size else None
 
-    def _item(self, array: Array, at: int) -> Any:
-        return self.to_numpy(array.reshape(-1)[at : at + 1])[0]
-
     def _real(self, array: Array) -> Array:
         """``array`` in a dtype the kernels know: integers become float64."""
-        return array if array.dtype.name in plan.STORAGE else array.astype(np.float64)
-
-
-class _Shadow:
-    """Bounds of an array in memory that this process may not read."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
-        self.__array_interface__ = {
-            "version": 3,
-            "data": (address, True),
-            "shape": shape,
-            "strides": strides,
-            "typestr": f"|V{itemsize}",
-        }
-
-
-@functools.cache
-def _name_of(dtype: np.dtype[Any]) -> str:
-    return dtype.name  # which NumPy puts together anew each time
-
-
-def _name(array: Array) -> str:
-    return _name_of(array.dtype)
+        return array if name_of(array.dtype) in plan.STORAGE else array.astype(np.float64)
 
 
 def _plain(array: Array) -> Array:
     """bfloat16 as 16-bit integers, which any array module can copy."""
-    return array.view(np.uint16) if _name(array) == "bfloat16" else array
+    return array.view(np.uint16) if name_of(array.dtype) == "bfloat16" else array
 
 
 @functools.lru_cache(maxsize=4096)
@@ -464,15 +331,11 @@ def _planned(
     """The plan of an operation over ``(n, k)`` rows, its kernel, launch and sizes; of segments the plan alone."""
     storage, how = plan.STORAGE[dtype], plan.rows(k, dtype, staged_bytes)
     if isinstance(how, plan.Resident):
-        kernel = f"resident<{storage}, {operation}, {how.width}, {how.elements}>"
+        kernel = f"resident<{storage}, {operation.upper()}, {how.width}, {how.elements}>"
         launch = Launch((-(-n * how.lanes // how.block), 1), how.block)
         return how, kernel, launch, (np.int64(n), np.int64(k), np.int32(how.lanes))
     if isinstance(how, plan.Staged):
         name, size = ("clustered", f", {how.blocks}") if how.blocks > 1 else ("staged", "")
         launch = Launch((n * how.blocks, 1), how.block, how.shared, how.blocks)
-        return how, f"{name}<{storage}, {operation}{size}>", launch, (np.int64(k), np.int64(how.length))
+        return how, f"{name}<{storage}, {operation.upper()}{size}>", launch, (np.int64(k), np.int64(how.length))
     return how, "", Launch((0, 0), 0), ()
-
-
-def _index_arguments(target: IndexTarget) -> tuple[Any, ...]:
-    return target.labels, target.sample_weight, target.class_weight, np.float64(target.smoothing), None

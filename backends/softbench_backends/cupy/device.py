@@ -53,8 +53,11 @@ class Device(Protocol):
     def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
         """Start a kernel instance. Arguments are arrays, NumPy scalars of the parameter's exact type, or None."""
 
-    def adopt(self, obj: Any) -> Array | None:
-        """``obj`` as an array of ``xp`` over the same memory if it lies on this device, else None."""
+    def adopt(self, obj: Any, argument: str) -> Array | None:
+        """``obj`` as an array of ``xp`` over the same memory if it lies on this device, else None.
+
+        TypeError that names the argument if it lies on another one.
+        """
 
     def give(self, result: Array, like: Any) -> Any:
         """``result`` as the kind of array ``like`` is, over the same memory."""
@@ -161,7 +164,7 @@ class CupyDevice:
                 self._kernels[key] = function
         return function
 
-    def adopt(self, obj: Any) -> Array | None:
+    def adopt(self, obj: Any, argument: str) -> Array | None:
         """CuPy arrays as they are; Numba and torch arrays on this device without a copy, ordered by their streams."""
         if not isinstance(obj, self.xp.ndarray):
             device = getattr(obj, "__dlpack_device__", None)
@@ -173,7 +176,7 @@ class CupyDevice:
                 return None
         here = self.xp.cuda.runtime.getDevice()
         if obj.device.id != here:
-            raise messages.on_another_device("an array", obj.device.id, here)
+            raise messages.on_another_device(argument, obj.device.id, here)
         return obj
 
     def _of_torch(self, tensor: Any) -> Array:
@@ -209,7 +212,7 @@ class CupyDevice:
 
     def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
         """A copy in host memory, in the order of the current stream."""
-        adopted = self.adopt(array)
+        adopted = self.adopt(array, "the array")
         if adopted is None:
             return np.asarray(array)
         if adopted.dtype.name == "bfloat16":

@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from softbench.interface.dtypes import ITEMSIZE, compute_dtype
+
 __all__ = [
     "BLOCK_BYTES",
     "LABEL_TYPES",
@@ -34,7 +36,6 @@ __all__ = [
     "Segments",
     "Staged",
     "boundaries",
-    "compute_dtype",
     "instances",
     "lanes_for",
     "rows",
@@ -56,17 +57,16 @@ LABEL_TYPES: Final = {
 }
 """C++ type of each dtype of labels."""
 
-ITEMSIZE: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-
-ROW_OPERATIONS: Final = ("LOGSUMEXP", "SOFTMAX", "LOG_SOFTMAX", "INDEX", "SMOOTH", "SOFT")
+ROW_OPERATIONS: Final = ("logsumexp", "softmax", "log_softmax", "index", "smooth", "soft")
+"""Operations of `softbench.interface.device_backend.DeviceBackend.run`; C++ names them in capitals."""
 
 SUMS_OF: Final = {
-    "LOGSUMEXP": "LOGSUMEXP",
-    "SOFTMAX": "SOFTMAX",
-    "LOG_SOFTMAX": "SOFTMAX",
-    "INDEX": "INDEX",
-    "SMOOTH": "SMOOTH",
-    "SOFT": "SOFT",
+    "logsumexp": "logsumexp",
+    "softmax": "softmax",
+    "log_softmax": "softmax",
+    "index": "index",
+    "smooth": "smooth",
+    "soft": "soft",
 }
 """The operation whose ``segment_sums`` serves each operation."""
 
@@ -147,11 +147,6 @@ class Segments(NamedTuple):
     block: int
 
 
-def compute_dtype(dtype: str) -> str:
-    """The dtype in which the arithmetic on rows of ``dtype`` is done, and of soft targets for them."""
-    return "float64" if dtype == "float64" else "float32"
-
-
 def vector_width(k: int, dtype: str, elements: int = 8) -> int:
     """How many consecutive elements a lane takes at once: 16 bytes of them if that divides rows of K, else one."""
     width = min(16 // ITEMSIZE[dtype], elements)
@@ -206,14 +201,14 @@ def instances(dtypes: tuple[str, ...] = tuple(STORAGE), clusters: bool = True) -
         names += [f"check_range<{storage}>", f"check_distribution<{storage}>"]
         names += [f"soft_rows<{storage}, float>", f"soft_rows<{storage}, double>"]
         held = sorted({elements for _, _, elements in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]})
-        for operation in ROW_OPERATIONS:
+        for operation in map(str.upper, ROW_OPERATIONS):
             for elements in held:
                 names += [f"resident<{storage}, {operation}, {min(w, elements)}, {elements}>" for w in widths]
             names.append(f"staged<{storage}, {operation}>")
             if clusters:
                 names += [f"clustered<{storage}, {operation}, {blocks}>" for blocks, _ in _STAGED[1:]]
             for width in widths:
-                if operation in SUMS_OF.values():
+                if operation.lower() in SUMS_OF.values():
                     names.append(f"segment_sums<{storage}, {operation}, {width}>")
                 names.append(f"segment_write<{storage}, {operation}, {width}>")
         if compute != storage:

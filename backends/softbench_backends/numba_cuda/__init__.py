@@ -32,8 +32,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from softbench.interface import Array, Availability, Kind, RowBackend, SoftTarget, Target, messages
-from softbench.interface.dtypes import sum_tolerance
+from softbench.interface import Array, Availability, Kind
+from softbench.interface.device_backend import NO_TARGET, DeviceBackend, KernelTarget
+from softbench.interface.dtypes import name_of
 from softbench.interface.host_arrays import Layout
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
     from softbench_backends.numba_cuda.views import View
 
 __all__ = ["NumbaCudaBackend"]
-
-_INSTALL: Final = 'pip install "softbench[cuda13]"  (or [cuda12], to match the driver)'
 
 
 def _simulated() -> bool:
@@ -60,7 +59,7 @@ _KIND: Final[Kind] = "simulator" if _simulated() else "gpu"
 def _probe() -> Availability:
     """Ask the driver once: on some machines that takes many seconds."""
     if find_spec("numba_cuda") is None:
-        return Availability(False, _KIND, "numba-cuda is not installed", _INSTALL)
+        return Availability(False, _KIND, "numba-cuda is not installed", DeviceBackend.install)
     try:
         from numba import cuda
 
@@ -75,21 +74,18 @@ def _probe() -> Availability:
     return Availability(False, _KIND, reason, "an NVIDIA driver and a CUDA device")
 
 
-class NumbaCudaBackend(RowBackend):
-    """Front primitives on device memory, and launches of the row kernels."""
+class NumbaCudaBackend(DeviceBackend):
+    """CUDA kernels written in Python; torch, CuPy, Numba and DLPack arrays."""
 
     name = "numba_cuda"
-    summary = "CUDA kernels written in Python; torch, CuPy, Numba and DLPack arrays"
     kind = _KIND
     requires = ("numba_cuda",)
-    install = _INSTALL
-    dtypes = frozenset({"float16", "bfloat16", "float32", "float64"})
     cost = "simulated" if _KIND == "simulator" else "compiled"
 
     def __init__(self) -> None:
-        from softbench_backends.numba_cuda import array_libraries, checks, copies, records, rows, totals, views, weights
+        from softbench_backends.numba_cuda import array_libraries, checks, copies, rows, totals, views, weights
 
-        self._libraries, self._views, self._rows, self._records = array_libraries, views, rows, records
+        self._libraries, self._views, self._rows = array_libraries, views, rows
         self._copies, self._checks, self._weights, self._totals = copies, checks, weights, totals
         # The library whose logits came in last, per thread: results are made and work is queued there.
         self._call = threading.local()
@@ -131,21 +127,16 @@ class NumbaCudaBackend(RowBackend):
     def _stream(self) -> int:
         return self._library.stream()
 
-    def accept(self, obj: Any, argument: str) -> View:
+    def adopt(self, obj: Any, argument: str) -> View | None:
         """``obj`` as a `View`; the library of logits and probabilities is where results of this call are made.
 
         Their stream is also where its work is queued, behind what the streams of other arguments have queued.
-
-        TypeError for arrays in host memory, which names ``asarray`` (class weights are small and may live there), and
-        for arrays on another device than the current one.
         """
         if isinstance(obj, self._views.View):
             return obj
         library = self._libraries.library_of(obj)
         if library is None:
-            if argument == "class_weight":
-                return self.accept(self._to_device(super().accept(obj, argument)), argument)
-            raise messages.in_host_memory(argument, obj)
+            return None
         if argument in ("logits", "probs"):
             self._call.library = library
         elif library is not self._libraries.NUMBA and library is not self._library:
@@ -165,11 +156,12 @@ class NumbaCudaBackend(RowBackend):
         """
         if self._libraries.library_of(obj) is not None:
             return obj
-        return self._to_device(super().asarray(obj))
+        return self.upload(super().asarray(obj))
 
-    def _to_device(self, array: np.ndarray[Any, Any]) -> Array:
+    def upload(self, host: np.ndarray[Any, Any]) -> Array:
+        """A Numba device array."""
         return self._libraries.from_host(
-            np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("=")).reshape(array.shape)
+            np.ascontiguousarray(host, dtype=host.dtype.newbyteorder("=")).reshape(host.shape)
         )
 
     def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
@@ -192,9 +184,23 @@ class NumbaCudaBackend(RowBackend):
         """Where the first element lies."""
         return array.address
 
-    def shares_memory(self, a: View, b: View) -> bool:
-        """Whether two views overlap, decided by NumPy from their addresses and strides."""
-        return super().shares_memory(self._views.shadow(a), self._views.shadow(b))
+    def capturing(self) -> bool:
+        """Whether the stream of this call is captured."""
+        return self._libraries.capturing(self._stream)
+
+    def flattened(self, array: View) -> View:
+        """All elements, contiguous."""
+        return array.flattened()
+
+    def fetch(self, vector: View, first: int, count: int) -> np.ndarray[Any, Any]:
+        """Some elements, in host memory."""
+        itemsize = vector.dtype.itemsize
+        part = vector.with_form((count,), (itemsize,), first * itemsize)
+        if name_of(vector.dtype) == "bfloat16":
+            wide = self.empty((count,), "float32")
+            self._copies.copy_cast(part, wide, self._stream)
+            part = wide
+        return self._libraries.read(part, self._stream)
 
     # -- rows ----------------------------------------------------------------------------------------------------
 
@@ -213,7 +219,7 @@ class NumbaCudaBackend(RowBackend):
         k = x.shape[axis]
         moved = x if axis == x.ndim - 1 else x.moved_last(axis)
         n = math.prod(moved.shape[:-1])
-        if self._views.name_of(x.dtype) == dtype and moved.contiguous:
+        if name_of(x.dtype) == dtype and moved.contiguous:
             return moved.reshape((n, k))
         rows = self.empty(moved.shape, dtype)
         self._copies.copy_cast(moved, rows, self._stream)
@@ -226,7 +232,7 @@ class NumbaCudaBackend(RowBackend):
         if axis != last:
             moved = moved.moved_to(axis)
         if out is None:
-            if self._views.name_of(moved.dtype) == dtype and moved.contiguous:
+            if name_of(moved.dtype) == dtype and moved.contiguous:
                 return moved
             out = self.empty(shape, dtype)
         self._copies.copy_cast(moved, out, self._stream)
@@ -234,104 +240,52 @@ class NumbaCudaBackend(RowBackend):
 
     # -- targets and weights -------------------------------------------------------------------------------------
 
-    def index_labels(self, labels: View, n_classes: int, ignore_index: int | None, validate: bool) -> View:
-        """Labels as int64; with ``validate`` the host waits once, to hear of the first that is no class."""
-        labels = labels.flattened()
-        out = self.empty(labels.shape, "int64")
-        self._weights.label_rows(labels, n_classes, ignore_index, out, self._stream)
-        if validate and labels.size:
-            row = self._first_outside(out, -1.0, math.inf)
-            if row is not None:
-                raise messages.no_class(row, self._item(labels, row), n_classes, ignore_index)
-        return out
+    def lower_labels(self, labels: View, n_classes: int, ignored: int | None, out: View, find: bool) -> int | None:
+        """Lowered by one kernel, searched for the first that is no class by another."""
+        self._weights.label_rows(labels, n_classes, ignored, out, self._stream)
+        return self.find_outside(out, -1.0, math.inf) if find else None
 
-    def check_range(self, values: View, argument: str, low: float, high: float) -> None:
-        """ValueError naming the first entry that is NaN or outside; the host waits once."""
-        if values.size == 0:
-            return
-        flat = values.flattened()
-        i = self._first_outside(flat, low, high)
-        if i is None:
-            return
-        where = np.unravel_index(i, values.shape)
-        raise messages.out_of_range(argument, where, self._item(flat, i), low, high)
+    def find_outside(self, vector: View, low: float, high: float) -> int | None:
+        """The first that blocks have found."""
+        return self._first(self._checks.find_outside, vector, low, high)
 
-    def check_distribution(self, y: View) -> None:
-        """ValueError naming the first row that is negative, NaN, or does not sum to 1; the host waits twice."""
+    def find_no_distribution(self, y: View, tolerance: float) -> int | None:
+        """A row with a negative number before others."""
         n, k = y.shape
-        flat = y.flattened()
-        i = self._first_outside(flat, 0.0, math.nan)  # a NaN is left to the sums
-        if i is not None:
-            row, column = divmod(i, k)
-            raise messages.negative_target(row, column, self._item(flat, i))
+        at = self.find_outside(y.flattened(), 0.0, math.nan)  # a NaN is left to the sums
+        if at is not None:
+            return at // k
         sums = self.empty((n,), "float64")
         self._totals.row_totals(y, sums, self._stream)
-        bad = self._first_found(self._checks.find_far_from, sums, 1.0, sum_tolerance(y.dtype.name))
-        if bad is not None:
-            raise messages.not_a_distribution(bad, self._item(sums, bad))
+        return self._first(self._checks.find_far_from, sums, 1.0, tolerance)
 
-    def soft_rows(
-        self,
-        y: View,
-        dtype: str,
-        smoothing: float,
-        class_weight: View | None,
-        sample_weight: View | None,
-        divisor: Any,
-    ) -> View:
-        """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``, rounded once, as rows of what ``dtype`` is
-        computed in: float32 for half precision.
-        """
-        out = self.empty(y.shape, "float64" if dtype == "float64" else "float32")
-        over = divisor if isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
-        target = self._records.targets_of(None, sample_weight, class_weight, float(smoothing), y, over)
-        self._weights.soft_target_rows(target, out, self._stream)
-        return out
+    def _first(self, search: Callable[..., None], vector: View, *bounds: float) -> int | None:
+        """Run a search and wait for the first index it found, or None."""
+        first = self.empty((self._checks.search_blocks(vector.size),), "int64")
+        search(vector, *bounds, first, self._stream)
+        found = int(self._libraries.read(first, self._stream).min())
+        return None if found == self._checks.FIRST_NONE else found
 
-    def divisor(self, labels: View | None, sample_weight: View | None, class_weight: View | None) -> Any:
-        """Sum of ``s_i w[y_i]`` over rows not ignored, or of ``s_i``: two float64 on the device, without waiting."""
-        if labels is None:
-            assert sample_weight is not None  # the front has a number otherwise
-            weights = sample_weight
-        else:
-            weights = self.empty((2 * labels.size,), "float64")
-            if labels.size:
-                target = self._records.targets_of(labels, sample_weight, class_weight)
+    def fold(self, target: KernelTarget, q: View) -> None:
+        """Rounded once."""
+        self._weights.soft_target_rows(target, q, self._stream)
+
+    def sum_weights(self, target: KernelTarget, pair: View) -> None:
+        """Weights of labels are products, whose rounding errors are summed too."""
+        weights = target.sample_weight
+        if target.labels is not None:
+            weights = self.empty((2 * target.labels.size,), "float64")
+            if target.labels.size:
                 self._weights.weight_rows(target, weights, self._stream)
-        pair = self.empty((2,), "float64")
-        self._totals.total(weights, None, self._scratch, pair, self._stream)
-        return pair
+        assert weights is not None  # the front has a number otherwise
+        self.sum_values(weights, NO_TARGET, pair)
 
-    def total(self, values: View, divisor: Any = None) -> Any:
-        """Sum in a fixed order, over ``divisor`` if given, without waiting: 0-d float64."""
-        out = self.empty((), "float64")
-        over = divisor if divisor is None or isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
-        self._totals.total(values, over, self._scratch, out, self._stream)
-        return out
+    def sum_values(self, values: View, target: KernelTarget, out: View) -> None:
+        """In chunks whose number and order depend on their length alone."""
+        self._totals.total(values, target, self._scratch, out, self._stream)
 
     def _scratch(self, n: int) -> View:
         return self.empty((n,), "float64")
-
-    def _first_outside(self, flat: View, low: float, high: float) -> int | None:
-        return self._first_found(self._checks.find_outside, flat, low, high)
-
-    def _first_found(self, search: Callable[..., None], flat: View, *bounds: float) -> int | None:
-        """Run a search and wait for the first index it found, or None."""
-        stream = self._library.stream()
-        self._libraries.refuse_capture(stream)
-        first = self.empty((self._checks.search_blocks(flat.size),), "int64")
-        search(flat, *bounds, first, self._stream)
-        found = int(self._libraries.read(first, stream).min())
-        return None if found == self._checks.FIRST_NONE else found
-
-    def _item(self, flat: View, i: int) -> Any:
-        """One element of a contiguous view, for an error message."""
-        one = flat.with_form((1,), (flat.dtype.itemsize,), i * flat.dtype.itemsize)
-        if flat.dtype.name == "bfloat16":
-            wide = self.empty((1,), "float32")
-            self._copies.copy_cast(one, wide, self._stream)
-            one = wide
-        return self._libraries.read(one, self._library.stream())[0]
 
     # -- row kernels ---------------------------------------------------------------------------------------------
 
@@ -340,61 +294,15 @@ class NumbaCudaBackend(RowBackend):
         self._rows.run_argmax(x, out, self._stream)
         return out
 
-    def logsumexp(self, x: View, out: View) -> View:
-        """Zhao eq. (3)."""
-        self._run("logsumexp", x, None, out)
-        return out
+    def run(self, operation: str, x: View, out: View | None, numbers: View | None, target: KernelTarget) -> None:
+        """One kernel, or three where rows do not stay on chip."""
+        if operation == "smooth" and target.class_weight is not None:
+            operation = "smooth_weighted"
+        self._rows.run(operation, x, out, numbers, target, self._scratch, self._stream)
 
-    def softmax(self, x: View, out: View) -> View:
-        """Zhao eq. (4), (5)."""
-        self._run("softmax", x, out, None)
-        return out
-
-    def log_softmax(self, x: View, out: View) -> View:
-        """The logarithm of Zhao eq. (4), without its cancellation."""
-        self._run("log_softmax", x, out, None)
-        return out
-
-    def loss_and_gradient(self, x: View, target: Target, divisor: Any, loss: View, out: View) -> tuple[View, View]:
-        """Zhao eq. (9)-(11), each row read once where it fits into registers."""
-        self._target_kernel(x, target, divisor, loss, out)
-        return loss, out
-
-    def loss(self, x: View, target: Target, loss: View) -> View:
-        """Zhao eq. (9), (10), any row read once."""
-        self._target_kernel(x, target, 1, loss, None)
-        return loss
-
-    def gradient(self, x: View, target: Target, divisor: Any, out: View) -> View:
-        """Zhao eq. (11)."""
-        self._target_kernel(x, target, divisor, None, out)
-        return out
-
-    def _run(self, name: str, x: View, out: View | None, per_row: View | None, target: Any = None) -> None:
-        target = target or self._records.NO_TARGET
-        self._rows.run(name, x, out, per_row, target, self._scratch, self._stream)
-
-    def _target_kernel(self, x: View, target: Target, divisor: Any, loss: View | None, out: View | None) -> None:
-        record = self._target_record(target, divisor)
-        if isinstance(target, SoftTarget):
-            name = "soft"
-        elif target.smoothing == 0.0:
-            name = "index"
+    def run_log_loss(self, p: View, target: KernelTarget, loss: View) -> None:
+        """A thread per row for labels, else as many as rows are read by."""
+        if target.q is None:
+            self._rows.run_log_loss_index(p, target, loss, self._stream)
         else:
-            name = "smooth" if target.class_weight is None else "smooth_weighted"
-        self._run(name, x, out, loss, record)
-
-    def _target_record(self, target: Target, divisor: Any) -> Any:
-        over = divisor if isinstance(divisor, (int, float)) else self.accept(divisor, "divisor")
-        if isinstance(target, SoftTarget):
-            return self._records.targets_of(q=target.q, divisor=over)
-        weights = target.sample_weight, target.class_weight
-        return self._records.targets_of(target.labels, *weights, target.smoothing, divisor=over)
-
-    def log_loss(self, p: View, target: Target, loss: View) -> View:
-        """Zhao eq. (6)-(8)."""
-        if isinstance(target, SoftTarget):
             self._rows.run_log_loss_soft(p, target.q, loss, self._stream)
-        else:
-            self._rows.run_log_loss_index(p, self._target_record(target, 1), loss, self._stream)
-        return loss

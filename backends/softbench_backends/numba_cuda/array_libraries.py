@@ -24,11 +24,11 @@ from softbench_backends.numba_cuda.views import BFLOAT16, View, as_dtype, contig
 __all__ = [
     "NUMBA",
     "ArrayLibrary",
+    "capturing",
     "from_host",
     "library_of",
     "order",
     "read",
-    "refuse_capture",
     "refuse_other_device",
     "to_host",
 ]
@@ -207,8 +207,9 @@ def to_host(array: Any) -> np.ndarray[Any, Any]:
 
 if SIMULATED:
 
-    def refuse_capture(stream: int) -> None:
-        """RuntimeError if ``stream`` is being captured into a graph: then nothing may wait for it."""
+    def capturing(stream: int) -> bool:
+        """Whether ``stream`` is being captured into a graph: then nothing may wait for it."""
+        return False
 
     def order(later: int, earlier: int) -> None:
         """Let work queued on ``later`` from now on wait for what is queued on ``earlier``."""
@@ -259,7 +260,8 @@ else:
         if int(error) == 0 and int(device) != int(current):
             raise messages.on_another_device(argument, int(device), int(current))
 
-    def _capturing(stream: int) -> bool:
+    def capturing(stream: int) -> bool:
+        """Whether ``stream`` is being captured into a graph: then nothing may wait for it."""
         current_context()
         error, status = driver.cuStreamIsCapturing(stream)
         # The legacy stream cannot even be asked while another one is captured.
@@ -270,7 +272,7 @@ else:
 
         A graph that is being captured cannot wait for what is outside of it: who captures sees to that.
         """
-        if earlier == later or (earlier in _LEGACY and later in _LEGACY) or _capturing(later):
+        if earlier == later or (earlier in _LEGACY and later in _LEGACY) or capturing(later):
             return
         created = driver.cuEventCreate(driver.CUevent_flags.CU_EVENT_DISABLE_TIMING)
         checked(created)
@@ -280,11 +282,6 @@ else:
             checked(driver.cuStreamWaitEvent(later, event, 0))
         finally:
             driver.cuEventDestroy(event)  # the driver keeps it until it has happened
-
-    def refuse_capture(stream: int) -> None:
-        """RuntimeError if ``stream`` is being captured into a graph: then nothing may wait for it."""
-        if _capturing(stream):
-            raise messages.captured()
 
     def read(view: View, stream: int) -> np.ndarray[Any, Any]:
         """A contiguous view's elements in host memory, when all work queued on ``stream`` is done."""

@@ -9,9 +9,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from softbench.interface.dtypes import compute_dtype
 from softbench_backends.numba_cuda.arithmetic import UNIT, arithmetic, normalised, product, quotient
 from softbench_backends.numba_cuda.device import device, fma
-from softbench_backends.numba_cuda.memory import compute_dtype, real_of
+from softbench_backends.numba_cuda.memory import real_of
 from softbench_backends.numba_cuda.records import HAS_DIVISOR
 
 __all__ = ["Scaling", "coefficient", "divisor_of", "log_sum", "scaling", "tiny", "weight_over"]

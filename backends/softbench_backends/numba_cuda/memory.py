@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numba import cuda
 
+from softbench.interface.dtypes import ITEMSIZE
 from softbench_backends.numba_cuda.device import (
     bits32,
     device,
@@ -24,23 +25,17 @@ from softbench_backends.numba_cuda.device import (
 )
 from softbench_backends.numba_cuda.views import STORAGE
 
-__all__ = ["HALVES", "ITEMSIZE", "Memory", "compute_dtype", "memory", "reader", "real_of", "writer"]
+__all__ = ["HALVES", "Memory", "memory", "reader", "real_of", "writer"]
 
 Device = Callable[..., Any]
 
 HALVES: Final = ("float16", "bfloat16")
-ITEMSIZE: Final = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 
 _ZERO = np.float64(0.0)
 
 
-def compute_dtype(dtype: str) -> str:
-    """The dtype in which rows of ``dtype`` are computed with."""
-    return "float64" if dtype == "float64" else "float32"
-
-
 def real_of(dtype: str) -> Any:
-    """`compute_dtype` as the NumPy type, for kernels."""
+    """`softbench.interface.dtypes.compute_dtype` as the NumPy type, for kernels."""
     return np.float64 if dtype == "float64" else np.float32
 
 

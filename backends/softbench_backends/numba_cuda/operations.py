@@ -16,10 +16,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from softbench.interface.dtypes import compute_dtype
 from softbench_backends.numba_cuda.arithmetic import UNIT, Arithmetic, arithmetic, quotient
 from softbench_backends.numba_cuda.device import device, fma
 from softbench_backends.numba_cuda.finishing import log_sum
-from softbench_backends.numba_cuda.memory import compute_dtype, real_of
+from softbench_backends.numba_cuda.memory import real_of
 from softbench_backends.numba_cuda.sums import parts
 
 __all__ = ["WITHOUT_TARGET", "Operation", "never", "no_start"]

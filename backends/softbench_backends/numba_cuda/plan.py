@@ -22,8 +22,8 @@ import enum
 import functools
 from typing import Final, NamedTuple
 
+from softbench.interface.dtypes import ITEMSIZE
 from softbench_backends.numba_cuda.device import SIMULATED
-from softbench_backends.numba_cuda.memory import ITEMSIZE
 
 __all__ = ["MOST_PIECES", "SHARED_BYTES", "Plan", "Regime", "boundaries", "plan_for"]
 

@@ -1,6 +1,6 @@
 """Arguments of kernels by name: records that the host fills, and whose fields kernels read.
 
-A record is a `NamedTuple`. On the host its fields are a `View`, a number, or None for no array; in a kernel they are
+A record is a `NamedTuple`. On the host its fields are a view, a number, or None for no array; in a kernel they are
 pointers and numbers. What a kernel is compiled for is a record of types: storage dtypes (pointers), "int" and "real".
 The driver is given the fields one after the other, 8 bytes each.
 """
@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
-from softbench_backends.numba_cuda.views import View
+from softbench.interface.device_backend import NO_TARGET, KernelTarget
 
 __all__ = [
     "HAS_CLASS",
     "HAS_DIVISOR",
     "HAS_SAMPLE",
-    "NO_TARGET",
     "SEGMENT_TYPES",
     "Rows",
     "Segments",
@@ -23,8 +22,8 @@ __all__ = [
     "flattened",
     "regrouped",
     "row_types",
+    "target_fields",
     "target_types",
-    "targets_of",
 ]
 
 HAS_SAMPLE: Final = 1
@@ -46,23 +45,17 @@ class Rows(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """What rows are compared with, and how: labels or ``q``, weights, smoothing, and the divisor of a mean."""
+    """`softbench.interface.device_backend.KernelTarget`, and which of its arrays there are."""
 
-    labels: Any = None
-    """``(n,)`` int64."""
-    sample_weight: Any = None
-    """``(n,)`` float64."""
-    class_weight: Any = None
-    """``(k,)`` float64."""
-    smoothing: Any = 0.0
-    q: Any = None
-    """``(n, k)``: a distribution per row."""
-    divisor: Any = None
-    """``(2,)`` float64: a sum and what it rounds away."""
-    divisor_value: Any = 1.0
-    """The divisor, where that is a number."""
-    given: Any = 0
-    """`HAS_SAMPLE`, `HAS_CLASS` and `HAS_DIVISOR`: which of these arrays there are, as a kernel cannot tell."""
+    labels: Any
+    sample_weight: Any
+    class_weight: Any
+    smoothing: Any
+    q: Any
+    divisor: Any
+    divisor_value: Any
+    given: Any
+    """`HAS_SAMPLE`, `HAS_CLASS` and `HAS_DIVISOR`, which a kernel cannot tell from pointers."""
 
 
 class Segments(NamedTuple):
@@ -91,22 +84,21 @@ def target_types(q: str = "float64") -> Targets:
     return Targets("int64", "float64", "float64", "real", q, "float64", "real", "int")
 
 
-NO_TARGET: Final = Targets()
+_NONE_GIVEN: Final = Targets(*NO_TARGET, 0)
 
 
-def targets_of(
-    labels: View | None = None,
-    sample_weight: View | None = None,
-    class_weight: View | None = None,
-    smoothing: float = 0.0,
-    q: View | None = None,
-    divisor: View | float = 1.0,
-) -> Targets:
-    """The record of a target; the divisor is a number, or two on the device."""
-    given = (HAS_SAMPLE if sample_weight is not None else 0) | (HAS_CLASS if class_weight is not None else 0)
-    if isinstance(divisor, View):
-        return Targets(labels, sample_weight, class_weight, smoothing, q, divisor, 1.0, given | HAS_DIVISOR)
-    return Targets(labels, sample_weight, class_weight, smoothing, q, None, float(divisor), given)
+def target_fields(target: KernelTarget) -> tuple[Any, ...]:
+    """The fields of `Targets`: a target, and what a kernel cannot tell of it."""
+    if target is NO_TARGET:
+        return _NONE_GIVEN
+    given = 0
+    if target.sample_weight is not None:
+        given |= HAS_SAMPLE
+    if target.class_weight is not None:
+        given |= HAS_CLASS
+    if target.divisor is not None:
+        given |= HAS_DIVISOR
+    return (*target, given)
 
 
 def flattened(arguments: tuple[Any, ...]) -> list[Any]:

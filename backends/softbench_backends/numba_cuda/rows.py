@@ -6,14 +6,15 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from softbench.interface.device_backend import KernelTarget
+from softbench.interface.dtypes import ITEMSIZE, name_of
 from softbench_backends.numba_cuda import kernels, loops
 from softbench_backends.numba_cuda.device import SIMULATED
 from softbench_backends.numba_cuda.launch import compiled, current_context, launch
 from softbench_backends.numba_cuda.losses import operation
-from softbench_backends.numba_cuda.memory import ITEMSIZE
 from softbench_backends.numba_cuda.plan import SHARED_BYTES, Plan, Regime, boundaries, plan_for
-from softbench_backends.numba_cuda.records import SEGMENT_TYPES, Targets, row_types, target_types
-from softbench_backends.numba_cuda.views import STORAGE, View, name_of
+from softbench_backends.numba_cuda.records import SEGMENT_TYPES, row_types, target_fields, target_types
+from softbench_backends.numba_cuda.views import STORAGE, View
 
 __all__ = [
     "Stage",
@@ -135,7 +136,7 @@ def run(
     x: View,
     out: View | None,
     per_row: View | None,
-    target: Targets,
+    target: KernelTarget,
     scratch: Callable[[int], View],
     stream: int,
 ) -> None:
@@ -146,12 +147,13 @@ def run(
     n, k = x.shape
     dtype, q = name_of(x.dtype), target.q
     q_dtype = "float32" if q is None else name_of(q.dtype)
+    fields = target_fields(target)
     shared, cache = limits()
     aligned = _aligned(x, out, q)
     plan, found, pieces, size = prepared(name, k, dtype, q_dtype, aligned, per_row is not None, out is not None, shared)
     if not pieces:
         room = SHARED_BYTES if plan.regime is Regime.SHARED else 0
-        launch(found[0], (-(-n // plan.rows), 1), plan.threads, stream, x, out, per_row, n, k, *target, shared=room)
+        launch(found[0], (-(-n // plan.rows), 1), plan.threads, stream, x, out, per_row, n, k, *fields, shared=room)
         return
     # In groups of rows that leave the first reading in half of the cache.
     row_bytes = k * (x.dtype.itemsize + (ITEMSIZE[q_dtype] if name == "soft" else 0))
@@ -162,7 +164,7 @@ def run(
         grids = ((rows, pieces), plan.threads), ((rows, 1), kernels.JOINING), ((rows, pieces), plan.threads)
         for kernel, (grid, threads) in zip(found, grids, strict=False):  # two kernels where no entries are wanted
             segments = memory, first, plan.length, pieces
-            launch(kernel, grid, threads, stream, x, out, per_row, rows, k, *target, *segments)
+            launch(kernel, grid, threads, stream, x, out, per_row, rows, k, *fields, *segments)
 
 
 def run_argmax(x: View, out: View, stream: int) -> None:
@@ -174,14 +176,14 @@ def run_argmax(x: View, out: View, stream: int) -> None:
     launch(kernel, (-(-n // plan.rows), 1), plan.threads, stream, x, out, n, k)
 
 
-def run_log_loss_index(p: View, target: Targets, loss: View, stream: int) -> None:
+def run_log_loss_index(p: View, target: KernelTarget, loss: View, stream: int) -> None:
     """``-s w log p_y`` of each row."""
     n, k = p.shape
     dtype = p.dtype.name
     threads = plan_for(1, dtype, False).threads
     types = row_types(STORAGE[dtype], "float64"), target_types()
     kernel = compiled(loops.log_loss_index, (dtype, threads), types, threads)
-    launch(kernel, (-(-n // threads), 1), threads, stream, p, None, loss, n, k, *target)
+    launch(kernel, (-(-n // threads), 1), threads, stream, p, None, loss, n, k, *target_fields(target))
 
 
 def run_log_loss_soft(p: View, q: View, loss: View, stream: int) -> None:

@@ -8,13 +8,14 @@ from typing import Any, Final
 import numpy as np
 from numba import cuda
 
+from softbench.interface.device_backend import KernelTarget
 from softbench_backends.numba_cuda.arithmetic import arithmetic, quotient
 from softbench_backends.numba_cuda.device import SIMULATED
 from softbench_backends.numba_cuda.finishing import divisor_of
 from softbench_backends.numba_cuda.lanes import lanes_of, slot_count
 from softbench_backends.numba_cuda.launch import compiled, launch
 from softbench_backends.numba_cuda.memory import reader
-from softbench_backends.numba_cuda.records import target_types, targets_of
+from softbench_backends.numba_cuda.records import target_fields, target_types
 from softbench_backends.numba_cuda.views import STORAGE, View
 
 __all__ = ["row_totals", "total"]
@@ -99,10 +100,10 @@ def _final_kernel() -> Callable[..., None]:
     return kernel
 
 
-def total(values: View, divisor: View | float | None, empty: Callable[[int], View], out: View, stream: int) -> None:
-    """Sum of contiguous float64 ``values``, over ``divisor`` if given, into ``out``; NaN where the divisor is 0.
+def total(values: View, target: KernelTarget, empty: Callable[[int], View], out: View, stream: int) -> None:
+    """Sum of contiguous float64 ``values``, over the divisor of ``target``, into ``out``; NaN where that is 0.
 
-    An ``out`` of two elements also gets what the sum rounds away; a ``divisor`` on the device is one of these.
+    An ``out`` of two elements also gets what the sum rounds away; a divisor on the device is one of these.
 
     Chunks, their number and the order within them follow from the length alone. Each chunk keeps its rounding errors.
     """
@@ -115,5 +116,4 @@ def total(values: View, divisor: View | float | None, empty: Callable[[int], Vie
         kernel = compiled(_partial_kernel, (), ("float64", "float64", "int", "int"), _SUM_LANES)
         launch(kernel, (blocks, 1), _SUM_LANES, stream, values, partial, n, chunk)
     kernel = compiled(_final_kernel, (), ("float64", target_types(), "float64", "int", "int"), _SUM_LANES)
-    target = targets_of(divisor=1.0 if divisor is None else divisor)
-    launch(kernel, (1, 1), _SUM_LANES, stream, partial, *target, out, int(out.size > 1), blocks)
+    launch(kernel, (1, 1), _SUM_LANES, stream, partial, *target_fields(target), out, int(out.size > 1), blocks)

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["BFLOAT16", "STORAGE", "BFloat16", "View", "as_dtype", "contiguous_strides", "name_of", "shadow"]
+__all__ = ["BFLOAT16", "STORAGE", "BFloat16", "View", "as_dtype", "contiguous_strides"]
 
 
 class BFloat16:
@@ -51,12 +51,6 @@ def as_dtype(dtype: Any) -> Any:
     return np.dtype(dtype)
 
 
-@functools.cache
-def name_of(dtype: Any) -> str:
-    """``dtype.name``, which NumPy makes anew each time it is asked."""
-    return str(dtype.name)
-
-
 def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     """Strides in bytes of a C-contiguous array."""
     strides = []
@@ -65,20 +59,6 @@ def contiguous_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]
         strides.append(step)
         step *= max(length, 1)
     return tuple(reversed(strides))
-
-
-class _Shadow:
-    """What `numpy.asarray` needs to make an array of an address that it never reads."""
-
-    def __init__(self, interface: dict[str, Any]) -> None:
-        self.__array_interface__ = interface
-
-
-def shadow(view: View) -> np.ndarray[Any, Any]:
-    """A NumPy array of the same addresses, to reason about overlap; its elements must not be touched."""
-    typestr = np.dtype(STORAGE.get(view.dtype.name, view.dtype)).str
-    interface = {"data": (view.address, False), "shape": view.shape, "strides": view.strides}
-    return np.asarray(_Shadow({**interface, "typestr": typestr, "version": 3}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from softbench.interface.device_backend import KernelTarget
 from softbench.interface.labels import IGNORED, INVALID
 from softbench_backends.numba_cuda.arithmetic import added_pair, arithmetic, product, quotient, scaled_pair
 from softbench_backends.numba_cuda.finishing import divisor_of
 from softbench_backends.numba_cuda.launch import THREADS, compiled, grid_of, launch
 from softbench_backends.numba_cuda.memory import reader, writer
-from softbench_backends.numba_cuda.records import HAS_CLASS, HAS_SAMPLE, Targets, target_types
+from softbench_backends.numba_cuda.records import HAS_CLASS, HAS_SAMPLE, target_fields, target_types
 from softbench_backends.numba_cuda.views import STORAGE, View
 
 __all__ = ["label_rows", "soft_target_rows", "weight_rows"]
@@ -33,22 +34,12 @@ def _label_kernel(dtype: str) -> Callable[..., None]:
     return kernel
 
 
-def label_rows(labels: View, classes: int, ignore_index: int | None, out: View, stream: int) -> None:
+def label_rows(labels: View, classes: int, ignored: int | None, out: View, stream: int) -> None:
     """Contiguous integer ``labels`` as int64: a class, -1 (ignored) or -2 (no class)."""
-    if not labels.size:
-        return
-    representable = ignore_index is not None and _fits(ignore_index, labels.dtype)
-    ignore = int(np.asarray(ignore_index).astype(np.int64)) if representable else 0
-    kernel = compiled(
-        _label_kernel, (labels.dtype.name,), (STORAGE[labels.dtype.name], "int", "int", "int", "int64", "int"), THREADS
-    )
-    n = labels.size
-    launch(kernel, grid_of(n), THREADS, stream, labels, classes, ignore, int(representable), out, n)
-
-
-def _fits(value: int, dtype: Any) -> bool:
-    limits = np.iinfo(dtype)
-    return int(limits.min) <= value <= int(limits.max)
+    arguments = STORAGE[labels.dtype.name], "int", "int", "int", "int64", "int"
+    kernel = compiled(_label_kernel, (labels.dtype.name,), arguments, THREADS)
+    ignoring = int(ignored is not None)
+    launch(kernel, grid_of(labels.size), THREADS, stream, labels, classes, ignored or 0, ignoring, out, labels.size)
 
 
 def _weight_kernel() -> Callable[..., None]:
@@ -67,11 +58,11 @@ def _weight_kernel() -> Callable[..., None]:
     return kernel
 
 
-def weight_rows(target: Targets, out: View, stream: int) -> None:
+def weight_rows(target: KernelTarget, out: View, stream: int) -> None:
     """``s_i w[y_i]``, 0 in ignored rows, then its rounding errors; an invalid label counts with class weight 1."""
     kernel = compiled(_weight_kernel, (), (target_types(), "float64", "int"), THREADS)
     n = target.labels.size
-    launch(kernel, grid_of(n), THREADS, stream, *target, out, n)
+    launch(kernel, grid_of(n), THREADS, stream, *target_fields(target), out, n)
 
 
 def _soft_kernel(source: str, result: str) -> Callable[..., None]:
@@ -96,7 +87,7 @@ def _soft_kernel(source: str, result: str) -> Callable[..., None]:
     return kernel
 
 
-def soft_target_rows(target: Targets, out: View, stream: int) -> None:
+def soft_target_rows(target: KernelTarget, out: View, stream: int) -> None:
     """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``, rounded once to the dtype of ``out``; ``y`` is
     ``target.q``.
     """
@@ -104,4 +95,4 @@ def soft_target_rows(target: Targets, out: View, stream: int) -> None:
     arguments = target_types(STORAGE[names[0]]), STORAGE[names[1]], "int", "int"
     kernel = compiled(_soft_kernel, names, arguments, THREADS)
     n, k = out.shape
-    launch(kernel, grid_of(n * k), THREADS, stream, *target, out, n, k)
+    launch(kernel, grid_of(n * k), THREADS, stream, *target_fields(target), out, n, k)
