@@ -67,29 +67,29 @@ class ArbEngine:
 
     def logsumexp(self, x: F64) -> Truth:
         """``m + L``."""
-        return self._rows(len(x), lambda i: [_Result(self._lse(x[i].tolist()))]).reshape(x.shape[:1])
+        return self._rows(len(x), lambda i: [_Result(self._lse(_values(x[i])))]).reshape(x.shape[:1])
 
     def log1p_s(self, x: F64) -> Truth:
         """``L``."""
 
         def of(i: int) -> list[_Result]:
-            row = self._row(x[i].tolist())
+            row = self._row(_values(x[i]))
             return [_Result(row.L if row else self._arb.nan())]
 
         return self._rows(len(x), of).reshape(x.shape[:1])
 
     def softmax(self, x: F64) -> Truth:
         """``p``."""
-        return self._rows(len(x), lambda i: [_Result(value) for value in self._p(x[i].tolist())])
+        return self._rows(len(x), lambda i: [_Result(value) for value in self._p(_values(x[i]))])
 
     def log_softmax(self, x: F64) -> Truth:
         """``d_k - L``."""
-        return self._rows(len(x), lambda i: [_Result(value) for value in self._log_p(x[i].tolist())])
+        return self._rows(len(x), lambda i: [_Result(value) for value in self._log_p(_values(x[i]))])
 
     def loss(self, x: F64, target: Weighting, reduction: Reduction) -> Truth:
         """Cross-entropy from logits."""
         plain = target.labels is not None and target.eps == 0.0
-        return self._losses(len(x), x.shape[1], lambda i: self._log_p(x[i].tolist()), target, plain, reduction)
+        return self._losses(len(x), x.shape[1], lambda i: self._log_p(_values(x[i])), target, plain, reduction)
 
     def log_loss(self, p: F64, target: Weighting, reduction: Reduction) -> Truth:
         """Cross-entropy from probabilities."""
@@ -106,7 +106,7 @@ class ArbEngine:
         divisor = self._divisor(target, n, reduction)
 
         def of(i: int) -> list[_Result]:
-            values = x[i].tolist()
+            values = _values(x[i])
             row = self._row(values)
             if target.ignored[i]:
                 return [_Result(self._arb(0))] * k
@@ -134,7 +134,7 @@ class ArbEngine:
             if target.ignored[i]:
                 return [_Result(self._arb(0))] * k
             factor = self._sum(abs(part) for part in self._q(target, i, k)) / divisor
-            return [_Result(factor * value) for value in self._p(x[i].tolist())]
+            return [_Result(factor * value) for value in self._p(_values(x[i]))]
 
         return self._rows(len(x), of)
 
@@ -191,7 +191,8 @@ class ArbEngine:
                 return _Result(arb.nan())
             log_p = logs(i)
             if plain and target.labels is not None:
-                return _Result(self._row_weight(target, i) * (0 - log_p[target.labels[i]]))
+                weight, log = self._row_weight(target, i), log_p[target.labels[i]]
+                return _Result(arb(0) if weight == 0 and not log.is_nan() else weight * (0 - log))
             q = self._q(target, i, k)
             terms = [
                 arb(0) if part == 0 and not log.is_nan() else part * -log for part, log in zip(q, log_p, strict=True)
@@ -261,6 +262,11 @@ class ArbEngine:
                     return [_split(self._arb, result.value) for result in results]
             bits *= 2
         raise ArithmeticError(f"no {GOOD_BITS} good bits with {_EXACT} bits of precision")
+
+
+def _values(row: Any) -> list[Any]:
+    """The numbers of a row, of which Arb takes floats and Python's integers."""
+    return row.tolist() if row.dtype == np.float64 else [int(value) for value in row]
 
 
 def _split(arb: Any, ball: Ball) -> tuple[float, float]:

@@ -55,7 +55,10 @@ class Weighting(NamedTuple):
 
 
 class Engine(Protocol):
-    """An arithmetic: the quantities of rows ``x``, an ``(N, K)`` float64 array with ``K >= 1``."""
+    """An arithmetic: the quantities of rows ``x``, an ``(N, K)`` float64 array with ``K >= 1``.
+
+    64-bit integers come as longdouble, or as Python's own where that is too short for them.
+    """
 
     def logsumexp(self, x: F64) -> Truth:
         """``m + L``, ``(N,)``."""

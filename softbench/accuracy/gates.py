@@ -325,7 +325,9 @@ def _soft_gradient_error(call: _Call, got: Array, truth: Truth) -> F64:
 
 def _reduced_error(call: _Call, got: Array, truth: Truth) -> F64:
     rows = call.logits.size // max(call.logits.shape[call.axis], 1)
-    underflow = max(rows * call.eta / 4 / call.divisor(), formats["float64"].tiny)
+    divisor = call.divisor()
+    underflow = rows * call.eta / 4 / divisor if divisor > 0 else 0.0  # 0 stands for a number below all of float64
+    underflow = max(underflow, formats["float64"].tiny)
     return _in_units(got, truth, call.u * np.abs(call.size(truth).hi) + underflow, "float64")
 
 

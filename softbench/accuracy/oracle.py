@@ -3,14 +3,16 @@
 All functions take public arguments and return a `Truth` (two doubles per entry). Arithmetic, by dtype of the logits:
 
 * float16, bfloat16, float32: float64 in NumPy. Error far below 1e-3 ulp of float32.
-* float64 (and integers): x87 ``longdouble`` where NumPy has it, else Arb. The shift is error-free in float64 first,
-  because ``exp`` of a *rounded* difference would lose ``|d| 2**-64``. Error below 0.05 ulp of float64.
+* float64: x87 ``longdouble`` where NumPy has it, else Arb. The shift is error-free in float64 first, because ``exp`` of
+  a *rounded* difference would lose ``|d| 2**-64``. Error below 0.05 ulp of float64.
+* integers: the same, from the integers themselves. All 64 bits of them fit into ``longdouble``.
 * Arb (`softbench.accuracy.arb`, needs python-flint) on request, ``arithmetic="arb"``: what the oracle itself is judged
   by.
 
 The forms are those that cancel nothing: ``m`` the row maximum, ``x_k - m = d_k + r_k`` exactly, ``s`` the sum of all
 ``exp(d_k) (1 + r_k)`` but one maximum's own, ``S = 1 + s``, ``L = log1p(s)``; then ``log p_k = (d_k - L) + r_k``,
-``loss = L - (d_y + r_y)``, and the label's gradient is minus the sum of the *others* over ``S``.
+``loss = L - (d_y + r_y)``, and the label's gradient is minus the sum of the *others* over ``S``. A weight of 0 contributes
+0 to a loss, also where the class is absent; rows without finite probabilities stay NaN.
 
 A difference ``x_k - m`` beyond float64 counts as ``-inf``: that class is as if absent. Arguments are taken to be valid;
 what a public function must refuse is not checked here.
@@ -46,6 +48,9 @@ __all__ = [
 
 HAS_X87: Final = np.finfo(np.longdouble).nmant == 63
 """Whether ``np.longdouble`` is the 80-bit format."""
+
+_INTEGERS: Final = np.longdouble if HAS_X87 else np.object_
+"""What holds 64-bit integers: Arb takes Python's."""
 
 _BLOCK: Final = 1 << 15
 """Elements worked on at a time, so that a handful of longdouble temporaries stay in cache."""
@@ -210,9 +215,9 @@ def divisor(
 
 
 class _Rows(NamedTuple):
-    """Logits as rows of float64 (exact, except for integers beyond 2**53)."""
+    """Logits as rows, exactly: float64, and 64-bit integers in a type that holds all of their digits."""
 
-    x: F64
+    x: Array
     shape: tuple[int, ...]
     axis: int
     dtype: str
@@ -225,7 +230,8 @@ class _Rows(NamedTuple):
         if dtype is None or array.ndim == 0:
             raise TypeError(f"no oracle for a {array.ndim}-d array of {array.dtype.name}")
         axis %= array.ndim
-        return cls(np.ascontiguousarray(_as_rows(array, axis).astype(np.float64)), array.shape, axis, dtype)
+        wide = np.float64 if array.dtype.kind not in "iu" or array.dtype.itemsize < 8 else _INTEGERS
+        return cls(np.ascontiguousarray(_as_rows(array, axis).astype(wide)), array.shape, axis, dtype)
 
     @property
     def outer(self) -> tuple[int, ...]:
@@ -291,7 +297,7 @@ def _engine(dtype: str, arithmetic: Arithmetic | None, target: Weighting | None 
 
 
 def _is_moderate(target: Weighting) -> bool:
-    weights = [part[part != 0] for part in (target.s, target.w, target.y) if part is not None]
+    weights = [part[part != 0] for part in (target.s, target.w, target.y, np.array(target.eps)) if part is not None]
     with np.errstate(invalid="ignore"):
         return all(((np.abs(w) < _MODERATE) & (np.abs(w) > 1 / _MODERATE)).all() for w in weights)
 
@@ -373,7 +379,10 @@ class NumpyEngine:
             t = target.take(rows)
             if t.labels is not None and t.plain_index:
                 label = np.arange(len(t.labels)), t.labels
-                return np.asarray(self._row_weight(t) * ((row.L - row.d[label]) - row.r[label]))
+                weight = self._row_weight(t)
+                losses = np.asarray(weight * ((row.L - row.d[label]) - row.r[label]))
+                losses[weight == 0] = 0  # also where the class is absent
+                return losses
             q = self._q(t, x.shape[1])
             terms = q * ((row.L[:, None] - row.d) - row.r)
             terms[q == 0] = 0  # also where the class is absent
@@ -419,7 +428,9 @@ class NumpyEngine:
         with np.errstate(all="ignore"):
             logs = 0 - np.log(p.astype(self.wide))  # +0 at p = 1
             if target.labels is not None:
-                losses = self._row_weight(target) * logs[np.arange(len(p)), target.labels]
+                weight = self._row_weight(target)
+                losses = weight * logs[np.arange(len(p)), target.labels]
+                losses[(weight == 0) & (p[np.arange(len(p)), target.labels] == 0)] = 0
             else:
                 q = self._q(target, p.shape[1])
                 terms = q * logs
