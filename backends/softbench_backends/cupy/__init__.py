@@ -29,6 +29,7 @@ _FLAT_BLOCK: Final = 256
 _FLAT_GRID: Final = 1 << 16  # kernels over single elements loop beyond this many blocks
 _SUM_BLOCK: Final = 256
 _SUM_CHUNK: Final = 8192  # CHUNK of primitives.cuh
+_CHUNK_DOUBLES: Final = 4  # of Chunk there
 _PART_DOUBLES: Final = 9  # of StoredPart in segments.cuh
 
 
@@ -211,7 +212,7 @@ class CupyBackend(DeviceBackend):
     def _sum(self, n: int, values: Array | None, target: KernelTarget, out: Array, *, divides: bool) -> None:
         """Sum ``values``, or the weights of rows, into ``out``: one number, or two whose sum it is."""
         count = -(-n // _SUM_CHUNK)
-        chunks = self.xp.empty((max(count, 1), 2), np.float64)
+        chunks = self.xp.empty((max(count, 1), _CHUNK_DOUBLES), np.float64)
         if count:
             terms = values, target.labels, target.sample_weight, target.class_weight, np.int64(n), chunks
             self.device.launch("sum_chunks", Launch((count, 1), _SUM_BLOCK), terms)

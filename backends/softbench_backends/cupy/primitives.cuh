@@ -67,7 +67,9 @@ __global__ void log_loss_index(const T* p, double* loss, i64 n_rows, i64 n_class
         double result = label == IGNORED ? 0.0 : not_a_number();
         if (label >= 0) {
             const double w = class_weight ? class_weight[label] : 1.0;
-            result = minus_log(widen(p[row * n_classes + label])) * (sample_weight ? sample_weight[row] * w : w);
+            const double weight = sample_weight ? sample_weight[row] * w : w, probability = widen(p[row * n_classes + label]);
+            // A weight of 0 contributes 0, even to a probability of 0.
+            result = weight == 0 && probability == 0 ? 0.0 : minus_log(probability) * weight;
         }
         loss[row] = result;
     }
@@ -167,40 +169,55 @@ __global__ void soft_rows(const Y* y, C* q, i64 n, i64 n_classes, double smoothi
 
 static constexpr int CHUNK = 8192;  // rows summed by one block
 
+// A sum, and that of the same terms times 2^-LOWERED, which counts where the sum itself overflows: a mean need not.
+static constexpr int LOWERED = 64;
+
+struct Chunk {
+    Pair sum, lowered;
+};
+
 // values null: the weights s_i w[y_i] of rows not ignored; rows whose label is no class have class weight 1. labels
 // null: the weights s_i.
 __global__ void __launch_bounds__(256)
 sum_chunks(const double* values, const i64* labels, const double* sample_weight, const double* class_weight, i64 n,
-           Pair* chunks) {
+           Chunk* chunks) {
     static __shared__ Sum<double> slots[32];
-    Sum<double> sum;
+    Sum<double> sum, lowered;
     for (i64 i = (i64)blockIdx.x * CHUNK + threadIdx.x; i < n && i < (i64)(blockIdx.x + 1) * CHUNK; i += blockDim.x) {
         if (values) {
             sum.add_term(values[i]);
+            lowered.add_term(values[i] * power_of_two(-LOWERED));
         } else if (!labels || labels[i] != IGNORED) {
             const double w = class_weight && labels[i] >= 0 ? class_weight[labels[i]] : 1.0;
             sum.add_product(sample_weight ? sample_weight[i] : 1.0, w);
         }
     }
     sum = over_lanes(sum, blockDim.x, slots, Added());
-    if (threadIdx.x == 0) chunks[blockIdx.x] = sum.v;
+    lowered = over_lanes(lowered, blockDim.x, slots, Added());
+    if (threadIdx.x == 0) chunks[blockIdx.x] = {sum.v, lowered.v};
 }
 
 // The total, over a divisor where there is one (`divides`), rounded once; or, with `pair`, two numbers that are it.
 __global__ void __launch_bounds__(256)
-sum_total(const Pair* chunks, i64 n_chunks, int divides, const double* divisor_at, double divisor, int pair,
+sum_total(const Chunk* chunks, i64 n_chunks, int divides, const double* divisor_at, double divisor, int pair,
           double* total) {
     static __shared__ Sum<double> slots[32];
-    Sum<double> sum;
+    Sum<double> sum, lowered;
     for (i64 i = threadIdx.x; i < n_chunks; i += blockDim.x) {
-        Sum<double> chunk;
-        chunk.v = chunks[i];
-        sum = combined(sum, chunk);
+        sum = combined(sum, Sum<double>{chunks[i].sum});
+        lowered = combined(lowered, Sum<double>{chunks[i].lowered});
     }
     sum = over_lanes(sum, blockDim.x, slots, Added());
+    lowered = over_lanes(lowered, blockDim.x, slots, Added());
     if (threadIdx.x != 0) return;
     const double rounded = value(sum.v);
     total[0] = rounded;
-    if (pair) total[1] = is_finite(rounded) ? (sum.v.hi - rounded) + sum.v.lo : 0.0;
-    else if (divides) total[0] = is_finite(rounded) ? value(quotient(sum.v, divisor_of(divisor_at, divisor))) : rounded;
+    if (pair) {
+        total[1] = is_finite(rounded) ? (sum.v.hi - rounded) + sum.v.lo : 0.0;
+    } else if (divides) {
+        const Pair by = divisor_of(divisor_at, divisor);
+        const double low = value(lowered.v);
+        if (is_finite(rounded)) total[0] = value(quotient(sum.v, by));
+        else total[0] = is_finite(low) ? value(quotient(lowered.v, by)) * power_of_two(LOWERED) : low / by.hi;
+    }
 }

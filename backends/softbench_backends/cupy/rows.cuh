@@ -109,13 +109,25 @@ template <class C> struct Gradient {
     double a, b;       // a includes 1 / S
     Factor<C> fa, fb;  // the same, for the fast path
     bool fast;
+    // Where p = 1, as of one class alone, what is left is the weight of the others, without the rounding of two quotients:
+    // g = label + b (total - w_k), with what the label has besides and the sum of w_k.
+    bool alone;
+    double label, total;
 
     __device__ __forceinline__ void set(Wide<C> multiplied, Wide<C> subtracted) {
         a = multiplied.hi;
         b = subtracted.hi;
         fa = factor_of<C>(times(multiplied, Exp<C>::per_unit));
         fb = factor_of<C>(subtracted);
+        alone = false;
         fast = in_range<C>(a) && in_range<C>(b);
+    }
+
+    __device__ __forceinline__ void set_alone(double besides, double sum_of_weights) {
+        alone = true;
+        label = besides;
+        total = sum_of_weights;
+        fast = false;
     }
 
     // From e(x).
@@ -128,6 +140,7 @@ template <class C> struct Gradient {
 
     // From x itself, whatever the size of the factors; w = 0 for plain labels.
     __device__ __forceinline__ double anyway(C x, C m, double w) const {
+        if (w != 0 && alone && x == m) return label + b * (total - w);
         const double p = wide_exp(x, m, a, 0);
         return w == 0 ? p : fused(-b, w, p);
     }
@@ -185,7 +198,8 @@ DEVICE void finish_index(const Row<C>& r, double m, const SumExcludingMax<Wide<C
         label_gradient = 0.0 - times(s, weight.hi);
         return;
     }
-    loss = label_loss(L, r.xy, m) * r.s_w.hi;
+    // A weight of 0 contributes 0, even where the class is absent.
+    loss = r.s_w.hi != 0 ? label_loss(L, r.xy, m) * r.s_w.hi : 0.0;
     // The sum excluding the label: s where the label is the maximum, all of S where its logit is -inf.
     const W excluding_label = r.xy == m ? plain_s : sum(S, wide<W>(-wide_exp(r.xy, m, 1.0, 0)));
     label_gradient = 0.0 - value(quotient(excluding_label, S)) * weight.hi;
@@ -211,15 +225,19 @@ DEVICE void finish_soft(const Row<C>& r, double m, const SumExcludingMax<Wide<C>
         plain_s.hi < 0x1p-100 ? times(s, value(weight)) : value(times(L, weight.hi)) + L.hi * trailing(weight);
     // A row of weight 0 contributes 0, even where a class is absent.
     loss = each != 0 ? value(distance) * each * DistanceUnit<C>::inverse + spread * each : 0.0;
+    const bool alone = plain_s.hi == 0;
     if (OP == SOFT) {
         g.set(quotient(quotient(weight, divisor), S), quotient(wide<W>(1), divisor));
+        if (alone) g.set_alone(0, value(weight));
         return;
     }
     // So does a class of weight 0.
     if (r.s_w.hi != 0) loss += label_loss(L, r.xy, m) * r.s_w.hi;
     g.set(quotient(quotient(sum(r.s_w, times(weight, r.each.hi)), divisor), S), quotient(r.each, divisor));
+    if (alone) g.set_alone(value(quotient(r.s_w, divisor)), value(weight));
     const W q = quotient(sum(r.s_w, times(r.each, r.label_weight)), divisor);
     label_gradient = (wide_exp(r.xy, m, g.a, 0) - trailing(q)) - q.hi;
+    if (alone && r.xy == m) label_gradient = g.b * (value(weight) - r.label_weight);
 }
 
 // What is known of a row once its sums are: enough to write any of its entries.

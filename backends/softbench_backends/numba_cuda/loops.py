@@ -79,7 +79,8 @@ def log_loss_index(dtype: str, threads: int) -> Kernel:
             p_y = np.float64(read(rows.x[row * rows.k + y]))
             s = target.sample_weight[row] if target.given & HAS_SAMPLE else _ONE
             w = target.class_weight[y] if target.given & HAS_CLASS else _ONE
-            value = s * w * minus_log(p_y)
+            # A weight of 0 contributes 0, even to a probability of 0.
+            value = s * w * minus_log(p_y) if s * w != _ZERO or p_y != _ZERO else _ZERO
             value = _NAN if label == INVALID else value
             rows.numbers[row] = _ZERO if label == IGNORED else value
 
@@ -108,7 +109,8 @@ def log_loss_soft(dtype: str, plan: Plan, q_dtype: str) -> Kernel:
             load_q(q, base + j, weights, 0)
             for u in range(width):
                 q_j = np.float64(weights[u])
-                term = q_j * minus_log(np.float64(group[u])) if q_j != _ZERO else _ZERO
+                p_j = np.float64(group[u])
+                term = q_j * minus_log(p_j) if q_j != _ZERO or p_j != p_j else _ZERO
                 high, error = _two_sum(high, term)
                 low += error
         low = low if low - low == _ZERO else _ZERO

@@ -24,6 +24,7 @@ from softbench_backends.numba_cuda.memory import memory, real_of
 from softbench_backends.numba_cuda.operations import WITHOUT_TARGET, Operation, no_start
 from softbench_backends.numba_cuda.plan import Plan
 from softbench_backends.numba_cuda.records import HAS_CLASS, HAS_SAMPLE
+from softbench_backends.numba_cuda.sums import LOWERED
 
 __all__ = ["index", "operation", "smooth", "soft"]
 
@@ -87,7 +88,8 @@ def index(dtype: str, plan: Plan) -> Operation:
         result[at + 3] = np.float64(power)
         result[at + 4] = _ZERO - _scale(fma(excluding_label, c, excluding_label * c_low), label_power)
         result[at + 5] = np.float64(label == IGNORED)
-        loss = s * w * ((log_s - d) - r)
+        # A weight of 0 contributes 0, even where the class is absent.
+        loss = s * w * ((log_s - d) - r) if s * w != _ZERO else s * w * log_s
         if tiny(high) and d == _ZERO:
             loss = _scale(s * w * sums[3], -RAISE)
         return _ZERO if label == IGNORED else loss
@@ -127,7 +129,7 @@ def soft(dtype: str, plan: Plan, q_dtype: str) -> Operation:
     real = real_of(dtype)
     load, read = memory(q_dtype, plan.width, plan.whole).load, memory(q_dtype, plan.width, plan.whole).read
     prepare, quick, exact = scaling(dtype)
-    zero = real(0.0)
+    zero, slack = real(0.0), real(_SLACK * np.finfo(real).eps)
     zero_exponent = np.int64(0)
 
     @device
@@ -151,7 +153,8 @@ def soft(dtype: str, plan: Plan, q_dtype: str) -> Operation:
         inverse, inverse_low = quotient(_ONE, _ZERO, over, over_low)
         result[at + 4] = inverse
         result[at + 5] = inverse_low
-        return _loss_of(sums, log_s)
+        result[at + 6] = np.float64(_alone(sums))
+        return _loss_of(sums, log_s, zero_exponent)
 
     @device
     def unpack(result: Any, at: Any) -> Any:
@@ -160,7 +163,8 @@ def soft(dtype: str, plan: Plan, q_dtype: str) -> Operation:
         per_q = real(result[at + 4])
         rest = (result[at + 4] - np.float64(per_q)) + result[at + 5]
         per_q_low = real(rest) if rest - rest == _ZERO else zero
-        return real(result[at]), factor, factor_low, last, per_q, per_q_low, c, c_low, power
+        alone = np.int32(result[at + 6])
+        return real(result[at]), factor, factor_low, last, per_q, per_q_low, c, c_low, power, alone
 
     @device
     def entry(y: Any, q: Any, r: Any) -> Any:
@@ -168,10 +172,11 @@ def soft(dtype: str, plan: Plan, q_dtype: str) -> Operation:
 
     @device
     def careful(x: Any, q: Any, r: Any) -> Any:
-        return fma(-q, r[4], fma(-q, r[5], exact(x, r[0], r[6], r[7], r[8])))
+        value = fma(-q, r[4], fma(-q, r[5], exact(x, r[0], r[6], r[7], r[8])))
+        return zero if x == r[0] and abs(value) <= slack * abs(q * r[4]) else value
 
     targets = load_targets, load_targets_again, target_again
-    return _of_distribution(dtype, no_start, finish, 6, unpack, entry, careful, targets)
+    return _of_distribution(dtype, no_start, finish, 7, unpack, entry, careful, targets)
 
 
 def _of_distribution(
@@ -187,7 +192,7 @@ def _of_distribution(
         unpack,
         entry,
         True,
-        _beyond_quick_8,
+        _is_rare,
         careful,
         load_targets=load,
         load_targets_again=load_again,
@@ -195,17 +200,32 @@ def _of_distribution(
     )
 
 
-@device
-def _beyond_quick_8(r: Any) -> Any:
-    return r[8] >= QUICK_LIMIT
+_SLACK: Final = 2.0
+"""Where a class has p = 1, its entry is what the others weigh; less of it than this, in units of the last place of the
+class's own weight, is what two roundings of the same number leave."""
 
 
 @device
-def _loss_of(sums: Any, log_s: Any) -> Any:
-    """``(sum q) L + sum q (m - x)``."""
+def _alone(sums: Any) -> Any:
+    """Whether one class has p = 1: the only one, or the only one that is not absent."""
+    return sums[3] == _ZERO
+
+
+@device
+def _is_rare(r: Any) -> Any:
+    return r[8] >= QUICK_LIMIT or r[9] != _NO
+
+
+@device
+def _loss_of(sums: Any, log_s: Any, exponent: Any) -> Any:
+    """``((sum q) L + sum q (m - x)) 2^exponent``."""
     mass, gap, gap_low = sums[4] + sums[5], sums[6], sums[7]
-    of_mass = _scale(mass * sums[3], -RAISE) if tiny(sums[1]) and log_s == log_s else mass * log_s
-    return of_mass + (gap + gap_low if gap_low - gap_low == _ZERO else gap)
+    if tiny(sums[1]) and log_s == log_s:
+        of_mass = _scale(mass * sums[3], exponent - RAISE)
+    else:
+        of_mass = _scale(mass * log_s, exponent)
+    gap = gap + gap_low if gap_low - gap_low == _ZERO else gap
+    return of_mass + _scale(gap, exponent + LOWERED)
 
 
 @device
@@ -231,7 +251,7 @@ def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
     """
     real, width = real_of(dtype), plan.width
     prepare, quick, exact = scaling(dtype)
-    zero = real(0.0)
+    zero, slack = real(0.0), real(_SLACK * np.finfo(real).eps)
 
     if weighted:
         # The one place with float64 per element: class weights are float64, and q is rounded once.
@@ -295,14 +315,16 @@ def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
         result[at + 4] = np.float64(label == IGNORED)
         result[at + 5], result[at + 6] = _scale(off, exponent), _scale(off_low, exponent)
         result[at + 7], result[at + 8] = _scale(on, exponent), _scale(on_low, exponent)
-        return _ZERO if label == IGNORED else _scale(_loss_of(sums, log_s), exponent)
+        result[at + 9] = np.float64(_alone(sums))
+        return _ZERO if label == IGNORED else _loss_of(sums, log_s, exponent)
 
     @device
     def unpack(result: Any, at: Any) -> Any:
         c, c_low, power = result[at + 1], result[at + 2], np.int64(result[at + 3])
         factor, factor_low, last = prepare(c, c_low, power)
         pairs = pairs_of(result[at + 5], result[at + 6], result[at + 7], result[at + 8])
-        return real(result[at]), factor, factor_low, last, np.int32(result[at + 4]), pairs, c, c_low, power
+        ignored, alone = np.int32(result[at + 4]), np.int32(result[at + 9])
+        return real(result[at]), factor, factor_low, last, ignored, pairs, c, c_low, power, alone
 
     @device
     def entry(y: Any, q: Any, r: Any) -> Any:
@@ -310,10 +332,12 @@ def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
 
     @device
     def careful(x: Any, q: Any, r: Any) -> Any:
-        return zero if r[4] != _NO else exact(x, r[0], r[6], r[7], r[8]) - q
+        value = exact(x, r[0], r[6], r[7], r[8]) - q
+        value = zero if x == r[0] and abs(value) <= slack * abs(q) else value
+        return zero if r[4] != _NO else value
 
     targets = load_targets, load_targets_again, target_again
-    return _of_distribution(dtype, begin, finish, 9, unpack, entry, careful, targets)
+    return _of_distribution(dtype, begin, finish, 10, unpack, entry, careful, targets)
 
 
 @functools.cache

@@ -4,14 +4,15 @@ Notation of `softbench.interface`: ``m`` the maximum, ``d + r = x - m`` exactly,
 all classes but one argmax. Sums of a row, or of part of one, are a tuple of float64:
 
 * ``(m, high, low, raised)``, where ``s = high + low`` and ``raised = s 2^RAISE``, which counts where ``s`` is tiny;
-* with a distribution as target, also ``(mass, mass_low, gap, gap_low)``: ``sum q`` and ``sum q (m - x)``, as pairs.
+* with a distribution as target, also ``(mass, mass_low, gap, gap_low)``: ``sum q`` and ``sum q (m - x) 2^-LOWERED`` as
+  pairs. So lowered it does not overflow where a weight of the row brings it back.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -21,13 +22,16 @@ from softbench_backends.numba_cuda.lanes import greater, lanes_of
 from softbench_backends.numba_cuda.memory import real_of
 from softbench_backends.numba_cuda.plan import Plan
 
-__all__ = ["Parts", "exponential_sums", "parts", "target_sums", "tile_maximum"]
+__all__ = ["LOWERED", "Parts", "exponential_sums", "parts", "target_sums", "tile_maximum"]
 
 Device = Callable[..., Any]
 
 _wide = arithmetic("float64")
 _two_sum, _scale = _wide.two_sum, _wide.scale
 _ZERO, _ONE, _INF = np.float64(0.0), np.float64(1.0), np.float64(np.inf)
+
+LOWERED: Final = np.int64(64)
+_LOWER: Final = np.float64(2.0**-64)
 
 
 # -- of a tile -------------------------------------------------------------------------------------------------------
@@ -93,6 +97,7 @@ def target_sums(dtype: str, plan: Plan) -> Device:
     maximum, total, two_sum, power_of, values = lanes.maximum, lanes.total, exact.two_sum, exact.power, plan.values
     real = real_of(dtype)
     zero, half, infinite = real(0.0), real(0.5), real(np.inf)
+    wide = dtype == "float64"  # a difference of other dtypes is a float64
     # q is scaled to at most 2^-margin: q (m - x) / 2 then overflows nowhere, and loses nothing that matters.
     margin = np.int64(40 if dtype == "float64" else 8)
     double = np.int64(1)
@@ -111,7 +116,8 @@ def target_sums(dtype: str, plan: Plan) -> Device:
         for i in range(values):
             q = targets[i]
             scaled = q * to_margin * to_margin_too
-            distance = infinite if tile[i] == -infinite else half_m - tile[i] * half
+            beyond = m - tile[i] == infinite if wide else tile[i] == -infinite  # then the class is as if absent
+            distance = infinite if beyond else half_m - tile[i] * half
             term = (q if distance == infinite else scaled) * distance
             mass, error = two_sum(mass, scaled)
             mass_low += error
@@ -124,8 +130,8 @@ def target_sums(dtype: str, plan: Plan) -> Device:
         return (
             _scale(mass_high, k),
             _scale(mass_rest, k),
-            _scale(gap_high, k + double),
-            _scale(gap_rest, k + double),
+            _scale(gap_high, k + double - LOWERED),
+            _scale(gap_rest, k + double - LOWERED),
         )
 
     return sums
@@ -169,13 +175,13 @@ def _merge_spread(a: Any, b: Any) -> Any:
     m, high, low, raised = _merge_plain(a, b)
     mass, mass_low, gap, gap_low = a[4], a[5], a[6], a[7]
     # Refer both parts to the joint maximum. A part of nothing but -inf has no distance to it.
-    step = m - a[0] if a[0] > -_INF else _ZERO
-    other_step = m - b[0] if b[0] > -_INF else _ZERO
+    step = (m - a[0]) * _LOWER if a[0] > -_INF else _ZERO
+    other_step = (m - b[0]) * _LOWER if b[0] > -_INF else _ZERO
     gap, error = _two_sum(gap, b[6])
     gap_low += error + b[7]
-    gap, error = _two_sum(gap, mass * step if step > _ZERO else _ZERO)
+    gap, error = _two_sum(gap, mass * step if step > _ZERO and mass != _ZERO else _ZERO)
     gap_low += error
-    gap, error = _two_sum(gap, b[4] * other_step if other_step > _ZERO else _ZERO)
+    gap, error = _two_sum(gap, b[4] * other_step if other_step > _ZERO and b[4] != _ZERO else _ZERO)
     gap_low += error
     mass, error = _two_sum(mass, b[4])
     mass_low += error + b[5]

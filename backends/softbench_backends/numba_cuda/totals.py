@@ -10,7 +10,7 @@ from numba import cuda
 
 from softbench.interface.device_backend import KernelTarget
 from softbench_backends.numba_cuda.arithmetic import arithmetic, quotient
-from softbench_backends.numba_cuda.device import SIMULATED
+from softbench_backends.numba_cuda.device import SIMULATED, device
 from softbench_backends.numba_cuda.finishing import divisor_of
 from softbench_backends.numba_cuda.lanes import lanes_of, slot_count
 from softbench_backends.numba_cuda.launch import compiled, launch
@@ -21,7 +21,8 @@ from softbench_backends.numba_cuda.views import STORAGE, View
 __all__ = ["row_totals", "total"]
 
 _two_sum = arithmetic("float64").two_sum
-_ZERO, _NAN = np.float64(0.0), np.float64(np.nan)
+_ZERO, _ONE, _NAN = np.float64(0.0), np.float64(1.0), np.float64(np.nan)
+_LOWER, _RAISE = np.float64(2.0**-64), np.float64(2.0**64)
 
 _SUM_LANES: Final = 4 if SIMULATED else 256
 _SUM_CHUNK: Final = 16
@@ -59,6 +60,12 @@ def row_totals(x: View, out: View, stream: int) -> None:
     launch(kernel, (-(-n // _ROWS), 1), threads, stream, x, out, n, k)
 
 
+@device
+def _number(low: Any) -> Any:
+    """The error term of a sum, which an infinite one does not have."""
+    return low if low - low == _ZERO else _ZERO
+
+
 def _partial_kernel() -> Callable[..., None]:
     add_up, shared, lanes = lanes_of(_SUM_LANES, "float64").total, slot_count(_SUM_LANES), _SUM_LANES
 
@@ -66,14 +73,16 @@ def _partial_kernel() -> Callable[..., None]:
         slots = cuda.shared.array(shared, np.float64)
         block = np.int64(cuda.blockIdx.x)
         lane = np.int64(cuda.threadIdx.x)
-        high, low = _ZERO, _ZERO
-        for i in range(block * chunk + lane, min(n, (block + 1) * chunk), lanes):
-            high, error = _two_sum(high, values[i])
-            low += error
-        high, low = add_up(high, low if low - low == _ZERO else _ZERO, slots)
-        if lane == 0:
-            partial[2 * block] = high
-            partial[2 * block + 1] = low if low - low == _ZERO else _ZERO
+        for unit in range(2):  # as they are, and in units in which no sum of finite numbers overflows
+            scale = _ONE if unit == 0 else _LOWER
+            high, low = _ZERO, _ZERO
+            for i in range(block * chunk + lane, min(n, (block + 1) * chunk), lanes):
+                high, error = _two_sum(high, values[i] * scale)
+                low += error
+            high, low = add_up(high, _number(low), slots)
+            if lane == 0:
+                partial[4 * block + 2 * unit] = high
+                partial[4 * block + 2 * unit + 1] = _number(low)
 
     return kernel
 
@@ -84,18 +93,25 @@ def _final_kernel() -> Callable[..., None]:
     def kernel(partial: Any, target: Any, out: Any, keep_error: Any, n: Any) -> None:
         slots = cuda.shared.array(shared, np.float64)
         lane = np.int64(cuda.threadIdx.x)
-        high, low = _ZERO, _ZERO
-        for i in range(lane, n, lanes):
-            high, error = _two_sum(high, partial[2 * i])
-            low += error + partial[2 * i + 1]
-        high, low = add_up(high, low if low - low == _ZERO else _ZERO, slots)
+        over, over_low = divisor_of(target)
+        rounded, rest = _ZERO, _ZERO
+        for unit in range(2):
+            high, low = _ZERO, _ZERO
+            for i in range(lane, n, lanes):
+                high, error = _two_sum(high, partial[4 * i + 2 * unit])
+                low += error + partial[4 * i + 2 * unit + 1]
+            high, low = add_up(high, _number(low), slots)
+            if unit == 0:
+                result, rest = quotient(high, _number(low), over, over_low)
+                rounded = result + rest
+                rest = rest - (rounded - result)
+            elif rounded - rounded != _ZERO:  # a mean of large losses is a number where their sum is none
+                high, low = quotient(high, _number(low), over, over_low)
+                rounded = (high + low) * _RAISE
         if lane == 0:
-            over, over_low = divisor_of(target)
-            result, rest = quotient(high, low if low - low == _ZERO else _ZERO, over, over_low)
-            rounded = result + rest if over != _ZERO else _NAN
-            out[0] = rounded
+            out[0] = rounded if over != _ZERO else _NAN
             if keep_error != 0:
-                out[1] = rest - (rounded - result) if rounded - rounded == _ZERO else _ZERO
+                out[1] = _number(rest)
 
     return kernel
 
@@ -111,7 +127,7 @@ def total(values: View, target: KernelTarget, empty: Callable[[int], View], out:
     # At most 4096 partial sums: the second kernel is one block.
     chunk = _SUM_LANES * max(_SUM_CHUNK, -(-n // (_SUM_LANES * 4096)))
     blocks = -(-n // chunk)
-    partial = empty(2 * max(blocks, 1))
+    partial = empty(4 * max(blocks, 1))
     if blocks:
         kernel = compiled(_partial_kernel, (), ("float64", "float64", "int", "int"), _SUM_LANES)
         launch(kernel, (blocks, 1), _SUM_LANES, stream, values, partial, n, chunk)
