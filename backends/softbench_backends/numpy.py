@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softbench.interface import IGNORED, INVALID, Array, IndexTarget, RowBackend, SoftTarget, Target
+from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore, ieee_arithmetic
 
 __all__ = ["NumpyBackend"]
 
@@ -46,22 +47,28 @@ class NumpyBackend(RowBackend):
 
     def info(self) -> dict[str, object]:
         """Version; NumPy's elementwise functions use one thread."""
-        return {"device": "cpu", "threads": 1, "numpy": np.__version__}
+        return {
+            "device": "cpu",
+            "threads": 1,
+            "numpy": np.__version__,
+            "flush_to_zero": FLUSH_TO_ZERO[can_restore()],
+        }
 
     def argmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (1): NumPy's own argmax takes the first NaN, else the first maximum."""
-        return np.argmax(x, axis=1, out=out)
+        with ieee_arithmetic():
+            return np.argmax(x, axis=1, out=out)
 
     def logsumexp(self, x: Array, out: Array) -> Array:
         """Zhao eq. (3): ``m + L``."""
-        with np.errstate(all="ignore"):
+        with ieee_arithmetic():
             for rows, block in _blocks(x):
                 out[rows] = np.where(np.isfinite(block.m), block.m + block.L, block.m)
         return out
 
     def softmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (4), (5)."""
-        with np.errstate(all="ignore"):
+        with ieee_arithmetic():
             for rows, block in _blocks(x):
                 block.scale(1.0, out[rows])
                 out[rows][block.undefined] = np.nan
@@ -69,7 +76,7 @@ class NumpyBackend(RowBackend):
 
     def log_softmax(self, x: Array, out: Array) -> Array:
         """``(d - L) + r``."""
-        with np.errstate(all="ignore"):
+        with ieee_arithmetic():
             for rows, block in _blocks(x):
                 block.d -= block.L[:, None]
                 np.add(block.d, block.r, out=out[rows], casting="same_kind")
@@ -86,7 +93,7 @@ class NumpyBackend(RowBackend):
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
         """Zhao eq. (6)-(8)."""
-        with np.errstate(all="ignore"):
+        with ieee_arithmetic():
             for rows in _slices(p):
                 if isinstance(target, SoftTarget):
                     q = target.q[rows].astype(np.float64)
@@ -96,14 +103,15 @@ class NumpyBackend(RowBackend):
                 else:
                     labels = target.labels[rows]
                     chosen = p[rows][np.arange(len(labels)), np.maximum(labels, 0)]
-                    loss[rows] = _select((_minus_log(chosen) * _row_weight(target, rows)).astype(np.float64), labels)
+                    weighted = _weighted(_row_weight(target, rows), _minus_log(chosen))
+                    loss[rows] = _select(weighted, labels)
         return loss
 
     def _loss_and_gradient(
         self, x: Array, target: Target, divisor: Any, loss: Array, out: Array | None
     ) -> tuple[Array, Any]:
         """Row losses, and the gradient unless ``out`` is None."""
-        with np.errstate(all="ignore"):
+        with ieee_arithmetic():
             for rows, block in _blocks(x):
                 gradient = None if out is None else out[rows]
                 if isinstance(target, SoftTarget):
@@ -280,6 +288,11 @@ def _select(losses: F64, labels: Array) -> F64:
     return losses
 
 
+def _weighted(weight: Wide, losses: F64 | Wide) -> F64:
+    """``weight * losses``; a weight of 0 makes 0 of an infinite loss."""
+    return np.where((weight == 0.0) & np.isposinf(losses), 0.0, weight * losses).astype(np.float64)
+
+
 def _minus_log(p: Array) -> F64:
     """``-log p``, +0 at 1."""
     logs: F64 = np.log(p, dtype=np.float64)
@@ -289,7 +302,7 @@ def _minus_log(p: Array) -> F64:
 def _index(block: _Block, labels: Array, weight: Wide, divisor: Any, gradient: Array | None) -> F64:
     """Losses ``w (lse - x_y)`` of a block and its gradient ``w (p - onehot(y)) / divisor``."""
     shift, shift_error, others = block.label(labels)
-    losses: F64 = (((block.L - shift) - shift_error) * weight).astype(np.float64)  # never lse - x_y
+    losses = _weighted(weight, (block.L - shift) - shift_error)  # never lse - x_y
     losses[block.undefined] = np.nan
     if gradient is None:
         return losses
@@ -317,5 +330,8 @@ def _soft(block: _Block, q: NDArray[np.floating[Any]], divisor: Any, gradient: A
     scale = divisor or np.nan
     block.scale(q.sum(axis=1) / scale, block.e)
     np.subtract(block.e, np.divide(q, scale).astype(np.float64), out=gradient, casting="same_kind")
+    alone = np.flatnonzero(block.s == 0.0)  # p = 1: what the others weigh, without the rounding of two quotients
+    top = block.top[alone]
+    gradient[alone, top] = (q.sum(axis=1)[alone] - q[alone, top]) / scale
     gradient[block.undefined] = np.nan
     return losses

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from softbench.interface import IGNORED, INVALID, Array, IndexTarget, RowBackend, SoftTarget, Target
+from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore, ieee_arithmetic
 
 __all__ = ["PythonBackend"]
 
@@ -120,35 +121,43 @@ class PythonBackend(RowBackend):
 
     def info(self) -> dict[str, object]:
         """Version of the interpreter."""
-        return {"device": "cpu", "threads": 1, "python": platform.python_version()}
+        return {
+            "device": "cpu",
+            "threads": 1,
+            "python": platform.python_version(),
+            "flush_to_zero": FLUSH_TO_ZERO[can_restore()],
+        }
 
     def argmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (1)."""
-        for i, row in enumerate(x.tolist()):
-            out[i] = _first_max(row)
+        with ieee_arithmetic():
+            for i, row in enumerate(x.tolist()):
+                out[i] = _first_max(row)
         return out
 
     def logsumexp(self, x: Array, out: Array) -> Array:
         """Zhao eq. (3): ``m + L``."""
-        for i, values in enumerate(x.tolist()):
-            row = _shift(values)
-            out[i] = values[_first_max(values)] if row is None else values[row.top] + row.L
+        with ieee_arithmetic():
+            for i, values in enumerate(x.tolist()):
+                row = _shift(values)
+                out[i] = values[_first_max(values)] if row is None else values[row.top] + row.L
         return out
 
     def softmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (4), (5)."""
-        for i, values in enumerate(x.tolist()):
-            row = _shift(values)
-            if row is None:
-                out[i] = math.nan
-            else:
-                terms = zip(row.mantissa, row.exponent, strict=True)
-                out[i] = [math.ldexp(f / row.total, max(e, -2000)) for f, e in terms]
+        with ieee_arithmetic():
+            for i, values in enumerate(x.tolist()):
+                row = _shift(values)
+                if row is None:
+                    out[i] = math.nan
+                else:
+                    terms = zip(row.mantissa, row.exponent, strict=True)
+                    out[i] = [math.ldexp(f / row.total, max(e, -2000)) for f, e in terms]
         return out
 
     def log_softmax(self, x: Array, out: Array) -> Array:
         """``(d_k - L) + r_k``."""
-        with np.errstate(over="ignore"):  # a shift beyond the rows' dtype rounds to -inf
+        with ieee_arithmetic():
             for i, values in enumerate(x.tolist()):
                 row = _shift(values)
                 out[i] = math.nan if row is None else [(d - row.L) + r for d, r in zip(row.d, row.r, strict=True)]
@@ -156,7 +165,7 @@ class PythonBackend(RowBackend):
 
     def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
         """Zhao eq. (9)-(11)."""
-        with np.errstate(over="ignore"):  # weights can take a gradient beyond the rows' dtype
+        with ieee_arithmetic():
             for i, values in enumerate(x.tolist()):
                 if isinstance(target, SoftTarget):
                     loss[i], out[i] = _soft_row(values, target.q[i].tolist(), divisor)
@@ -166,20 +175,21 @@ class PythonBackend(RowBackend):
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
         """Zhao eq. (6)-(8)."""
-        for i, values in enumerate(p.tolist()):
-            if isinstance(target, SoftTarget):
-                pairs = zip(target.q[i].tolist(), values, strict=True)
-                loss[i] = _fsum(
-                    [weight * _minus_log(value) for weight, value in pairs if weight != 0.0 or value != value]
-                )
-                continue
-            label = int(target.labels[i])
-            if label == IGNORED:
-                loss[i] = 0.0
-            elif label == INVALID:
-                loss[i] = math.nan
-            else:
-                loss[i] = _row_weight(target, i, label) * _minus_log(values[label])
+        with ieee_arithmetic():
+            for i, values in enumerate(p.tolist()):
+                if isinstance(target, SoftTarget):
+                    pairs = zip(target.q[i].tolist(), values, strict=True)
+                    loss[i] = _fsum(
+                        [weight * _minus_log(value) for weight, value in pairs if weight != 0.0 or value != value]
+                    )
+                    continue
+                label = int(target.labels[i])
+                if label == IGNORED:
+                    loss[i] = 0.0
+                elif label == INVALID:
+                    loss[i] = math.nan
+                else:
+                    loss[i] = _weighted(_row_weight(target, i, label), _minus_log(values[label]))
         return loss
 
 
@@ -193,6 +203,11 @@ def _row_weight(target: IndexTarget, i: int, label: int) -> float:
     """``s_i w[y_i]``."""
     weight = 1.0 if target.sample_weight is None else float(target.sample_weight[i])
     return weight if target.class_weight is None else weight * float(target.class_weight[label])
+
+
+def _weighted(weight: float, loss: float) -> float:
+    """``weight * loss``; a weight of 0 makes 0 of an infinite loss."""
+    return 0.0 if weight == 0.0 and loss == math.inf else weight * loss
 
 
 def _index_row(values: list[float], target: IndexTarget, i: int, divisor: float) -> tuple[float, Any]:
@@ -214,7 +229,7 @@ def _index_row(values: list[float], target: IndexTarget, i: int, divisor: float)
     if row.s < 1e-200 and label == row.top:
         loss = row.others(row.top, weight)  # log1p(s) = s, still with all its digits
     else:
-        loss = weight * ((row.L - row.d[label]) - row.r[label])  # never lse - x_y
+        loss = _weighted(weight, (row.L - row.d[label]) - row.r[label])  # never lse - x_y
     if divisor == 0:  # nothing has weight
         return loss, math.nan
     factor = weight / divisor
@@ -252,4 +267,6 @@ def _soft_row(values: list[float], q: list[float] | list[Fraction], divisor: Any
         return loss, math.nan
     factor = _fsum(rounded) / divisor / row.total
     gradient = [row.exp_times(k, factor) - float(weight / divisor) for k, weight in enumerate(q)]
+    if row.s == 0.0:  # p = 1: what the others weigh, and +0 where there are none, without the rounding of two quotients
+        gradient[row.top] = (_fsum(rounded) - rounded[row.top]) / divisor
     return loss, gradient

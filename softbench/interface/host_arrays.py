@@ -13,6 +13,7 @@ import numpy as np
 
 from softbench.interface import messages
 from softbench.interface.dtypes import numpy_dtype, sum_tolerance
+from softbench.interface.float_mode import flushes_subnormals, ieee_arithmetic
 from softbench.interface.labels import IGNORED, INVALID
 
 __all__ = ["HostArrays", "Layout"]
@@ -21,7 +22,8 @@ Array = Any
 
 _SPARSE = "scipy.sparse", "cupyx.scipy.sparse"
 _INT64, _UINT64 = np.dtype("int64"), np.dtype("uint64")
-_FEW = 32  # Python's own min and max of a list take less than asking NumPy
+_FEW = 32  # up to here Python's own arithmetic on a list takes less than asking NumPy
+_LOWERED = 64  # a sum of up to 2**64 finite numbers, each times 2**-64, is finite
 _FSUM_MAX = 4096  # math.fsum is exact and cheap up to here, a tree of vector operations is faster beyond
 
 
@@ -236,10 +238,20 @@ class HostArrays:
 
     def total(self, values: Array, divisor: Any = None) -> Any:
         """Sum of float64 ``values`` ``(N,)`` in a fixed order, over ``divisor`` if given, rounded once; float64."""
-        result = _sum(values)
-        if divisor is None:
-            return np.float64(result)
-        return np.float64(result / divisor) if divisor != 0 else np.float64(np.nan)
+        if values.size <= _FEW and type(divisor) is float and divisor and not flushes_subnormals():
+            try:  # nothing here that NumPy could warn of, and in a fraction of the time
+                return np.float64(math.fsum(values.tolist()) / divisor)
+            except (OverflowError, ValueError):  # beyond the largest number; inf - inf
+                pass
+        with ieee_arithmetic():
+            result = _sum(values)
+            if divisor is None:
+                return np.float64(result)
+            if divisor == 0:
+                return np.float64(np.nan)
+            if math.isinf(result):  # a mean of large losses may be a number where their sum is none
+                return np.float64(_sum(np.ldexp(values, -_LOWERED)) / divisor * 2.0**_LOWERED)
+            return np.float64(result / divisor)
 
 
 def _on_device(obj: Any) -> bool:
@@ -270,16 +282,15 @@ def _sum(values: Array) -> float:
             return math.fsum(values.tolist())
         except (OverflowError, ValueError):  # beyond the largest number; inf - inf
             pass
-    with np.errstate(over="ignore", invalid="ignore"):
-        plain = float(values.sum())
-        if not math.isfinite(plain) or values.size <= _FSUM_MAX:
-            return plain
-        error = 0.0
-        while values.size > 1:  # pairs (i, i + half): a tree of TwoSum, whose errors are summed apart
-            half = values.size // 2
-            a, b = values[:half], values[half : 2 * half]
-            s = a + b
-            t = s - a
-            error += float(((a - (s - t)) + (b - t)).sum())
-            values = np.append(s, values[-1:]) if values.size % 2 else s
-        return float(values[0]) + error
+    plain = float(values.sum())
+    if not math.isfinite(plain) or values.size <= _FSUM_MAX:
+        return plain
+    error = 0.0
+    while values.size > 1:  # pairs (i, i + half): a tree of TwoSum, whose errors are summed apart
+        half = values.size // 2
+        a, b = values[:half], values[half : 2 * half]
+        s = a + b
+        t = s - a
+        error += float(((a - (s - t)) + (b - t)).sum())
+        values = np.append(s, values[-1:]) if values.size % 2 else s
+    return float(values[0]) + error

@@ -13,6 +13,7 @@ import numpy as np
 
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
 from softbench.interface.dtypes import sum_tolerance
+from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore, flushes_subnormals
 from softbench_backends.numba import results
 from softbench_backends.numba.limits import (
     ALIGNED_SIZE,
@@ -77,6 +78,7 @@ class NumbaBackend(RowBackend):
             "llvmlite": llvmlite.__version__,
             "threads": numba.get_num_threads(),
             "threading_layer": threads.layer() or "not started",
+            "flush_to_zero": FLUSH_TO_ZERO[can_restore()],
         }
 
     def kernels(self, ops: Collection[str], dtypes: Collection[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
@@ -108,13 +110,13 @@ class NumbaBackend(RowBackend):
 
     def total(self, values: Array, divisor: Any = None) -> Any:
         """As the base class, compiled where that pays: a sum takes less than the kernel that made what it sums."""
-        if values.size <= FEW_LOSSES:
-            return super().total(values, divisor)
-        result = np.empty(1)
-        self._entry(*_TOTAL)(values, result, 0, values.size, False)
-        if divisor is None:
-            return result[0]
-        return np.float64(float(result[0]) / float(divisor) if divisor != 0 else math.nan)
+        if values.size > FEW_LOSSES and not flushes_subnormals():
+            found = np.empty(1)
+            self._entry(*_TOTAL)(values, found, 0, values.size, False)
+            result = float(found[0])
+            if math.isfinite(result):
+                return np.float64(result if divisor is None else result / float(divisor) if divisor != 0 else math.nan)
+        return super().total(values, divisor)
 
     def check_distribution(self, y: Array) -> None:
         """As the base class, which has the last word; that all is well, a kernel sees sooner in large targets."""
@@ -264,10 +266,16 @@ def _lower(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Ar
     if target.smoothing == 0.0:
         return "index", (x if x.ndim == 2 else x[0], target.labels, sample, classes)
     k = x.shape[1]
-    base = np.full((1, k), math.ldexp(1.0, -k.bit_length()), x.dtype)  # `soft_rows.smoothing_unit`
+    # The class weights in units in which no sum over a row overflows, then that unit (`soft_rows`).
+    base = np.ones((1, k + 1), x.dtype)
+    exponent = k.bit_length()
     if target.class_weight is not None:
-        with np.errstate(over="ignore"):  # a weight beyond the rows' dtype is infinite there
-            base *= classes
+        exponent += math.frexp(float(classes.max()))[1]
+        with np.errstate(all="ignore"):
+            base[0, :k] = np.ldexp(classes, -exponent)
+    else:
+        base[0, :k] = math.ldexp(1.0, -exponent)
+    base[0, k] = math.ldexp(1.0, exponent)
     return "soft", (base, target.labels, sample, classes)
 
 

@@ -11,6 +11,8 @@ from numba import njit
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
 
+from softbench_backends.numba.float_mode import keep_subnormals
+
 __all__ = ["KernelCompiler", "device_function"]
 
 
@@ -29,12 +31,22 @@ class _OnCacheLines(JITCodeLibrary):
         super().add_ir_module(ir_module)
 
 
+class _KeepingSubnormals(_OnCacheLines):
+    """Code that others call, by Python or by address: on threads that are set as their owner likes."""
+
+    def add_ir_module(self, ir_module: ir.Module) -> None:
+        for function in list(ir_module.functions):
+            if not function.is_declaration and "cpython" not in function.name:  # those call the others
+                keep_subnormals(function)
+        super().add_ir_module(ir_module)
+
+
 class KernelCompiler(Compiler):
     """Compiles what others call, by Python or by address."""
 
     def compile_extra(self, function: Callable[..., Any]) -> Any:
         """As the base class, into a library of the kind above."""
-        self.state.library = _OnCacheLines(self.state.targetctx.codegen(), function.__qualname__)
+        self.state.library = _KeepingSubnormals(self.state.targetctx.codegen(), function.__qualname__)
         self.state.library.enable_object_caching()
         return super().compile_extra(function)
 
