@@ -541,6 +541,7 @@ def index_loss(m: Lanes, s: Lanes, log: Lanes, y: Lanes, weight: Lanes) -> Lanes
     """``weight (lse - y)`` in float64, ``y`` the logit of the label: ``L - (d + r)``, never ``lse - y``."""
     d, r = difference(y, m)
     loss = weight * ((log - d) - r)
+    loss = select(weight.equals(0.0), weight * log, loss)  # it contributes 0, also where the class is absent
     return select(d.equals(0.0), _weighted_log(m, s, weight, loss), loss)
 
 
@@ -606,7 +607,8 @@ def soft_sums(mass: Lanes, cost: Lanes, a: Lanes, h: Lanes, m: Lanes, y: Lanes) 
     """``sum q`` and ``sum q (m - x)`` of ``q = a`` times what was summed, plus ``h`` at the label's logit ``y``."""
     d, r = difference(y, m)
     at_label = select(h.equals(0.0) | d.equals(0.0), (d - d).constant(0.0), h * ((0.0 - d) - r))
-    return fma(mass, a, h), fma(cost, a, at_label)
+    # Weights of 0 contribute 0, also where a class is absent.
+    return fma(mass, a, h), select(a.equals(0.0), at_label, fma(cost, a, at_label))
 
 
 def soft_loss(m: Lanes, s: Lanes, lo: Lanes, mass: Lanes, cost: Lanes) -> Lanes:
@@ -628,6 +630,33 @@ def soft_gradient(e: Lanes, f: Lanes, g: Lanes, q: Lanes, high: Lanes, low: Lane
     t = q * h
     rest = fma(q, rest_of_high, fma(q, h, -t))
     return fma(e * f.to(bits), g.to(bits), -rest) - t
+
+
+def is_alone(s: Lanes) -> Lanes:
+    """Whether a row, or a row of any lane, has a class with ``p = 1``: its only one, or all others are absent."""
+    return s.equals(0.0).any()
+
+
+def alone_entry(
+    value: Lanes,
+    x: Lanes,
+    m: Lanes,
+    s: Lanes,
+    q: Lanes,
+    mass: Lanes,
+    a: Lanes,
+    h: Lanes,
+    labels: Lanes,
+    c: Lanes,
+    divisor: Lanes,
+) -> Lanes:
+    """``value`` of class ``c``, but where ``p = 1`` (`is_alone`) what all other classes weigh.
+
+    That is ``sum q`` less ``q a``, and less ``h`` at the label. Both are rounded alike, so that of one class alone
+    nothing is left.
+    """
+    excluding = (mass - fma(q.to(64), a, select(labels.equals(c.to_integer(labels.bits)), h, 0.0))) / divisor
+    return select(x.equals(m) & s.equals(0.0), excluding.to(value.bits), value)
 
 
 def soft_label_entry(e: Lanes, f: Lanes, g: Lanes, q: Lanes, high: Lanes, low: Lanes, h: Lanes, h_lo: Lanes) -> Lanes:

@@ -2,7 +2,7 @@
 
 A row of a few classes would leave most lanes of a vector idle and cost a logarithm and a division by
 itself. Here groups of rows are transposed in registers, so that vector ``c`` holds class ``c`` of every row
-of the group, and everything, the label's entry and the loss included, is done on narrow_f vectors.
+of the group, and everything, the label's entry and the loss included, is done on whole vectors.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
@@ -14,12 +14,14 @@ from softbench_backends.numba.intrinsics import (
     accumulate,
     accumulator,
     all_lanes,
+    alone_entry,
     any_subnormal,
     any_vanishing,
     factor,
     fmax,
     fmin,
     index_loss,
+    is_alone,
     is_narrow,
     label_entry,
     lane_exp_term,
@@ -382,7 +384,9 @@ def soft_kernel(
         store_scalar(of_alls_low, r, 0.0)
         store_scalar(of_labels, r, 0.0)
         store_scalar(of_labels_low, r, 0.0)
+    unit = 0.0
     if labels.size:
+        unit = float(q[0, k])
         for c in range(k):
             store(targets, c * w, broadcast(xp, q[0, c]))
     for i in range(first, last, w):
@@ -393,7 +397,9 @@ def soft_kernel(
             for r in range(rows):
                 label = labels[i + r]
                 if 0 <= label < k:
-                    high, low, h, h_lo = smoothing_weights(i + r, label, k, smoothing, sample_weight, class_weight)
+                    high, low, h, h_lo = smoothing_weights(
+                        i + r, label, k, unit, smoothing, sample_weight, class_weight
+                    )
                     store_scalar(of_alls, r, high)
                     store_scalar(of_alls_low, r, low)
                     store_scalar(of_labels, r, h)
@@ -421,9 +427,13 @@ def soft_kernel(
             high, low = quotient(of_all, of_all_low, divisor, 0.0)
             h, h_lo = quotient(of_label, of_label_low, divisor, 0.0)
             entry = soft_label_entry(shifted_exp(at_label, m), f, g, q_label, high, low, h, h_lo)
+            alone = is_alone(s)
             for c in range(k):
                 value = soft_gradient(load(e, c * w), f, g, load(targets, c * w), high, low)
                 if labels.size:
                     value = select_label(value, entry, y, c)
+                if alone:
+                    v, p = load(tile, c * w), load(targets, c * w)
+                    value = alone_entry(value, v, m, s, p, mass, of_all, of_label, y, c, divisor)
                 store(e, c * w, mask_unlabelled(value, y, k))
             store_tile(e, offset(address(out), i * k), rows, k)

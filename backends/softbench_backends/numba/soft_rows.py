@@ -8,9 +8,11 @@ import math
 from softbench_backends.numba.intrinsics import (
     accumulate,
     accumulator,
+    alone_entry,
     dominated_exp,
     exp_term,
     factor,
+    is_alone,
     is_narrow,
     max_dominates,
     min_int,
@@ -152,6 +154,15 @@ def write_narrow_soft_gradient(x, q, e, out, n, kept, m, f, high, low, streaming
 
 
 @device_function
+def first_of(x, n, m):
+    """Index of the first element equal to ``m``."""
+    for i in range(n):
+        if load_scalar(x, i) == m:
+            return i
+    return 0
+
+
+@device_function
 def write_soft_gradient(x, q, out, n, m, f, g, high, low):
     """``out = p - q (high + low)``."""
     w = width(out)
@@ -163,24 +174,14 @@ def write_soft_gradient(x, q, out, n, m, f, g, high, low):
 
 
 @device_function
-def smoothing_unit(k):
-    """Power of two that scales a row of smoothed targets down, so that sums over it do not overflow."""
-    unit = 1.0
-    while k > 0:
-        k //= 2
-        unit *= 0.5
-    return unit
-
-
-@device_function
-def smoothing_weights(i, y, k, smoothing, sample_weight, class_weight):
-    """What multiplies ``q``, `smoothing_unit` times the class weights, in row ``i``, and what its label has besides.
+def smoothing_weights(i, y, k, unit, smoothing, sample_weight, class_weight):
+    """What multiplies ``q``, the class weights over ``unit``, in row ``i``, and what its label has besides.
 
     Both with a correction.
     """
     weight = sample_weight[i] if sample_weight.size else 1.0
     of_all, of_all_low = two_product(weight, smoothing)
-    of_all, of_all_low = quotient(of_all, of_all_low, k * smoothing_unit(k), 0.0)
+    of_all, of_all_low = quotient(of_all * unit, of_all_low * unit, float(k), 0.0)
     if class_weight.size:
         weight *= class_weight[y]
     kept, kept_low = two_sum(1.0, -smoothing)
@@ -194,9 +195,11 @@ def soft_rows(
 ):
     """`RowBackend.loss_and_gradient` for soft targets ``q`` ``(N, K)``, or for smoothed labels.
 
-    Of the latter ``q`` ``(1, K)`` holds the class weights times `smoothing_unit`, and every row a multiple of it.
+    Of the latter ``q`` ``(1, K + 1)`` holds the class weights over a power of two, so that no sum over a row overflows,
+    and then that power; every row is a multiple of it.
     """
     k = x.shape[1]
+    unit = q[0, k] if labels.size else q[0, 0]
     keep = gradient and k * x.itemsize <= KEEP_BYTES
     apart = streaming or same_address(address(x), address(out))
     buffer = heap_buffer(address(x), k if apart and keep else 0)
@@ -214,7 +217,7 @@ def soft_rows(
                 continue
             qi = address(q)
             of_all, of_all_low, of_label, of_label_low = smoothing_weights(
-                i, y, k, smoothing, sample_weight, class_weight
+                i, y, k, unit, smoothing, sample_weight, class_weight
             )
         at_label, q_label = load_scalar(xi, y), load_scalar(qi, y)
         m, least = row_extrema(xi, k)
@@ -234,6 +237,9 @@ def soft_rows(
             f, _, g = factor(m, s, s_lo, weight_hi, weight_lo)
             high, low = quotient(of_all, of_all_low, divisor, 0.0)
             narrow_f, normal = narrow_factor(m, s, s_lo, weight_hi, weight_lo)
+            alone = is_alone(s)
+            top = first_of(xi, k, m) if alone else 0
+            at_top, q_top = load_scalar(xi, top), load_scalar(qi, top)
             if narrow and normal:
                 write_narrow_soft_gradient(xi, qi, e, oi, k, keep, m, narrow_f, high, low, streaming)
             else:
@@ -241,6 +247,9 @@ def soft_rows(
             if labels.size:
                 h, h_lo = quotient(of_label, of_label_low, divisor, 0.0)
                 store_scalar(oi, y, soft_label_entry(shifted_exp(at_label, m), f, g, q_label, high, low, h, h_lo))
+            if alone:
+                entry = alone_entry(at_top, at_top, m, s, q_top, mass, of_all, of_label, y, top, divisor)
+                store_scalar(oi, top, entry)
     free_buffer(buffer)
     if streaming:
         fence()
