@@ -18,8 +18,6 @@ import platform
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
-import numpy as np
-
 from softbench.interface import IGNORED, INVALID, Array, IndexTarget, RowBackend, SoftTarget, Target
 from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore, ieee_arithmetic
 

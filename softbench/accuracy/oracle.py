@@ -11,8 +11,8 @@ All functions take public arguments and return a `Truth` (two doubles per entry)
 
 The forms are those that cancel nothing: ``m`` the row maximum, ``x_k - m = d_k + r_k`` exactly, ``s`` the sum of all
 ``exp(d_k) (1 + r_k)`` but one maximum's own, ``S = 1 + s``, ``L = log1p(s)``; then ``log p_k = (d_k - L) + r_k``,
-``loss = L - (d_y + r_y)``, and the label's gradient is minus the sum of the *others* over ``S``. A weight of 0 contributes
-0 to a loss, also where the class is absent; rows without finite probabilities stay NaN.
+``loss = L - (d_y + r_y)``, and the label's gradient is minus the sum of the *others* over ``S``. A weight of 0
+contributes 0 to a loss, also where the class is absent; rows without finite probabilities stay NaN.
 
 A difference ``x_k - m`` beyond float64 counts as ``-inf``: that class is as if absent. Arguments are taken to be valid;
 what a public function must refuse is not checked here.

@@ -419,6 +419,55 @@ SAMPLE_WEIGHT = Requirement(
     + _refused_weights("sample_weight", 3),
 )
 
+_NOTHING: Final = {"sample_weight": np.array([0.0, 1.0])}
+_ABSENT_LABEL: Final = [[0.0, -inf, 0.0], [0.0, 1.0, 2.0]]
+_UNDEFINED: Final = [[nan, 0.0], [inf, 0.0], [-inf, -inf]]
+
+WEIGHT_ZERO = Requirement(
+    "weight-0",
+    "weight 0 beside -inf, NaN or overflow",
+    "weights fold into q: q = 0 contributes 0 to the loss even where x = -inf; a row that is NaN by its logits (NaN, "
+    "+inf, all -inf) stays NaN at weight 0 in loss and gradient",
+    tuple(
+        Example(op, logits, target, options={**_NOTHING, **options, "reduction": reduction}, name=f"{name}-{reduction}")
+        for reduction in ("none", "sum", "mean")
+        for op, logits, target, options, name in (
+            ("loss", _ABSENT_LABEL, _labels(1, 0), {}, "sample"),
+            ("loss", _ABSENT_LABEL, _labels(0, 0), {"label_smoothing": 0.125}, "sample-smoothed"),
+            ("loss", _ABSENT_LABEL, [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]], {}, "sample-soft"),
+            ("loss", _ABSENT_LABEL, _labels(1, 0), {"class_weight": np.array([1.0, 0.0, 1.0])}, "both"),
+            ("log_loss", [[0.0, 1.0], [0.25, 0.75]], _labels(0, 1), {}, "sample"),
+            ("log_loss", [[0.0, 1.0], [0.25, 0.75]], [[0.5, 0.5]] * 2, {}, "sample-soft"),
+        )
+    )
+    + tuple(
+        Example(op, [[0.0, -inf], [0.0, -inf]], target, options={"class_weight": np.array([1.0, 0.0]), **options},
+                name=name)
+        for op in ("loss", "gradient")
+        for target, options, name in (
+            (_labels(1, 0), {}, "class"),
+            (_labels(0, 0), {"label_smoothing": 0.125}, "class-smoothed"),
+            (_labels(1, 1), {"label_smoothing": 1.0, **_SUM}, "class-all-smoothed"),
+            ([[0.5, 0.5], [1.0, 0.0]], {}, "class-soft"),
+        )
+    )
+    + tuple(
+        Example(op, _UNDEFINED, target, due, {"sample_weight": np.zeros(3), **options}, name=name)
+        for op, due, options in (("loss", [nan] * 3, _NONE), ("gradient", [[nan, nan]] * 3, _SUM))
+        for target, name in ((_labels(0, 1, 0), "undefined"), ([[0.5, 0.5]] * 3, "undefined-soft"))
+    )
+    + tuple(
+        Example(op, _UNDEFINED, _labels(0, 1, 0), due,
+                {"sample_weight": np.zeros(3), "label_smoothing": 0.5, **options}, name="undefined-smoothed")
+        for op, due, options in (("loss", [nan] * 3, _NONE), ("gradient", [[nan, nan]] * 3, _SUM))
+    )
+    + tuple(
+        Example("loss", [[1e308, -1e308], [0.0, 1.0]], _labels(1, 0), options={**_NOTHING, **options},
+                dtypes=("float64",), name=name)
+        for options, name in (({}, "overflow"), ({"label_smoothing": 0.125}, "overflow-smoothed"))
+    ),
+)  # fmt: skip
+
 _W: Final = np.array([1.0, 0.0, 0.5])
 _ABSURD: Final = {"class_weight": np.array([0.0, 1.0, 1.0])}
 
@@ -535,6 +584,8 @@ REDUCTIONS = Requirement(
         for word in ("average", "None", "batchmean")
     )
     + (
+        Example("loss", [[1.7e308, 0.0]] * 3, _labels(1, 1, 1), dtypes=("float64",), name="mean-of-large"),
+        Example("loss", [[1.7e308, 0.0]] * 3, _labels(1, 1, 1), inf, _SUM, dtypes=("float64",), name="sum-of-large"),
         Example("loss", [[0.0, 0.0]] * 4, _labels(0, 1, 0, 1), name="mean"),
         Example("loss", [[0.0, 0.0]] * 4, _labels(0, 1, 0, 1), options=_SUM, name="sum"),
         Example("loss", [[0.0, 0.0]] * 4, _labels(0, 1, 0, 1), options=_NONE, name="none"),
@@ -561,6 +612,7 @@ REQUIREMENTS = (
     IGNORE,
     ALL_IGNORED,
     SAMPLE_WEIGHT,
+    WEIGHT_ZERO,
     CLASS_WEIGHT,
     SMOOTHING,
     REDUCTIONS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, Final
 
@@ -10,7 +11,7 @@ import numpy as np
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, Batch, View, batch
 from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Requirement, check
-from softbench.conformance.failures import Failure, NotApplicable, mismatch
+from softbench.conformance.failures import Failure, NotApplicable, call_text, mismatch
 from softbench.interface.dtypes import formats, numpy_dtype
 
 __all__ = ["REQUIREMENTS"]
@@ -64,10 +65,44 @@ NO_CLASSES = Requirement(
     ),
 )
 
+_UNEVEN: Final = {  # numbers whose products and quotients are rounded
+    "sample_weight": np.array([0.06, 0.37, 0.76]),
+    "class_weight": np.array([0.34]),
+    "label_smoothing": 0.2,
+}
+_ONLY: Final = {  # rows with one class, by what they are: logits, labels, distributions, class weights
+    "one-class": ([[7.0], [-3.5], [0.0]], [0, 0, 0], [[1.0]] * 3, [0.34]),
+    "others-absent": ([[-inf, 3.0], [2.0, -inf], [-inf, 0.0]], [1, 0, 1], [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], None),
+    "others-weightless": ([[-inf, 3.0, -inf], [-inf, 900.0, -inf], [-inf, 0.0, -inf]], [1, 1, 0],
+                          [[0.0, 1.0, 0.0]] * 3, [0.0, 0.34, 0.0]),
+}  # fmt: skip
+
+
+def _only_class(backend: BackendUnderTest, form: str, dtype: str) -> None:
+    """Where p = 1 and no other class has a weight, +0 remains, whatever the weights and the smoothing."""
+    values, labels, soft, weights = _ONLY[form]
+    x = np.array(values).astype(numpy_dtype(dtype))
+    for chosen in itertools.product((False, True), repeat=3):
+        options = {key: value for (key, value), use in zip(_UNEVEN.items(), chosen, strict=True) if use}
+        if "class_weight" in options and weights is None:
+            continue
+        if "class_weight" in options:
+            options["class_weight"] = np.array(weights)
+        elif "label_smoothing" in options and len(x[0]) > 1:
+            continue  # the others have a weight then
+        for target, reduction in itertools.product((np.array(labels), np.array(soft)), ("none", "sum", "mean")):
+            if form == "others-weightless" and target.ndim == 1 and "class_weight" not in options:
+                continue  # the last label's loss is infinite
+            loss, gradient = backend.call("loss_and_gradient", x, target, reduction=reduction, **options)
+            said = call_text("loss_and_gradient", x, target, {"reduction": reduction, **options})
+            mismatch(loss, np.zeros(loss.shape, loss.dtype), f"{said}[0]", signed=True)
+            mismatch(gradient, np.zeros(x.shape, x.dtype), f"{said}[1]", signed=True)
+
+
 ONE_CLASS = Requirement(
     "one-class",
-    "K = 1, finite",
-    "softmax exactly 1; log_softmax, loss, gradient exactly +0 (not -0)",
+    "K = 1, finite; p = 1 and no weight on other classes",
+    "softmax exactly 1; log_softmax, loss, gradient exactly +0 (never -0, never 1e-17) under all weights and smoothing",
     (
         Example("softmax", [[7.0], [-3.5]], expect=[[1.0], [1.0]]),
         Example("log_softmax", [[7.0], [-3.5]], expect=[[0.0], [0.0]], signed=True),
@@ -81,6 +116,7 @@ ONE_CLASS = Requirement(
         Example("argmax", [[7.0], [-3.5]], expect=[0, 0]),
         Example("log_loss", [[1.0]], _labels(0), [0.0], _NONE, signed=True),
     ),
+    check("one-class", _only_class, name="weighted", form=_ONLY, dtype=FLOATS),
 )
 
 
@@ -219,6 +255,9 @@ NAN_ROW = Requirement(
         Example("softmax", [[-inf, nan, -inf]], expect=[[nan] * 3], name="among-absent"),
         Example("logsumexp", [[inf, nan], [nan, -inf], [nan, inf]], expect=[nan] * 3),
         Example("argmax", [[0.0, nan, inf, nan], [nan, 5.0, nan, 9.0]], expect=[1, 0], name="first-nan"),
+        Example(
+            "argmax", [[0.0, -nan, nan], [inf, nan, -nan], [-nan, inf, nan]], expect=[1, 1, 0], name="nan-of-any-sign"
+        ),
         Example("loss", [[nan, 0.0], [0.0, nan]], _labels(0, 0), [nan, nan], _NONE),
         Example("gradient", [[nan, 0.0], [0.0, nan]], _labels(0, 0), [[nan] * 2] * 2),
         Example(

@@ -56,7 +56,7 @@ FLUSH_TO_ZERO: Final = {True: "set aside during calls", False: "followed: subnor
 """What `softbench.interface.RowBackend.info` says of the mode, by `can_restore`."""
 
 
-class ieee_arithmetic:  # noqa: N801  # reads as a statement: with ieee_arithmetic()
+class ieee_arithmetic:
     """Context in which this thread keeps subnormal numbers, and NumPy neither warns nor raises.
 
     What the thread was set to is there again afterwards. The mode of other threads is theirs.
@@ -73,7 +73,7 @@ class ieee_arithmetic:  # noqa: N801  # reads as a statement: with ieee_arithmet
             library.fegetenv(self._environment)
             library.fesetenv(_DEFAULT)
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, *exception: Any) -> None:
         if self._environment is not None:
             c_library().fesetenv(self._environment)
         self._errors.__exit__(*exception)

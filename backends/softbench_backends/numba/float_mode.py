@@ -1,9 +1,9 @@
 """Kernels keep subnormal numbers, whatever the thread that runs them is set to.
 
 A processor can be told, thread by thread, to take subnormal numbers for 0: code built with ``-ffast-math`` does so when
-it is loaded. Half of the threads of a kernel may be set so and the others not, and a row would depend on the thread that
-has it. So every kernel looks, when it begins, whether a subnormal number counts. If not it saves the floating-point
-environment of its thread, sets the default one, and puts the saved one back when it ends. Looking takes an addition.
+it is loaded. Some threads of a kernel may be set so and others not, and a row would depend on the thread that has it.
+So every kernel looks, when it begins, whether a subnormal number counts. If not it saves the floating-point environment
+of its thread, sets the default one, and puts the saved one back when it ends. Looking takes an addition.
 """
 
 # mypy: allow-untyped-calls

@@ -80,7 +80,7 @@ def log_loss_index_kernel(
             loss[i] = 0.0 if y == -1 else math.nan
         else:
             weight, cost = row_weight(i, y, sample_weight, class_weight), 0.0 - math.log(np.float64(p[i, y]))
-            loss[i] = weight * cost if weight != 0.0 or not cost == math.inf else 0.0
+            loss[i] = weight * cost if weight != 0.0 or cost != math.inf else 0.0
 
 
 @device_function

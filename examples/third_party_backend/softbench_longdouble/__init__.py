@@ -33,7 +33,7 @@ class LongDoubleBackend(RowBackend):
             gradient = (q.sum(axis=1) / total)[:, None] * e - q
             if isinstance(target, IndexTarget) and target.smoothing == 0:
                 row, label = np.arange(len(x)), np.maximum(target.labels, 0)
-                losses = q[row, label] * (log1p_s - d[row, label])
+                losses = terms[row, label]
                 others = e.copy()
                 others[row, label] = 0
                 gradient[row, label] = 0 - q[row, label] * (others.sum(axis=1) / total)  # never p_y - 1
