@@ -7,13 +7,14 @@ import pytest
 
 import softbench as sb
 from softbench.accuracy import gates
+from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore
 
 BE = sb.get_backend("python")
 
 
 def test_info_has_version_threads_and_device():
     due = {"name": "python", "kind": "cpu", "device": "cpu", "threads": 1, "python": platform.python_version()}
-    assert BE.info() == due
+    assert BE.info() == due | {"flush_to_zero": FLUSH_TO_ZERO[can_restore()]}
 
 
 @pytest.mark.parametrize("form", ["log_softmax", "index", "soft"])
