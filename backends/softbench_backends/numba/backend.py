@@ -267,15 +267,15 @@ def _lower(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Ar
         return "index", (x if x.ndim == 2 else x[0], target.labels, sample, classes)
     k = x.shape[1]
     # The class weights in units in which no sum over a row overflows, then that unit (`soft_rows`).
-    base = np.ones((1, k + 1), x.dtype)
+    base = np.empty((1, k + 1), x.dtype)
     exponent = k.bit_length()
-    if target.class_weight is not None:
-        exponent += math.frexp(float(classes.max()))[1]
-        with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # weights may be beyond the rows' dtype
+        if target.class_weight is not None:
+            exponent += math.frexp(float(classes.max()))[1]
             base[0, :k] = np.ldexp(classes, -exponent)
-    else:
-        base[0, :k] = math.ldexp(1.0, -exponent)
-    base[0, k] = math.ldexp(1.0, exponent)
+        else:
+            base[0, :k] = math.ldexp(1.0, -exponent)
+        base[0, k] = np.ldexp(1.0, exponent)
     return "soft", (base, target.labels, sample, classes)
 
 
