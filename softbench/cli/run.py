@@ -234,10 +234,10 @@ def _save(record: Record, folder: Path, *, plot: bool) -> tuple[list[Path], str]
         path = folder / datetime.datetime.now().strftime("run-%Y%m%d-%H%M%S.json")
         saved.append(write_new(path, dumps(record).encode()))
         if plot:
-            from softbench.results.plot import draw
+            from softbench.results.figures import overview
 
             picture = saved[0].with_suffix(".png")
-            write_whole(picture, draw(record))
+            write_whole(picture, overview(record))
             saved.append(picture)
     except ImportError as error:
         return saved, f'no picture: {error} (pip install "softbench[bench]")'

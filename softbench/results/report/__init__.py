@@ -1,0 +1,95 @@
+"""Records as one HTML file that can be mailed: verdicts, pictures, tables, and the data itself.
+
+Nothing is loaded from anywhere: style, script, pictures (SVG) and data are inside, so it opens from disk without a
+network. Tables are tables; a script of some lines sorts them and offers the data for download.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any, Final
+
+from softbench.results.figures import FIGURES, svg
+from softbench.results.record import Record, dumps
+from softbench.results.report import content
+
+__all__ = ["render"]
+
+_TABLES: Final = (content.measurements, content.costs, content.conformance, content.machines)
+
+
+def render(records: Sequence[Record]) -> str:
+    """One HTML page of one or several records.
+
+    Parameters
+    ----------
+    records
+        As `softbench.results.record.read` returns them. Several are told apart by letters.
+
+    Returns
+    -------
+    str
+        The page, complete in itself.
+
+    Raises
+    ------
+    ImportError
+        jinja2 or matplotlib is not installed (``pip install "softbench[bench]"``).
+    ValueError
+        No record, or nothing was measured in any of them.
+    """
+    found = content.sources(records)
+    if not any("median" in r for s in found for case in s.record["cases"] for r in case["results"].values()):
+        raise ValueError("nothing was measured, so there is nothing to report")
+    data = [json.loads(dumps(source.record)) for source in found]
+    page: str = _template().render(
+        title="softbench: which backend to use",
+        sources=found,
+        overall=[(s.letter, s.record["overall"]) for s in found if s.record.get("overall")],
+        warnings=[(s.letter, text) for s in found for text in _warnings(s.record)],
+        verdict=content.verdicts(found),
+        pictures=[_pictures(source) for source in found],
+        tables=[make(found) for make in _TABLES],
+        json_text=_in_script(json.dumps(data[0] if len(data) == 1 else data, separators=(",", ":"))),
+        csv_text=_in_script(content.csv_text(found)),
+    )
+    return page
+
+
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        autoescape=select_autoescape(default=True), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    here = files(__package__)
+    environment.globals["style"] = (here / "page.css").read_text(encoding="utf-8")
+    environment.globals["script"] = (here / "page.js").read_text(encoding="utf-8")
+    return environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
+
+
+def _pictures(source: content.Source) -> dict[str, Any]:
+    drawn = []
+    for picture in FIGURES:
+        text = svg(picture, source.record, f"{picture.name}{source.letter}")
+        if text:
+            drawn.append({"picture": picture, "svg": text, "id": f"{picture.name}{source.letter}"})
+    return {"source": source, "drawn": drawn}
+
+
+def _warnings(record: Record) -> list[str]:
+    """What a reader must know before believing the figures."""
+    found = list(record.get("notes", []))
+    stability = record.get("stability")
+    if stability and stability["verdict"] != "stable":
+        found.append("The machine was disturbed, so do not trust small differences: " + "; ".join(stability["reasons"]))
+    if not record["complete"]:
+        found.append(f"The run did not end ({record.get('stopped') or 'stopped'}): this is what it had measured.")
+    return found
+
+
+def _in_script(text: str) -> str:
+    """Text that cannot end the script element it stands in; JSON reads it as the same."""
+    return text.replace("<", "\\u003c")

@@ -1,0 +1,381 @@
+"""What a report says, as plain values for the template: verdicts, measurements, costs, conformance, machines."""
+
+from __future__ import annotations
+
+import csv
+import io
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from softbench.results.record import BackendRecord, CaseRecord, Recommendation, Record, Result, timed_results
+from softbench.results.tables import machine_line
+from softbench.results.units import bandwidth, duration, percent, ratio, size, ulps
+
+__all__ = [
+    "Cell",
+    "Source",
+    "Table",
+    "conformance",
+    "costs",
+    "csv_text",
+    "machines",
+    "measurements",
+    "sources",
+    "verdicts",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One record among those of a report, and how it is told from the others."""
+
+    record: Record
+    letter: str
+    """A, B, ...; empty in a report of one record."""
+
+    @property
+    def title(self) -> str:
+        """Letter, machine and time of the run."""
+        started = self.record.get("started", "")[:16].replace("T", " ")
+        text = f"{machine_line(self.record)}; softbench {self.record.get('version', '?')}, {started} UTC"
+        return f"{self.letter}: {text}" if self.letter else text
+
+
+class Cell(NamedTuple):
+    """What stands in a table, what it sorts by, and of what class it is for the style sheet."""
+
+    text: str
+    value: float | str | None = None
+    kind: str = ""
+    detail: str = ""
+    """What is shown when the cell is opened."""
+
+
+class Table(NamedTuple):
+    """A table with its caption and headings; a heading's second part explains it."""
+
+    name: str
+    caption: str
+    headings: Sequence[tuple[str, str]]
+    rows: Sequence[Sequence[Cell]]
+
+
+def sources(records: Sequence[Record]) -> list[Source]:
+    """The records with letters, if there are several."""
+    letters = string.ascii_uppercase if len(records) > 1 else [""] * len(records)
+    return [Source(record, letters[i % len(letters)]) for i, record in enumerate(records)]
+
+
+def _text(value: str, kind: str = "") -> Cell:
+    return Cell(value, value, kind)
+
+
+def _number(value: float | None, text: str, kind: str = "number") -> Cell:
+    return Cell(text if value is not None else "-", value, kind)
+
+
+def _about_case(case: CaseRecord) -> list[Cell]:
+    n, k = case["shape"]
+    target = {"none": "", "index": "", "soft": ", soft targets"}.get(case["target"], "")
+    where = {"out": ", into out=", "in place": ", in place"}.get(case["result"], "")
+    axis = "" if case["axis"] in (-1, 1) else f", axis {case['axis']}"
+    return [
+        _text(case["op"] + target + where + axis, "name"),
+        Cell(f"{n:,} x {k:,}", n * k, "number"),
+        _text(case["dtype"]),
+    ]
+
+
+_CASE: Final = (
+    ("operation", "the function, the kind of target, where the result goes"),
+    ("rows x classes", "shape of the logits"),
+    ("dtype", "of the logits"),
+)
+
+
+def _source_cells(source: Source) -> list[Cell]:
+    return [_text(source.letter)] if source.letter else []
+
+
+def _source_heading(found: Sequence[Source]) -> tuple[tuple[str, str], ...]:
+    return (("run", "which of the runs above"),) if found[0].letter else ()
+
+
+# -- which to take -------------------------------------------------------------------------------------------------
+
+
+def verdicts(found: Sequence[Source]) -> Table:
+    """One line per case: whom to take, by how much it wins, from which call on."""
+    rows = []
+    for source in found:
+        cases = {case["name"]: case for case in source.record["cases"]}
+        for advice in source.record.get("recommendations", []):
+            case = cases[advice["case"]]
+            rows.append([*_source_cells(source), *_about_case(case), *_verdict(advice, case)])
+    headings = (
+        *_source_heading(found),
+        *_CASE,
+        ("take", "the fastest backend among those that are right; names joined by = are a tie"),
+        ("time", "median of its warm calls"),
+        ("next best", "its time as a multiple, and the 95% interval of that"),
+        ("of limit", "how much of the measured memory bandwidth it reaches"),
+        ("max ulp", "its largest error on these very inputs, in units in the last place"),
+        ("pays from call", "from which call on import, compilation and all calls so far cost least with it"),
+    )
+    return Table("verdict", "Which backend to take", headings, rows)
+
+
+def _verdict(advice: Recommendation, case: CaseRecord) -> list[Cell]:
+    result = case["results"][advice["fastest"]]
+    tied = advice.get("tied", [])
+    times, bounds = advice.get("ratio"), advice.get("interval")
+    runner_up = Cell("-", None)
+    if times is not None:
+        span = f" ({bounds[0]:.3g} to {bounds[1]:.3g})" if bounds else ""
+        runner_up = Cell(f"{advice['runner_up']} {ratio(times)}{span}", times)
+    cold = advice["cold"][-1]["from_call"]
+    before = advice["cold"][-2]["backend"] if len(advice["cold"]) > 1 else ""
+    return [
+        Cell(" = ".join([advice["fastest"], *tied]), advice["fastest"], "tie" if tied else "take"),
+        _number(result["median"], duration(result["median"])),
+        runner_up,
+        _fraction(result),
+        _error(result),
+        Cell(f"{cold:,}" + (f" (until then {before})" if before else ""), cold, "number"),
+    ]
+
+
+def _fraction(result: Result) -> Cell:
+    fraction = result.get("fraction")
+    if fraction is None:
+        return Cell("-", None, "number", result.get("dropped", ""))
+    return Cell(percent(fraction), fraction, "bad" if result.get("impossible") else "number")
+
+
+def _error(result: Result) -> Cell:
+    if "accuracy" not in result:
+        return Cell("-", None, "number")
+    accuracy = result["accuracy"]
+    error = float(accuracy["max_ulp"])
+    return Cell(ulps(error), error, "number" if accuracy["ok"] else "bad", accuracy["detail"])
+
+
+# -- everything that was measured ----------------------------------------------------------------------------------
+
+
+def measurements(found: Sequence[Source]) -> Table:
+    """Every candidate on every case."""
+    rows = []
+    for source in found:
+        for case in source.record["cases"]:
+            best = min((r["median"] for r in case["results"].values() if "median" in r), default=None)
+            for name, result in sorted(case["results"].items(), key=lambda item: item[1].get("median", float("inf"))):
+                rows.append([*_source_cells(source), *_about_case(case), _text(name, "name"), *_measured(result, best)])
+    headings = (
+        *_source_heading(found),
+        *_CASE,
+        ("backend", ""),
+        ("time", "median of its warm calls"),
+        ("interval", "of the median, 95%"),
+        ("times the fastest", ""),
+        ("of limit", "how much of the measured memory bandwidth it reaches"),
+        ("bandwidth", "bytes that must move, per second"),
+        ("max ulp", "largest error on these very inputs"),
+        ("memory of a call", "what the process grew by, at the most"),
+        ("remark", ""),
+    )
+    return Table("measurements", "Everything that was measured", headings, rows)
+
+
+def _measured(result: Result, best: float | None) -> list[Cell]:
+    if "median" not in result:
+        reason = result.get("failed") or result.get("skipped") or "not measured"
+        return [*[Cell("-", None, "number")] * 7, Cell(reason, reason, "bad" if "failed" in result else "faint")]
+    low, high = result["interval"] if "interval" in result else result["quartiles"]
+    relative = result["median"] / best if best else None
+    call = result.get("costs", {}).get("call")
+    remark = "above the limit: not believed" if result.get("impossible") else ""
+    return [
+        _number(result["median"], duration(result["median"])),
+        Cell(f"{duration(low)} to {duration(high)}", low, "number"),
+        _number(
+            relative, "fastest" if relative == 1.0 else ratio(relative or 0.0), "best" if relative == 1.0 else "number"
+        ),
+        _fraction(result),
+        _number(result.get("bandwidth"), bandwidth(result.get("bandwidth", 0.0))),
+        _error(result),
+        _number(call, size(call or 0)),
+        Cell(remark, remark, "faint"),
+    ]
+
+
+# -- costs before the first result ---------------------------------------------------------------------------------
+
+
+def costs(found: Sequence[Source]) -> Table:
+    """Import, first calls, copies to and from the backend's memory."""
+    rows = []
+    for source in found:
+        for name, backend in source.record["backends"].items():
+            if "startup" in backend:
+                rows += [
+                    [*_source_cells(source), _text(name, "name"), *cells] for cells in _costs(source, name, backend)
+                ]
+    headings = (
+        *_source_heading(found),
+        ("backend", ""),
+        ("operation", "of the first call"),
+        ("dtype", ""),
+        ("import", "a fresh process makes the backend and one trivial call"),
+        ("first call", "above a later one, nothing compiled before"),
+        ("compiled before", "the same where an earlier process has left compiled code"),
+        ("arrays there", "the largest case's inputs from NumPy arrays to the backend's own"),
+        ("and back", "its results to NumPy arrays"),
+    )
+    return Table("costs", "What the first result costs", headings, rows)
+
+
+def _costs(source: Source, name: str, backend: BackendRecord) -> Iterator[list[Cell]]:
+    startup = backend["startup"]
+    there, back = _copies(source.record, name)
+    for call in startup["first_calls"]:
+        yield [
+            _text(call["op"] + (", soft targets" if call["target"] == "soft" else "")),
+            _text(call["dtype"]),
+            *(_number(v, duration(v or 0.0)) for v in (startup["imported"], call["cold"], call["cached"], there, back)),
+        ]
+
+
+def _copies(record: Record, name: str) -> tuple[float | None, float | None]:
+    """Seconds of the copies to and from the backend, on the largest case that has them."""
+    best: tuple[int, float | None, float | None] = (0, None, None)
+    for case, candidate, result in timed_results(record):
+        taken = result.get("costs", {})
+        elements = case["shape"][0] * case["shape"][1]
+        if candidate == name and elements > best[0] and "to_backend" in taken:
+            best = (elements, taken.get("to_backend"), taken.get("from_backend"))
+    return best[1], best[2]
+
+
+# -- who is right --------------------------------------------------------------------------------------------------
+
+_FUNCTIONS: Final = {
+    "softmax": "softmax", "log_softmax": "log_softmax", "logsumexp": "logsumexp", "index_loss": "loss",
+    "label_gradient": "gradient at the label", "off_label_gradient": "gradient elsewhere", "log_loss": "log_loss",
+}  # fmt: skip
+"""Functions of the kit that a reader of a report meets elsewhere too."""
+
+
+def conformance(found: Sequence[Source]) -> Table:
+    """The verdict of the kit on every backend: cases, errors in float32, what deviates."""
+    rows = []
+    for source in found:
+        for name, backend in source.record["backends"].items():
+            rows.append([*_source_cells(source), _text(name, "name"), *_conforms(backend)])
+    headings = (
+        *_source_heading(found),
+        ("backend", ""),
+        ("cases passed", "of the conformance kit"),
+        *((label, "largest error in float32, ulp (and what is allowed)") for label in _FUNCTIONS.values()),
+        ("what deviates", ""),
+    )
+    return Table("conformance", "Who is right", headings, rows)
+
+
+def _conforms(backend: BackendRecord) -> list[Cell]:
+    kit = backend.get("conformance")
+    if kit is None:
+        why = backend["reason"] if backend["reason"] or not backend["ok"] else "not checked"
+        return [Cell("-", None, "number")] + [Cell("-", None, "number")] * len(_FUNCTIONS) + [Cell(why, why, "faint")]
+    cells = [
+        Cell(
+            f"{kit['passed']:,} of {kit['total']:,}",
+            kit["passed"] / max(1, kit["total"]),
+            "best" if kit["ok"] else "bad",
+        )
+    ]
+    for function in _FUNCTIONS:
+        error, gate = (kit[key].get(f"{function} float32") for key in ("max_ulp", "gates"))
+        if error is None or gate is None:
+            cells.append(Cell("-", None, "number"))
+        else:
+            cells.append(Cell(f"{ulps(float(error))} ({gate:g})", float(error), "bad" if error > gate else "number"))
+    wrong, declared = kit["failures"], kit.get("deviations", [])
+    told = [f"{len(wrong)} failed" if wrong else "", f"{len(declared)} as declared" if declared else ""]
+    text = ", ".join(filter(None, told)) or "nothing"
+    cells.append(Cell(text, len(wrong) + len(declared), "bad" if wrong else "", "\n".join([*wrong, *declared])))
+    return cells
+
+
+# -- where ---------------------------------------------------------------------------------------------------------
+
+
+def machines(found: Sequence[Source]) -> Table:
+    """Machine, versions and threads, a column per run."""
+    facts = [_facts(source.record) for source in found]
+    keys = dict.fromkeys(key for fact in facts for key in fact)
+    rows = [[_text(key, "name"), *(_text(fact.get(key, "-")) for fact in facts)] for key in keys]
+    return Table("machine", "Machine and versions", (("", ""), *((s.letter or "this run", "") for s in found)), rows)
+
+
+def _facts(record: Record) -> dict[str, str]:
+    machine: dict[str, Any] = dict(record["machine"])
+    processor = machine.get("cpu", {})
+    quota = machine.get("cpu_quota")
+    caches = ", ".join(
+        f"L{c['level']} {c['type']} {size(c['bytes'])}" for c in processor.get("caches", []) if c.get("type")
+    )
+    facts = {
+        "processor": str(processor.get("model", "unknown")),
+        "cores usable": str(machine.get("usable_cores", "?")) + (f", quota {quota:g}" if quota else ""),
+        "caches": caches,
+        "memory": size(machine["memory_bytes"]) if machine.get("memory_bytes") else "",
+        "threads asked for": str(record.get("config", {}).get("threads") or "all"),
+        "started": record.get("started", ""),
+        "took": duration(record["seconds"]) if record.get("seconds") else "",
+        "softbench": record.get("version", ""),
+        "left alone": _stability(record),
+    }
+    facts |= {name: version for name, version in record["versions"].items() if name != "softbench"}
+    return {key: value for key, value in facts.items() if value}
+
+
+def _stability(record: Record) -> str:
+    stability = record.get("stability")
+    if not stability:
+        return ""
+    return "yes" if stability["verdict"] == "stable" else "no: " + "; ".join(stability["reasons"])
+
+
+# -- for other programs --------------------------------------------------------------------------------------------
+
+
+_COLUMNS: Final = (
+    "run", "machine", "version", "case", "op", "rows", "classes", "dtype", "target", "result", "axis", "backend",
+    "median", "low", "high", "samples", "fraction", "bandwidth", "max_ulp", "reason",
+)  # fmt: skip
+
+
+def csv_text(found: Sequence[Source]) -> str:
+    """All measurements as CSV, times in seconds."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for source in found:
+        record = source.record
+        head = [source.letter, record["machine"].get("id", ""), record.get("version", "")]
+        for case in record["cases"]:
+            about = [case[key] for key in ("dtype", "target", "result", "axis")]
+            for name, result in case["results"].items():
+                low, high = result.get("interval", ("", ""))
+                measured = [result.get("median", ""), low, high, len(result.get("samples", []))]
+                accuracy = result["accuracy"]["max_ulp"] if "accuracy" in result else ""
+                fraction = result.get("fraction")
+                tail = ["" if fraction is None else fraction, result.get("bandwidth", ""), accuracy]
+                reason = result.get("failed") or result.get("skipped") or result.get("dropped") or ""
+                writer.writerow(
+                    [*head, case["name"], case["op"], *case["shape"], *about, name, *measured, *tail, reason]
+                )
+    return out.getvalue()
