@@ -18,29 +18,29 @@ from numba import cuda
 
 from softbench.accuracy.gates import judge
 from softbench.front.backend import Backend
+from softbench.interface.row_plan import Regime, RowPlan
 from softbench_backends.numba_cuda import NumbaCudaBackend, rows
 from softbench_backends.numba_cuda.device import SIMULATED, device
 from softbench_backends.numba_cuda.launch import launch
-from softbench_backends.numba_cuda.plan import Plan, Regime
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1 before numba is imported"
 
-REGISTERS, SHARED, SEGMENTS = Regime
+REGISTERS, SHARED, SEGMENTS = Regime.REGISTERS, Regime.SHARED, Regime.SEGMENTS
 HALVES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 DTYPES = {"float32": np.float32, "float64": np.float64, **HALVES}
 WIDE = -1  # as many neighbours as 16 bytes hold
 
 # Lanes, values, regime, rows, width; and K, so that the last tile or segment is ragged.
 PLANS = {
-    "a thread per row": (Plan(1, 4, REGISTERS, 3), 3),
-    "several rows in a warp": (Plan(4, 4, REGISTERS, 2), 13),
-    "16 bytes at a time": (Plan(4, 8, REGISTERS, 2, WIDE), 24),
-    "two warps": (Plan(64, 1, REGISTERS, 1), 40),
-    "shared memory": (Plan(4, 4, SHARED, 1), 27),
-    "shared memory, 16 bytes at a time": (Plan(4, 8, SHARED, 1, WIDE), 40),
-    "segments": (Plan(4, 4, SEGMENTS, 1, length=16), 42),
-    "segments of several tiles, 16 bytes at a time": (Plan(2, 8, SEGMENTS, 1, WIDE, length=32), 80),
-    "segments of two warps": (Plan(64, 1, SEGMENTS, 1, length=64), 70),
+    "a thread per row": (RowPlan(1, 4, REGISTERS, 3), 3),
+    "several rows in a warp": (RowPlan(4, 4, REGISTERS, 2), 13),
+    "16 bytes at a time": (RowPlan(4, 8, REGISTERS, 2, WIDE), 24),
+    "two warps": (RowPlan(64, 1, REGISTERS, 1), 40),
+    "shared memory": (RowPlan(4, 4, SHARED, 1), 27),
+    "shared memory, 16 bytes at a time": (RowPlan(4, 8, SHARED, 1, WIDE), 40),
+    "segments": (RowPlan(4, 4, SEGMENTS, 1, length=16), 42),
+    "segments of several tiles, 16 bytes at a time": (RowPlan(2, 8, SEGMENTS, 1, WIDE, length=32), 80),
+    "segments of two warps": (RowPlan(64, 1, SEGMENTS, 1, length=64), 70),
 }
 SLOW = ("two warps", "segments of two warps")  # a simulated thread is one of the operating system
 IN_FEW = [name for name in PLANS if name not in SLOW]

@@ -26,6 +26,7 @@ import softbench
 from softbench.conformance import run
 from softbench.front.backend import Backend
 from softbench.interface import IGNORED, INVALID
+from softbench.interface.row_plan import Regime
 from softbench_backends.cupy import CupyBackend, plan
 from softbench_backends.cupy import device as device_module
 from softbench_backends.cupy.source import FOLDER, source
@@ -254,9 +255,10 @@ def test_clusters_are_used_where_the_largest_one_starts(
     assert device_module.CupyDevice(clusters=False).staged_bytes == min(staged, plan.BLOCK_BYTES)
     for k in (20_000, 100_000, 200_000, 1 << 20):  # whatever the plan says then fits the device
         how = plan.rows(k, "float32", device.staged_bytes)
-        if isinstance(how, plan.Staged):
-            device.launch(f"k{k}", device_module.Launch((8, 1), 256, how.shared, how.blocks), ())
-        assert isinstance(how, plan.Segments) == (4 * k > staged)
+        if how.regime is not Regime.SEGMENTS:
+            shared = plan.shared_bytes(how, "float32")
+            device.launch(f"k{k}", device_module.Launch((8, 1), 256, shared, how.blocks), ())
+        assert (how.regime is Regime.SEGMENTS) == (4 * k > staged)
 
 
 def test_kernels_are_compiled_at_once_but_none_twice(monkeypatch: pytest.MonkeyPatch) -> None:

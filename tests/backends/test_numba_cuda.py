@@ -124,7 +124,8 @@ def test_the_hosts_side_with_a_stand_in_for_the_driver(tmp_path):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("wide", [False, True])
 def test_plans_cover_every_row_and_are_few(dtype, wide):
-    from softbench_backends.numba_cuda.plan import MOST_PIECES, SHARED_BYTES, Regime, plan_for
+    from softbench.interface.row_plan import Regime
+    from softbench_backends.numba_cuda.plan import MOST_PIECES, SHARED_BYTES, plan_for
 
     itemsize = {"float64": 8, "float32": 4}.get(dtype, 2)
     found = set()
@@ -151,7 +152,8 @@ def test_plans_cover_every_row_and_are_few(dtype, wide):
 @COMPILES
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_boundaries_are_where_plans_change(dtype):
-    from softbench_backends.numba_cuda.plan import Regime, boundaries, plan_for
+    from softbench.interface.row_plan import Regime
+    from softbench_backends.numba_cuda.plan import boundaries, plan_for
 
     width = {"float64": 2, "float32": 4}.get(dtype, 8)
     for step in (1, width):

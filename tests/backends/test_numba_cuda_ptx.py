@@ -12,6 +12,8 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
+from softbench.interface.row_plan import Regime, RowPlan
+
 pytestmark = pytest.mark.skipif(
     find_spec("numba_cuda") is None or os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0"),
     reason="numba-cuda is not installed, or simulates",
@@ -50,7 +52,7 @@ class Compiler:
 
     def held(self, values, width=1, dtype="float32", lanes=32):
         """A plan of rows held in registers."""
-        return self.plans.Plan(lanes, values, self.plans.Regime.REGISTERS, 1, width, width > 1)
+        return RowPlan(lanes, values, Regime.REGISTERS, 1, width, width > 1)
 
     def all(self, name, dtype, plan):
         """The PTX of every kernel that an operation launches for all its results, by name of the kernel."""
@@ -368,7 +370,7 @@ def assembled(ptx):
 def test_the_largest_tiles_spill_no_registers(sm_90, name, dtype):
     plans = {sm_90.plan(k, name, dtype) for k in (*REGIMES, 1024, 8192)}
     largest = max(plans, key=lambda p: (p.values, p.lanes))
-    widest = max(plans, key=lambda p: (p.lanes, p.regime is sm_90.plans.Regime.SHARED, p.length))
+    widest = max(plans, key=lambda p: (p.lanes, p.regime is Regime.SHARED, p.length))
     for plan in (largest, widest):
         for kernel, ptx in sm_90.all(name, dtype, plan).items():
             spilled, registers = assembled(ptx)

@@ -18,6 +18,7 @@ from softbench.interface import Array, Availability
 from softbench.interface.device_backend import NO_TARGET, DeviceBackend, KernelTarget
 from softbench.interface.dtypes import compute_dtype, name_of, numpy_dtype
 from softbench.interface.host_arrays import Layout
+from softbench.interface.row_plan import Regime, RowPlan, vector_width
 from softbench_backends.cupy import plan
 from softbench_backends.cupy.device import CupyDevice, Device, Launch, unavailable
 
@@ -187,9 +188,9 @@ class CupyBackend(DeviceBackend):
         """The first, by an atomic minimum."""
         n, k = y.shape
         given, first = self._real(y), self._cell(n)
-        lanes, block = plan.lanes_for(k)
-        how = np.int64(n), np.int64(k), np.int32(lanes), np.float64(tolerance)
-        self._per_row(f"check_distribution<{plan.STORAGE[name_of(given.dtype)]}>", n, lanes, block, given, *how, first)
+        loop = plan.loop_plan(k)
+        how = np.int64(n), np.int64(k), np.int32(loop.lanes), np.float64(tolerance)
+        self._per_row(f"check_distribution<{plan.STORAGE[name_of(given.dtype)]}>", n, loop, given, *how, first)
         return self._found(first, n)
 
     def fold(self, target: KernelTarget, q: Array) -> None:
@@ -225,11 +226,11 @@ class CupyBackend(DeviceBackend):
     def argmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (1), (2)."""
         n, k = x.shape
-        lanes, block = plan.lanes_for(k)
-        width = plan.vector_width(k, x.dtype.name)
+        loop = plan.loop_plan(k)
+        width = vector_width(k, x.dtype.name)
         name = f"argmax<{plan.STORAGE[x.dtype.name]}, {width}>"
         whole = np.int32(self._whole(width, x))
-        self._per_row(name, n, lanes, block, x, out, np.int64(n), np.int64(k), np.int32(lanes), whole)
+        self._per_row(name, n, loop, x, out, np.int64(n), np.int64(k), np.int32(loop.lanes), whole)
         return out
 
     def run_log_loss(self, p: Array, target: KernelTarget, loss: Array) -> None:
@@ -240,10 +241,10 @@ class CupyBackend(DeviceBackend):
             weights = target.labels, target.sample_weight, target.class_weight
             self._flat(f"log_loss_index<{storage}>", n, p, loss, np.int64(n), np.int64(k), *weights)
             return
-        lanes, block = plan.lanes_for(k)
+        loop = plan.loop_plan(k)
         q = self._cast(target.q, compute_dtype(name_of(p.dtype)))
-        sizes = np.int64(n), np.int64(k), np.int32(lanes)
-        self._per_row(f"log_loss_soft<{storage}>", n, lanes, block, p, loss, *sizes, q)
+        sizes = np.int64(n), np.int64(k), np.int32(loop.lanes)
+        self._per_row(f"log_loss_soft<{storage}>", n, loop, p, loss, *sizes, q)
 
     def run(self, operation: str, x: Array, out: Array | None, numbers: Array | None, target: KernelTarget) -> None:
         """One kernel, or two where rows do not stay on chip."""
@@ -253,7 +254,7 @@ class CupyBackend(DeviceBackend):
         how, kernel, launch, sizes = _planned(operation, name_of(x.dtype), n, k, self.device.staged_bytes)
         whole = np.int32(k % how.width == 0 and self._whole(how.width, x, out))
         arguments = (*target[:3], np.float64(target.smoothing), *target[4:6], np.float64(target.divisor_value))
-        if isinstance(how, plan.Segments):
+        if how.regime is Regime.SEGMENTS:
             self._segments(operation, how, whole, x, out, numbers, arguments)
         else:
             self.device.launch(kernel, launch, (x, out, numbers, *sizes, whole, *arguments))
@@ -261,7 +262,7 @@ class CupyBackend(DeviceBackend):
     def _segments(
         self,
         operation: str,
-        cut: plan.Segments,
+        cut: RowPlan,
         whole: np.int32,
         x: Array,
         out: Array | None,
@@ -276,7 +277,8 @@ class CupyBackend(DeviceBackend):
         # Rows are read a second time for `out`: as many at once as leave the first reading in half of the cache.
         group = max(1, self.device.cache_bytes // (2 * k * x.dtype.itemsize)) if out is not None else n
         group = min(group, n, _MAX_GRID_Y)
-        parts = self.xp.empty((group, cut.pieces, _PART_DOUBLES), np.float64)
+        pieces = cut.pieces(k)
+        parts = self.xp.empty((group, pieces, _PART_DOUBLES), np.float64)
         chosen = self.xp.empty((group,), np.float64)
         sums = f"segment_sums<{storage}, {plan.SUMS_OF[operation].upper()}, {cut.width}>"
         write = f"segment_write<{storage}, {operation.upper()}, {cut.width}>"
@@ -284,10 +286,10 @@ class CupyBackend(DeviceBackend):
             rows = min(group, n - first)
             start = np.int64(first)
             arguments = (x, start, *length, whole, labels, class_weight, q, parts, chosen)
-            self.device.launch(sums, Launch((cut.pieces, rows), cut.block), arguments)
-            arguments = (x, out, per_row, start, *length, np.int32(cut.pieces), whole, *target, parts, chosen)
-            grid = (cut.pieces if out is not None else 1, rows)
-            self.device.launch(write, Launch(grid, cut.block), arguments)
+            self.device.launch(sums, Launch((pieces, rows), cut.threads), arguments)
+            arguments = (x, out, per_row, start, *length, np.int32(pieces), whole, *target, parts, chosen)
+            grid = (pieces if out is not None else 1, rows)
+            self.device.launch(write, Launch(grid, cut.threads), arguments)
 
     # -- launches --------------------------------------------------------------------------------------
 
@@ -295,9 +297,9 @@ class CupyBackend(DeviceBackend):
         """Launch a kernel that loops over ``n`` elements."""
         self.device.launch(kernel, Launch((min(-(-n // _FLAT_BLOCK), _FLAT_GRID), 1), _FLAT_BLOCK), arguments)
 
-    def _per_row(self, kernel: str, n: int, lanes: int, block: int, *arguments: Any) -> None:
-        """Launch a kernel whose blocks loop over ``n`` rows, ``lanes`` threads to a row."""
-        self.device.launch(kernel, Launch((min(-(-n * lanes // block), _MAX_GRID), 1), block), arguments)
+    def _per_row(self, kernel: str, n: int, how: RowPlan, *arguments: Any) -> None:
+        """Launch a kernel whose blocks loop over ``n`` rows."""
+        self.device.launch(kernel, Launch((min(-(-n // how.rows), _MAX_GRID), 1), how.threads), arguments)
 
     def _whole(self, width: int, *arrays: Array | None) -> bool:
         """Whether all arrays allow accesses of ``width`` elements at once."""
@@ -328,15 +330,15 @@ def _plain(array: Array) -> Array:
 @functools.lru_cache(maxsize=4096)
 def _planned(
     operation: str, dtype: str, n: int, k: int, staged_bytes: int
-) -> tuple[plan.Resident | plan.Staged | plan.Segments, str, Launch, tuple[np.generic, ...]]:
+) -> tuple[RowPlan, str, Launch, tuple[np.generic, ...]]:
     """The plan of an operation over ``(n, k)`` rows, its kernel, launch and sizes; of segments the plan alone."""
     storage, how = plan.STORAGE[dtype], plan.rows(k, dtype, staged_bytes)
-    if isinstance(how, plan.Resident):
-        kernel = f"resident<{storage}, {operation.upper()}, {how.width}, {how.elements}>"
-        launch = Launch((-(-n * how.lanes // how.block), 1), how.block)
+    if how.regime is Regime.SEGMENTS:
+        return how, "", Launch((0, 0), 0), ()
+    launch = Launch((-(-n // how.rows) * how.blocks, 1), how.threads, plan.shared_bytes(how, dtype), how.blocks)
+    instance = f"{storage}, {operation.upper()}"
+    if how.regime is Regime.REGISTERS:
+        kernel = f"resident<{instance}, {how.width}, {how.values}>"
         return how, kernel, launch, (np.int64(n), np.int64(k), np.int32(how.lanes))
-    if isinstance(how, plan.Staged):
-        name, size = ("clustered", f", {how.blocks}") if how.blocks > 1 else ("staged", "")
-        launch = Launch((n * how.blocks, 1), how.block, how.shared, how.blocks)
-        return how, f"{name}<{storage}, {operation.upper()}{size}>", launch, (np.int64(k), np.int64(how.length))
-    return how, "", Launch((0, 0), 0), ()
+    kernel = f"staged<{instance}>" if how.blocks == 1 else f"clustered<{instance}, {how.blocks}>"
+    return how, kernel, launch, (np.int64(k), np.int64(how.length))

@@ -18,9 +18,10 @@ differ between such devices, but not on one device.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from softbench.interface.dtypes import ITEMSIZE, compute_dtype
+from softbench.interface.row_plan import Regime, RowPlan, vector_width
 
 __all__ = [
     "BLOCK_BYTES",
@@ -32,14 +33,11 @@ __all__ = [
     "STAGED_SLOTS",
     "STORAGE",
     "SUMS_OF",
-    "Resident",
-    "Segments",
-    "Staged",
     "boundaries",
     "instances",
-    "lanes_for",
+    "loop_plan",
     "rows",
-    "vector_width",
+    "shared_bytes",
 ]
 
 STORAGE: Final = {"float16": "half_t", "bfloat16": "bf16_t", "float32": "float", "float64": "double"}
@@ -70,7 +68,7 @@ SUMS_OF: Final = {
 }
 """The operation whose ``segment_sums`` serves each operation."""
 
-_RESIDENT: Final = {  # by size of the numbers computed with: largest K, lanes per row, elements per lane
+_RESIDENT: Final = {  # by size of the numbers computed with: largest K, lanes per row, values per lane
     4: (
         (16, 4, 4),
         (32, 8, 4),
@@ -94,6 +92,7 @@ _RESIDENT: Final = {  # by size of the numbers computed with: largest K, lanes p
     ),
 }
 
+_WARP: Final = 32
 _WARPED_BLOCK: Final = 128  # threads of a block whose rows take a warp or less each
 _STAGED_BLOCK: Final = 256
 STAGED_SLOTS: Final = 1024
@@ -119,52 +118,27 @@ _SEGMENT_STEP: Final = 4096  # elements a block reads per step, at most: segment
 _SEGMENTS_MAX: Final = 256  # SEGMENTS of segments.cuh
 
 
-class Resident(NamedTuple):
-    """A launch of ``resident``: ``lanes`` threads per row hold ``elements`` each and load ``width`` at once."""
-
-    lanes: int
-    elements: int
-    width: int
-    block: int
-
-
-class Staged(NamedTuple):
-    """A launch of ``staged`` or ``clustered``: a row's ``blocks`` hold ``length`` elements each in shared memory."""
-
-    blocks: int
-    length: int
-    width: int
-    block: int
-    shared: int
-
-
-class Segments(NamedTuple):
-    """Launches of ``segment_sums`` and ``segment_write``: ``pieces`` segments of ``length`` elements per row."""
-
-    length: int
-    pieces: int
-    width: int
-    block: int
-
-
-def vector_width(k: int, dtype: str, elements: int = 8) -> int:
-    """How many consecutive elements a lane takes at once: 16 bytes of them if that divides rows of K, else one."""
-    width = min(16 // ITEMSIZE[dtype], elements)
-    return width if k % width == 0 else 1
-
-
-def rows(k: int, dtype: str, staged_bytes: int = STAGED_BYTES) -> Resident | Staged | Segments:
-    """The launch for rows of ``k`` elements on a device that can keep ``staged_bytes`` of a row in shared memory."""
-    for most, lanes, elements in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]:
+def rows(k: int, dtype: str, staged_bytes: int = STAGED_BYTES) -> RowPlan:
+    """The plan for rows of ``k`` elements on a device that can keep ``staged_bytes`` of a row in shared memory."""
+    for most, lanes, values in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]:
         if k <= most:
-            return Resident(lanes, elements, vector_width(k, dtype, elements), _block(lanes))
-    itemsize = ITEMSIZE[dtype]
+            return RowPlan(lanes, values, Regime.REGISTERS, _rows_per_block(lanes), vector_width(k, dtype, values))
+    width = 16 // ITEMSIZE[dtype]
     for blocks, most in _STAGED:
-        if k * itemsize <= min(most, staged_bytes):
-            length = _whole(-(-k // blocks), 16 // itemsize)
-            return Staged(blocks, length, 16 // itemsize, _STAGED_BLOCK, STAGED_SLOTS + length * itemsize)
+        if k * ITEMSIZE[dtype] <= min(most, staged_bytes):
+            regime = Regime.SHARED if blocks == 1 else Regime.CLUSTER
+            length = _whole(-(-k // blocks), width)
+            return RowPlan(_STAGED_BLOCK, width, regime, width=width, length=length, blocks=blocks)
+    width = vector_width(k, dtype)
     length = max(_SEGMENT_MIN, _whole(-(-k // _SEGMENTS_MAX), _SEGMENT_STEP))
-    return Segments(length, -(-k // length), vector_width(k, dtype), _SEGMENT_BLOCK)
+    return RowPlan(_SEGMENT_BLOCK, width, Regime.SEGMENTS, width=width, length=length)
+
+
+def shared_bytes(plan: RowPlan, dtype: str) -> int:
+    """Bytes of dynamic shared memory that a block asks for."""
+    if plan.regime in (Regime.SHARED, Regime.CLUSTER):
+        return STAGED_SLOTS + plan.length * ITEMSIZE[dtype]
+    return 0
 
 
 def _whole(n: int, step: int) -> int:
@@ -177,15 +151,15 @@ def boundaries(dtype: str, staged_bytes: int = STAGED_BYTES) -> list[int]:
     return sorted({most for most, _, _ in _RESIDENT[ITEMSIZE[compute_dtype(dtype)]]} | staged)
 
 
-def lanes_for(k: int) -> tuple[int, int]:
-    """Lanes per row and threads per block of kernels that loop over a row: argmax, log loss, checks."""
+def loop_plan(k: int) -> RowPlan:
+    """The plan of kernels that loop over a row: argmax, log loss, checks."""
     lanes = next((lanes for most, lanes, _ in _RESIDENT[4] if k <= most), 1024)
-    return lanes, _block(lanes)
+    return RowPlan(lanes, 1, Regime.REGISTERS, _rows_per_block(lanes))
 
 
-def _block(lanes: int) -> int:
-    """Threads per block: several rows where a row takes a warp or less, else one."""
-    return _WARPED_BLOCK if lanes <= 32 else lanes
+def _rows_per_block(lanes: int) -> int:
+    """Several where a row takes a warp or less, else one."""
+    return max(_WARPED_BLOCK // lanes, 1) if lanes <= _WARP else 1
 
 
 def instances(dtypes: tuple[str, ...] = tuple(STORAGE), clusters: bool = True) -> list[str]:

@@ -28,12 +28,12 @@ from typing import Any, Final
 import numpy as np
 from numba import cuda
 
+from softbench.interface.row_plan import RowPlan
 from softbench_backends.numba_cuda.device import SIMULATED, device
 from softbench_backends.numba_cuda.lanes import WARP, lanes_of
 from softbench_backends.numba_cuda.launch import POINTER_TYPES
 from softbench_backends.numba_cuda.losses import operation
 from softbench_backends.numba_cuda.memory import HALVES, memory, real_of
-from softbench_backends.numba_cuda.plan import Plan
 from softbench_backends.numba_cuda.sums import exponential_sums, parts, tile_maximum
 from softbench_backends.numba_cuda.tiles import (
     careful_writer,
@@ -67,7 +67,7 @@ JOINING: Final = 4 if SIMULATED else WARP
 # -- rows that stay on chip --------------------------------------------------------------------------------------------
 
 
-def in_registers(name: str, dtype: str, plan: Plan, numbers: bool, entries: bool, q_dtype: str) -> Kernel:
+def in_registers(name: str, dtype: str, plan: RowPlan, numbers: bool, entries: bool, q_dtype: str) -> Kernel:
     """Several rows per block up to a warp per row, else one. ``numbers`` and ``entries``: which results are wanted."""
     op = operation(name, dtype, plan, q_dtype)
     held = op.keeps and entries
@@ -112,7 +112,7 @@ def in_registers(name: str, dtype: str, plan: Plan, numbers: bool, entries: bool
     return kernel
 
 
-def in_shared_memory(name: str, dtype: str, plan: Plan, numbers: bool, entries: bool, q_dtype: str) -> Kernel:
+def in_shared_memory(name: str, dtype: str, plan: RowPlan, numbers: bool, entries: bool, q_dtype: str) -> Kernel:
     """A row per block. Each lane reads back only what it wrote, so the row in shared memory needs no barrier.
 
     Exponentials replace the logits there, but not those of half precision, which would not fit: they are made again.
@@ -189,7 +189,7 @@ def in_shared_memory(name: str, dtype: str, plan: Plan, numbers: bool, entries: 
 # -- rows in segments ------------------------------------------------------------------------------------------------
 
 
-def segment_parts(name: str, dtype: str, plan: Plan, q_dtype: str) -> Kernel:
+def segment_parts(name: str, dtype: str, plan: RowPlan, q_dtype: str) -> Kernel:
     """The sums of each segment into ``segments.parts``. A segment of several tiles joins them in order."""
     op = operation(name, dtype, plan, q_dtype)
     begin, joined = op.begin, parts(op.spread)
@@ -219,7 +219,7 @@ def segment_parts(name: str, dtype: str, plan: Plan, q_dtype: str) -> Kernel:
     return kernel
 
 
-def segment_rows(name: str, dtype: str, plan: Plan, numbers: bool, q_dtype: str) -> Kernel:
+def segment_rows(name: str, dtype: str, plan: RowPlan, numbers: bool, q_dtype: str) -> Kernel:
     """The parts of each row joined: each lane takes every `JOINING`-th in order, then lanes join in a butterfly.
 
     The row is finished by its first lane, whose order of joining is the one that counts.
@@ -250,7 +250,7 @@ def segment_rows(name: str, dtype: str, plan: Plan, numbers: bool, q_dtype: str)
     return kernel
 
 
-def segment_entries(name: str, dtype: str, plan: Plan, q_dtype: str) -> Kernel:
+def segment_entries(name: str, dtype: str, plan: RowPlan, q_dtype: str) -> Kernel:
     """The entries of each segment from its logits, read again, and from its row's result in ``segments.parts``."""
     op = operation(name, dtype, plan, q_dtype)
     unpack, rare, result_size, size = op.unpack, op.rare, op.size, parts(op.spread).size

@@ -10,11 +10,11 @@ import numpy as np
 from numba import cuda
 
 from softbench.interface.labels import IGNORED, INVALID
+from softbench.interface.row_plan import RowPlan
 from softbench_backends.numba_cuda.arithmetic import arithmetic
 from softbench_backends.numba_cuda.device import device
 from softbench_backends.numba_cuda.lanes import lanes_of, slot_count
 from softbench_backends.numba_cuda.memory import memory, reader, real_of
-from softbench_backends.numba_cuda.plan import Plan
 from softbench_backends.numba_cuda.records import HAS_CLASS, HAS_SAMPLE
 
 __all__ = ["argmax", "log_loss_index", "log_loss_soft"]
@@ -25,7 +25,7 @@ _two_sum = arithmetic("float64").two_sum
 _ZERO, _ONE, _NAN, _INF = np.float64(0.0), np.float64(1.0), np.float64(np.nan), np.float64(np.inf)
 
 
-def argmax(dtype: str, plan: Plan) -> Kernel:
+def argmax(dtype: str, plan: RowPlan) -> Kernel:
     """Zhao eq. (1), (2). One online pass."""
     first_best, load, read = (
         lanes_of(plan.lanes, dtype).first_best,
@@ -87,7 +87,7 @@ def log_loss_index(dtype: str, threads: int) -> Kernel:
     return kernel
 
 
-def log_loss_soft(dtype: str, plan: Plan, q_dtype: str) -> Kernel:
+def log_loss_soft(dtype: str, plan: RowPlan, q_dtype: str) -> Kernel:
     """``-sum_k q_k log p_k``, where ``q_k = 0`` contributes 0. Zhao eq. (6).
 
     In float64 whatever the dtype: a logarithm is one, and nothing near the cost of a softmax hangs on it.

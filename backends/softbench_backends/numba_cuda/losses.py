@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.interface.labels import IGNORED, INVALID
+from softbench.interface.row_plan import RowPlan
 from softbench_backends.numba_cuda.arithmetic import RAISE, added_pair, arithmetic, normalised, quotient, scaled_pair
 from softbench_backends.numba_cuda.device import device, fma
 from softbench_backends.numba_cuda.finishing import (
@@ -22,7 +23,6 @@ from softbench_backends.numba_cuda.finishing import (
 )
 from softbench_backends.numba_cuda.memory import memory, real_of
 from softbench_backends.numba_cuda.operations import WITHOUT_TARGET, Operation, no_start
-from softbench_backends.numba_cuda.plan import Plan
 from softbench_backends.numba_cuda.records import HAS_CLASS, HAS_SAMPLE
 from softbench_backends.numba_cuda.sums import LOWERED
 
@@ -45,7 +45,7 @@ def _weights(target: Any, row: Any, y: Any) -> Any:
     )
 
 
-def index(dtype: str, plan: Plan) -> Operation:
+def index(dtype: str, plan: RowPlan) -> Operation:
     """Loss ``s w (L - (d_y + r_y))`` and gradient ``s w (p - onehot(y)) / divisor``. Zhao eq. (9)-(11).
 
     The gradient's label entry is minus the sum of the *other* probabilities.
@@ -121,7 +121,7 @@ def _beyond_quick_7(r: Any) -> Any:
     return r[7] >= QUICK_LIMIT
 
 
-def soft(dtype: str, plan: Plan, q_dtype: str) -> Operation:
+def soft(dtype: str, plan: RowPlan, q_dtype: str) -> Operation:
     """Loss ``sum_k q_k (L - d_k)`` and gradient ``(sum q) p - q``, over the divisor, for ``q`` in ``q_dtype``.
 
     Zhao eq. (9)-(11). The loss is summed as ``(sum q) L + sum_k q_k (m - x_k)``; for ``q >= 0`` all its terms are.
@@ -244,7 +244,7 @@ def _mass_coefficient(
     result[at + 3] = np.float64(power)
 
 
-def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
+def smooth(dtype: str, plan: RowPlan, weighted: bool) -> Operation:
     """`soft` for ``q_k = s ((1 - eps) w[y] [k == y] + eps w[k] / K)``, made on the fly; ``weighted``: there are ``w``.
 
     ``q`` is made again for the gradient, divided before its one rounding.
@@ -341,7 +341,7 @@ def smooth(dtype: str, plan: Plan, weighted: bool) -> Operation:
 
 
 @functools.cache
-def operation(name: str, dtype: str, plan: Plan, q_dtype: str = "float32") -> Operation:
+def operation(name: str, dtype: str, plan: RowPlan, q_dtype: str = "float32") -> Operation:
     """The operation ``name``, one of `WITHOUT_TARGET`, "index", "soft", "smooth" and "smooth_weighted"."""
     if name in WITHOUT_TARGET:
         return WITHOUT_TARGET[name](dtype)

@@ -12,69 +12,19 @@ beyond                          `Regime.SEGMENTS`: up to 256 blocks per row, rea
 Soft targets take registers of their own: their regimes end at half of these K, and what is beyond a block's registers
 is cut into segments.
 
-So the order in which a row is summed, hence its bits, does not depend on how many rows there are. A device whose blocks
-have less than 97 KB of shared memory (compute capability below 8.0) does without that regime.
+A device whose blocks have less than 97 KB of shared memory (compute capability below 8.0) does without that regime.
 """
 
 from __future__ import annotations
 
-import enum
 import functools
-from typing import Final, NamedTuple
+from typing import Final
 
 from softbench.interface.dtypes import ITEMSIZE
+from softbench.interface.row_plan import Regime, RowPlan, vector_width
 from softbench_backends.numba_cuda.device import SIMULATED
 
-__all__ = ["MOST_PIECES", "SHARED_BYTES", "Plan", "Regime", "boundaries", "plan_for"]
-
-
-class Regime(enum.Enum):
-    """Where a row is kept between its first reading and the writing of results."""
-
-    REGISTERS = "registers"
-    SHARED = "shared"
-    SEGMENTS = "segments"
-
-
-class Plan(NamedTuple):
-    """How a row is dealt to threads.
-
-    A tile is ``lanes * values`` elements: groups of ``width`` neighbours go to the lanes in turn. So lane ``l`` holds
-    elements ``(g lanes + l) width + u``, ``u < width``, of groups ``g = 0, 1 ...``.
-    """
-
-    lanes: int
-    """Threads that share a row, or a segment; a power of two."""
-    values: int
-    """Elements that a thread keeps in registers."""
-    regime: Regime
-    rows: int
-    """Rows per block; 1 beyond a warp. The only number that may differ between machines."""
-    width: int = 1
-    """Neighbours per group: 16 bytes of them where that divides K, else 1."""
-    whole: bool = False
-    """Whether groups are aligned, so that one access moves 16 bytes. Changes no result."""
-    length: int = 0
-    """Elements of a segment, whole tiles of them."""
-
-    @property
-    def threads(self) -> int:
-        """Threads per block."""
-        return self.lanes * self.rows
-
-    @property
-    def tile(self) -> int:
-        """Elements of a tile."""
-        return self.lanes * self.values
-
-    @property
-    def kernel(self) -> Plan:
-        """All of the plan that a kernel is compiled for."""
-        return self._replace(length=0)
-
-    def pieces(self, k: int) -> int:
-        """Segments of a row of ``k`` elements."""
-        return -(-k // self.length)
+__all__ = ["MOST_PIECES", "SHARED_BYTES", "boundaries", "plan_for"]
 
 
 _WARP = 32
@@ -96,16 +46,15 @@ def _most_values(dtype: str, wide: bool) -> int:
 
 
 @functools.cache
-def plan_for(k: int, dtype: str, wide: bool, shared: bool = True) -> Plan:
+def plan_for(k: int, dtype: str, wide: bool, shared: bool = True) -> RowPlan:
     """The plan for rows of ``k`` elements; ``wide`` for operations that hold two arrays at once (soft targets).
 
     ``shared``: whether blocks of the device can have `SHARED_BYTES`.
     """
-    width = 16 // ITEMSIZE[dtype]
-    return _plan(k, dtype, wide, shared, width if k % width == 0 else 1)
+    return _plan(k, dtype, wide, shared, vector_width(k, dtype))
 
 
-def _plan(k: int, dtype: str, wide: bool, shared: bool, width: int) -> Plan:
+def _plan(k: int, dtype: str, wide: bool, shared: bool, width: int) -> RowPlan:
     most = _most_values(dtype, wide)
     values = [count for count in _VALUES if count <= most and count % width == 0]
     if k <= _WARP * most:
@@ -113,19 +62,19 @@ def _plan(k: int, dtype: str, wide: bool, shared: bool, width: int) -> Plan:
         lanes = 1
         while lanes * count < k:
             lanes *= 2
-        return Plan(lanes, count, Regime.REGISTERS, max(_BLOCK // lanes, 1), width)
+        return RowPlan(lanes, count, Regime.REGISTERS, max(_BLOCK // lanes, 1), width)
     # A block per row: the fewest lanes that hold it in half of the registers, so that several blocks share a processor.
     half = max(most // 2, width)
     for lanes in _BLOCK_LANES:
         for count in values:
             if half // 2 < count <= half and k <= lanes * count:
-                return Plan(lanes, count, Regime.REGISTERS, 1, width)
+                return RowPlan(lanes, count, Regime.REGISTERS, 1, width)
     lanes = _BLOCK_LANES[-1]
     if shared and not wide and k * ITEMSIZE[dtype] <= SHARED_BYTES:
-        return Plan(lanes, half, Regime.SHARED, 1, width)
+        return RowPlan(lanes, half, Regime.SHARED, 1, width)
     tile = lanes * half
     length = tile * max(1, -(-k // (tile * MOST_PIECES)))
-    return Plan(lanes, half, Regime.SEGMENTS, 1, width, length=length)
+    return RowPlan(lanes, half, Regime.SEGMENTS, 1, width, length=length)
 
 
 def boundaries(dtype: str, shared: bool = True) -> list[int]:

@@ -8,11 +8,12 @@ from typing import Any, Final, NamedTuple
 
 from softbench.interface.device_backend import KernelTarget
 from softbench.interface.dtypes import ITEMSIZE, name_of
+from softbench.interface.row_plan import Regime, RowPlan
 from softbench_backends.numba_cuda import kernels, loops
 from softbench_backends.numba_cuda.device import SIMULATED
 from softbench_backends.numba_cuda.launch import compiled, current_context, launch
 from softbench_backends.numba_cuda.losses import operation
-from softbench_backends.numba_cuda.plan import SHARED_BYTES, Plan, Regime, boundaries, plan_for
+from softbench_backends.numba_cuda.plan import SHARED_BYTES, boundaries, plan_for
 from softbench_backends.numba_cuda.records import SEGMENT_TYPES, row_types, target_fields, target_types
 from softbench_backends.numba_cuda.views import STORAGE, View
 
@@ -71,7 +72,7 @@ def _aligned(*views: View | None) -> bool:
     return not any(view is not None and view.address % _SIXTEEN for view in views)
 
 
-def _loop_plan(k: int, dtype: str, wide: bool, *views: View) -> Plan:
+def _loop_plan(k: int, dtype: str, wide: bool, *views: View) -> RowPlan:
     """The plan of a kernel that loops over rows."""
     plan = plan_for(k, dtype, wide, False).kernel
     return plan._replace(whole=plan.width > 1 and _aligned(*views))
@@ -86,7 +87,7 @@ class Stage(NamedTuple):
     threads: int
 
 
-def stages(name: str, dtype: str, plan: Plan, numbers: bool, entries: bool, q_dtype: str) -> list[Stage]:
+def stages(name: str, dtype: str, plan: RowPlan, numbers: bool, entries: bool, q_dtype: str) -> list[Stage]:
     """The kernels of an operation, in order; ``numbers`` and ``entries``: which of its results are wanted."""
     types: tuple[Any, ...] = (
         row_types(STORAGE[dtype], STORAGE[dtype if name == "logsumexp" else "float64"]),
@@ -109,7 +110,7 @@ def stages(name: str, dtype: str, plan: Plan, numbers: bool, entries: bool, q_dt
 class Prepared(NamedTuple):
     """What calls on rows of one K, dtype and alignment have in common."""
 
-    plan: Plan
+    plan: RowPlan
     kernels: tuple[Any, ...]
     pieces: int
     """Segments per row; 0 where there are none."""
@@ -121,7 +122,7 @@ class Prepared(NamedTuple):
 def prepared(
     name: str, k: int, dtype: str, q_dtype: str, aligned: bool, numbers: bool, entries: bool, shared: bool
 ) -> Prepared:
-    """Plan and kernels of an operation, compiled on first use; ``aligned``: all arrays begin on 16 bytes."""
+    """RowPlan and kernels of an operation, compiled on first use; ``aligned``: all arrays begin on 16 bytes."""
     plan = plan_for(k, dtype, name in ("soft", "smooth", "smooth_weighted"), shared)
     plan = plan._replace(whole=aligned and plan.width > 1)
     found = tuple(compiled(*stage) for stage in stages(name, dtype, plan, numbers, entries, q_dtype))

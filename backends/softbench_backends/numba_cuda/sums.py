@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from softbench.interface.row_plan import RowPlan
 from softbench_backends.numba_cuda.arithmetic import RAISE, UNIT, Arithmetic, arithmetic, merge, normalised
 from softbench_backends.numba_cuda.device import device, shuffle_xor
 from softbench_backends.numba_cuda.lanes import greater, lanes_of
 from softbench_backends.numba_cuda.memory import real_of
-from softbench_backends.numba_cuda.plan import Plan
 
 __all__ = ["LOWERED", "Parts", "exponential_sums", "parts", "target_sums", "tile_maximum"]
 
@@ -59,7 +59,7 @@ class Exponentials(NamedTuple):
     """``(high, low, ties, slots)``: all lanes' sums as ``(high, low, raised)`` of ``s``."""
 
 
-def exponential_sums(a: Arithmetic, dtype: str, plan: Plan, keep: bool) -> Exponentials:
+def exponential_sums(a: Arithmetic, dtype: str, plan: RowPlan, keep: bool) -> Exponentials:
     """Exponentials of tiles, summed in units of 2^-UNIT per lane; ``keep``: they replace the logits in the tile."""
     shift, exp_unit, accumulate = a.shift, a.exp_unit, a.accumulate
     total_and_count, values = lanes_of(plan.lanes, dtype).total_and_count, plan.values
@@ -91,7 +91,7 @@ def exponential_sums(a: Arithmetic, dtype: str, plan: Plan, keep: bool) -> Expon
     return Exponentials(add, total)
 
 
-def target_sums(dtype: str, plan: Plan) -> Device:
+def target_sums(dtype: str, plan: RowPlan) -> Device:
     """Device function ``(tile, targets, m, slots)``: ``(mass, mass_low, gap, gap_low)`` of a tile, over all lanes."""
     lanes, exact = lanes_of(plan.lanes, dtype), arithmetic("float64" if dtype == "float64" else "float32")
     maximum, total, two_sum, power_of, values = lanes.maximum, lanes.total, exact.two_sum, exact.power, plan.values

@@ -1,7 +1,7 @@
 """What the kernels of every regime are put together from: reading a tile, summing it, finishing a row, writing a tile.
 
 Each function here makes a device function for one operation, dtype and plan. Lanes deal with groups of neighbours
-(`plan.Plan`); per element everything is in the dtype that rows are computed in.
+(`softbench.interface.row_plan.RowPlan`); per element everything is in the dtype that rows are computed in.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from softbench.interface.row_plan import RowPlan
 from softbench_backends.numba_cuda.device import device
 from softbench_backends.numba_cuda.lanes import WARP, lanes_of, slot_count
 from softbench_backends.numba_cuda.memory import memory, real_of, writer
 from softbench_backends.numba_cuda.operations import Operation
-from softbench_backends.numba_cuda.plan import Plan
 from softbench_backends.numba_cuda.sums import exponential_sums, target_sums, tile_maximum
 
 __all__ = [
@@ -44,7 +44,7 @@ def _no_targets_again(target: Any, base: Any, j: Any, y: Any, r: Any, targets: A
     pass
 
 
-def tile_loader(op: Operation, dtype: str, plan: Plan) -> Device:
+def tile_loader(op: Operation, dtype: str, plan: RowPlan) -> Device:
     """Device function ``(x, target, base, start, first, end, tile, targets)``: a lane's groups from class ``first`` on.
 
     Beyond ``end`` there are -inf, and targets of 0.
@@ -75,7 +75,7 @@ def tile_loader(op: Operation, dtype: str, plan: Plan) -> Device:
     return load_tile
 
 
-def tile_summer(op: Operation, dtype: str, plan: Plan, keep: bool) -> Device:
+def tile_summer(op: Operation, dtype: str, plan: RowPlan, keep: bool) -> Device:
     """Device function ``(tile, targets, slots)``: the sums of a tile; ``keep``: its exponentials are left in it."""
     lanes, least = lanes_of(plan.lanes, dtype), real_of(dtype)(-np.inf)
     largest, maximum = tile_maximum(plan.values), lanes.maximum
@@ -104,7 +104,7 @@ def tile_summer(op: Operation, dtype: str, plan: Plan, keep: bool) -> Device:
     return tile_sums
 
 
-def row_finisher(op: Operation, plan: Plan, entries: bool) -> Device:
+def row_finisher(op: Operation, plan: RowPlan, entries: bool) -> Device:
     """Device function ``(sums, start, row, k, target, slots)``: the row's number, right in its first lane, and ``r``.
 
     On return everything that lanes read of the row before has been read.
@@ -135,13 +135,13 @@ def row_finisher(op: Operation, plan: Plan, entries: bool) -> Device:
     return finish_row
 
 
-def slots_needed(op: Operation, plan: Plan, entries: bool) -> int:
+def slots_needed(op: Operation, plan: RowPlan, entries: bool) -> int:
     """Elements of shared memory for a kernel's exchanges and for `row_finisher`; an even number, so 16 bytes each."""
     count = slot_count(plan.lanes) + (op.size if plan.lanes > WARP and entries else 0)
     return count + count % 2
 
 
-def tile_writer(op: Operation, dtype: str, plan: Plan, held: bool, again: bool) -> Device:
+def tile_writer(op: Operation, dtype: str, plan: RowPlan, held: bool, again: bool) -> Device:
     """Device function ``(out, target, base, y, r, first, end, tile, targets)``: entries of a lane's groups.
 
     ``tile`` holds exponentials if ``held``, else logits. ``again``: targets are made or read again for the entries.
@@ -177,7 +177,7 @@ def tile_writer(op: Operation, dtype: str, plan: Plan, held: bool, again: bool) 
     return write_tile
 
 
-def label_writer(op: Operation, dtype: str, plan: Plan) -> Device:
+def label_writer(op: Operation, dtype: str, plan: RowPlan) -> Device:
     """Device function ``(out, target, row, base, r, lane, start, end)``: the label's entry, by the lane whose it is."""
     label_entry, write = op.label_entry, memory(dtype, plan.width, plan.whole).write
     width, lanes = plan.width, plan.lanes
@@ -197,7 +197,7 @@ def label_writer(op: Operation, dtype: str, plan: Plan) -> Device:
     return write_label
 
 
-def careful_writer(op: Operation, dtype: str, plan: Plan) -> Device:
+def careful_writer(op: Operation, dtype: str, plan: RowPlan) -> Device:
     """Device function ``(x, out, target, base, y, r, start, end, lane)``: all entries of a row whose factors are rare.
 
     A lane writes what it alone has read, in groups as `tile_writer` does, so that a row may be written in place.
