@@ -13,8 +13,9 @@ import pytest
 from softbench import cli
 from softbench.conformance import contract, docs, run
 from softbench.conformance.backend_under_test import under_test
-from softbench.conformance.case import PROFILES, Case, Raises
+from softbench.conformance.case import Case, Raises
 from softbench.conformance.failures import Failure, mismatch, near
+from softbench.conformance.profiles import PROFILES
 from softbench.conformance.runner import decide, judge_case, stale_deviations
 from softbench.errors import BackendUnavailableError, NotProvidedError, UnknownBackendError
 from softbench.front.backend import Backend
