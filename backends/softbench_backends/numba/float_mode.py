@@ -50,9 +50,11 @@ def keep_subnormals(function: ir.Function) -> None:
     enter, leave = module.globals.get("softbench_enter"), module.globals.get("softbench_leave")
     if enter is None:
         enter, leave = _make_enter(module), _make_leave(module)
+    # At the end of the first block, which holds what the function keeps on the stack: LLVM takes what is reserved
+    # behind a branch for memory of varying size, and has then put vectors at addresses that are not theirs.
     builder = ir.IRBuilder()
-    builder.position_at_start(function.entry_basic_block)
-    environment = builder.bitcast(builder.alloca(_I64, _ENVIRONMENT_WORDS), _POINTER)
+    builder.position_before(function.entry_basic_block.terminator)
+    environment = builder.bitcast(builder.alloca(ir.ArrayType(_I64, _ENVIRONMENT_WORDS)), _POINTER)
     flushed = builder.call(enter, [environment])
     for block in function.blocks:
         if isinstance(block.terminator, ir.Ret):
