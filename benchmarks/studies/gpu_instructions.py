@@ -40,9 +40,10 @@ FIRST = "threadIdx.x < 32"  # what only the first warp does
 HOLDS = "const bool holds = __any_sync(FULL, own == m);"  # and what only the warp of the maximum
 SHARED = "static __shared__ RowResult<C> shared;"  # between warps: used, whichever of them is compiled for
 USED = (
-    " if (n_rows < 0) { ((volatile char*)&shared)[lanes] = 1; *(volatile char*)rows = ((volatile char*)sums)[lanes]; }"
+    " if (call.rows.n < 0) { ((volatile char*)&shared)[call.rows.k] = 1;"
+    " *(volatile char*)call.rows.numbers = ((volatile char*)sums)[call.rows.k]; }"
 )
-NO_RESULT = "if (OP == LOGSUMEXP || !out) return;"
+NO_RESULT = "if (OP == LOGSUMEXP || !rows.out) return;"
 KERNELS = {  # operation, and array passes: a loss alone writes none
     "softmax": ("SOFTMAX", 2),
     "log_softmax": ("LOG_SOFTMAX", 2),

@@ -61,31 +61,31 @@ int main() {{
         for (i64 i = 0; i < n * k; ++i) x[i] = (float)std::sin(i * 0.7) * 5;
         const float* xp = x.data(); float* out = x.data(); void* rows = loss.data();
         const i64* lp = labels.data(); const double* none = nullptr; const double* wp = weight.data();
-        const float* qp = q.data(); double eps = 0.1, divisor = 3; i64 first = 0, length = 4096, nn = n, kk = k;
-        int lanes = k < 16 ? 4 : 64, whole = 0, pieces = (int)((k + length - 1) / length);
-        StoredPart* pp = parts.data(); double* cp = chosen.data();
-        void* resident_args[] = {{&xp, &out, &rows, &nn, &kk, &lanes, &whole, &lp, &none, &wp, &eps, &qp, &none,
-                                 &divisor}};
-        i64 half = (k + 7) / 8 * 4;
-        void* staged_args[] = {{&xp, &out, &rows, &kk, &kk, &whole, &lp, &none, &wp, &eps, &qp, &none, &divisor}};
-        void* clustered_args[] = {{&xp, &out, &rows, &kk, &half, &whole, &lp, &none, &wp, &eps, &qp, &none, &divisor}};
-        void* sums_args[] = {{&xp, &first, &kk, &length, &whole, &lp, &wp, &qp, &pp, &cp}};
-        void* write_args[] = {{&xp, &out, &rows, &first, &kk, &length, &pieces, &whole, &lp, &none, &wp, &eps, &qp,
-                              &none, &divisor, &pp, &cp}};
+        const float* qp = q.data(); const double eps = 0.1, divisor = 3; const i64 length = 4096;
+        const int lanes = k < 16 ? 4 : 64;
+        const i64 pieces = (k + length - 1) / length;
+        Call<float> call = {{{{xp, out, rows, n, k}}, {{lp, none, wp, eps, qp, none, divisor}}, {{k, lanes, 0}},
+                            {{parts.data(), chosen.data(), 0, pieces}}}};
+        Call<float> half = call, cut = call;
+        half.sharing.length = (k + 7) / 8 * 4;
+        cut.sharing.length = length;
+        void* whole_row[] = {{&call}};
+        void* half_row[] = {{&half}};
+        void* segment[] = {{&cut}};
         using cuda_on_cpu::launch;
         const unsigned r = (unsigned)n;
         if (k < 1000) {{
             const unsigned block = k < 16 ? 32u : 64u;
-            failed |= launch(&resident<float, SMOOTH, 1, 16>, {{{{r, 1, 1}}, {{block, 1, 1}}, 0}}, resident_args);
-            failed |= launch(&resident<float, SOFT, 1, 16>, {{{{r, 1, 1}}, {{block, 1, 1}}, 0}}, resident_args);
+            failed |= launch(&resident<float, SMOOTH, 1, 16>, {{{{r, 1, 1}}, {{block, 1, 1}}, 0}}, whole_row);
+            failed |= launch(&resident<float, SOFT, 1, 16>, {{{{r, 1, 1}}, {{block, 1, 1}}, 0}}, whole_row);
         }}
         const size_t shared = STAGED_SLOTS + (k + 3) / 4 * 16;
-        failed |= launch(&staged<float, SMOOTH>, {{{{r, 1, 1}}, {{64, 1, 1}}, shared}}, staged_args);
-        failed |= launch(&staged<float, INDEX>, {{{{r, 1, 1}}, {{64, 1, 1}}, shared}}, staged_args);
-        failed |= launch(&clustered<float, SMOOTH, 2>, {{{{2 * r, 1, 1}}, {{64, 1, 1}}, shared, 2}}, clustered_args);
-        failed |= launch(&clustered<float, INDEX, 2>, {{{{2 * r, 1, 1}}, {{64, 1, 1}}, shared, 2}}, clustered_args);
-        failed |= launch(&segment_sums<float, SMOOTH, 1>, {{{{(unsigned)pieces, r, 1}}, {{64, 1, 1}}, 0}}, sums_args);
-        failed |= launch(&segment_write<float, SMOOTH, 1>, {{{{(unsigned)pieces, r, 1}}, {{64, 1, 1}}, 0}}, write_args);
+        failed |= launch(&staged<float, SMOOTH>, {{{{r, 1, 1}}, {{64, 1, 1}}, shared}}, whole_row);
+        failed |= launch(&staged<float, INDEX>, {{{{r, 1, 1}}, {{64, 1, 1}}, shared}}, whole_row);
+        failed |= launch(&clustered<float, SMOOTH, 2>, {{{{2 * r, 1, 1}}, {{64, 1, 1}}, shared, 2}}, half_row);
+        failed |= launch(&clustered<float, INDEX, 2>, {{{{2 * r, 1, 1}}, {{64, 1, 1}}, shared, 2}}, half_row);
+        failed |= launch(&segment_sums<float, SMOOTH, 1>, {{{{(unsigned)pieces, r, 1}}, {{64, 1, 1}}, 0}}, segment);
+        failed |= launch(&segment_write<float, SMOOTH, 1>, {{{{(unsigned)pieces, r, 1}}, {{64, 1, 1}}, 0}}, segment);
     }}
     return failed;
 }}

@@ -22,7 +22,7 @@ from softbench.interface import Availability
 from softbench.interface.host_arrays import HostArrays, Layout
 from softbench_backends.cupy import CupyBackend, plan
 from softbench_backends.cupy.device import Launch
-from softbench_backends.cupy.source import FOLDER, source
+from softbench_backends.cupy.source import source
 
 __all__ = ["SANITIZED", "CpuDevice", "CupyOnCpu", "build", "compiler", "generate"]
 
@@ -47,8 +47,8 @@ def _cpu_flags() -> tuple[str, ...]:
 
 
 def kernels() -> str:
-    """The unmodified source."""
-    return f'#include "{FOLDER / "kernels.cu"}"'
+    """The source, as a device's compiler gets it."""
+    return source()
 
 
 def generate(dtypes: tuple[str, ...]) -> str:
@@ -129,20 +129,15 @@ class CpuDevice:
         self.is_capturing = False
         self.staged_bytes = staged_bytes
 
-    def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
+    def launch(self, kernel: str, how: Launch, arguments: Sequence[Any] | bytes) -> None:
         self.launched.append((kernel, how))
         call = self._find(kernel)
-        pointers = (ctypes.c_void_p * len(arguments))()
-        cells = []
-        for i, argument in enumerate(arguments):
-            if isinstance(argument, np.ndarray):
-                assert argument.flags.c_contiguous or argument.size == 0, f"{kernel}: argument {i} is not contiguous"
-                argument = np.uint64(argument.ctypes.data)
-            elif argument is None:
-                argument = np.uint64(0)
-            assert isinstance(argument, np.generic), f"{kernel}: argument {i} has no exact type: {argument!r}"
-            cells.append(ctypes.create_string_buffer(argument.tobytes(), 16))
-            pointers[i] = ctypes.addressof(cells[-1])
+        if isinstance(arguments, bytes):
+            values = [arguments]
+        else:
+            values = [_value(argument, f"{kernel}: argument {i}") for i, argument in enumerate(arguments)]
+        cells = [ctypes.create_string_buffer(value, max(len(value), 16)) for value in values]
+        pointers = (ctypes.c_void_p * len(cells))(*map(ctypes.addressof, cells))
         begin = _Dim3(*self.first_block(how), 0)
         launch = _Launch(_Dim3(*how.grid, 1), _Dim3(how.block, 1, 1), how.shared, how.cluster, begin)
         failed = call(ctypes.byref(launch), pointers)
@@ -181,6 +176,17 @@ class CpuDevice:
 
     def info(self) -> dict[str, object]:
         return {"device": "cpu", "note": "CUDA source executed on CPU"}
+
+
+def _value(argument: Any, what: str) -> bytes:
+    """An argument as a kernel gets it."""
+    if isinstance(argument, np.ndarray):
+        assert argument.flags.c_contiguous or argument.size == 0, f"{what} is not contiguous"
+        argument = np.uint64(argument.ctypes.data)
+    elif argument is None:
+        argument = np.uint64(0)
+    assert isinstance(argument, np.generic), f"{what} has no exact type: {argument!r}"
+    return argument.tobytes()
 
 
 class CupyOnCpu(CupyBackend):

@@ -16,10 +16,10 @@ import numpy as np
 
 from softbench.interface import Array, Availability
 from softbench.interface.device_backend import NO_TARGET, DeviceBackend, KernelTarget
-from softbench.interface.dtypes import compute_dtype, name_of, numpy_dtype
+from softbench.interface.dtypes import ITEMSIZE, compute_dtype, name_of, numpy_dtype
 from softbench.interface.host_arrays import Layout
 from softbench.interface.row_plan import Regime, RowPlan, vector_width
-from softbench_backends.cupy import plan
+from softbench_backends.cupy import calls, plan
 from softbench_backends.cupy.device import CupyDevice, Device, Launch, unavailable
 
 __all__ = ["CupyBackend"]
@@ -28,10 +28,6 @@ _MAX_GRID: Final = (1 << 31) - 1
 _MAX_GRID_Y: Final = 65535
 _FLAT_BLOCK: Final = 256
 _FLAT_GRID: Final = 1 << 16  # kernels over single elements loop beyond this many blocks
-_SUM_BLOCK: Final = 256
-_SUM_CHUNK: Final = 8192  # CHUNK of primitives.cuh
-_CHUNK_DOUBLES: Final = 4  # of Chunk there
-_PART_DOUBLES: Final = 9  # of StoredPart in segments.cuh
 
 
 class CupyBackend(DeviceBackend):
@@ -212,14 +208,14 @@ class CupyBackend(DeviceBackend):
 
     def _sum(self, n: int, values: Array | None, target: KernelTarget, out: Array, *, divides: bool) -> None:
         """Sum ``values``, or the weights of rows, into ``out``: one number, or two whose sum it is."""
-        count = -(-n // _SUM_CHUNK)
-        chunks = self.xp.empty((max(count, 1), _CHUNK_DOUBLES), np.float64)
+        count = -(-n // plan.SUM_CHUNK)
+        chunks = self.xp.empty((max(count, 1), plan.CHUNK_DOUBLES), np.float64)
         if count:
             terms = values, target.labels, target.sample_weight, target.class_weight, np.int64(n), chunks
-            self.device.launch("sum_chunks", Launch((count, 1), _SUM_BLOCK), terms)
+            self.device.launch("sum_chunks", Launch((count, 1), plan.SUM_BLOCK), terms)
         division = np.int32(divides), target.divisor, np.float64(target.divisor_value)
         arguments = chunks, np.int64(count), *division, np.int32(out.size == 2), out
-        self.device.launch("sum_total", Launch((1, 1), _SUM_BLOCK), arguments)
+        self.device.launch("sum_total", Launch((1, 1), plan.SUM_BLOCK), arguments)
 
     # -- row kernels -----------------------------------------------------------------------------------
 
@@ -249,47 +245,54 @@ class CupyBackend(DeviceBackend):
     def run(self, operation: str, x: Array, out: Array | None, numbers: Array | None, target: KernelTarget) -> None:
         """One kernel, or two where rows do not stay on chip."""
         n, k = x.shape
+        dtype = name_of(x.dtype)
         if target.q is not None:
-            target = target._replace(q=self._cast(target.q, compute_dtype(name_of(x.dtype))))
-        how, kernel, launch, sizes = _planned(operation, name_of(x.dtype), n, k, self.device.staged_bytes)
-        whole = np.int32(k % how.width == 0 and self._whole(how.width, x, out))
-        arguments = (*target[:3], np.float64(target.smoothing), *target[4:6], np.float64(target.divisor_value))
+            target = target._replace(q=self._cast(target.q, compute_dtype(dtype)))
+        how, kernel, launch = _planned(operation, dtype, n, k, self.device.staged_bytes)
+        rows = calls.Rows(self._at(x), self._at(out), self._at(numbers), n, k)
+        whole = k % how.width == 0 and (rows.x | rows.out) % (how.width * ITEMSIZE[dtype]) == 0
+        sharing = calls.Sharing(how.length, how.lanes, whole)
         if how.regime is Regime.SEGMENTS:
-            self._segments(operation, how, whole, x, out, numbers, arguments)
+            self._run_segments(operation, dtype, how, rows, self._pointers(target), sharing)
         else:
-            self.device.launch(kernel, launch, (x, out, numbers, *sizes, whole, *arguments))
+            self.device.launch(kernel, launch, calls.packed(rows, self._pointers(target), sharing))
 
-    def _segments(
+    def _run_segments(
         self,
         operation: str,
-        cut: RowPlan,
-        whole: np.int32,
-        x: Array,
-        out: Array | None,
-        per_row: Array | None,
-        target: tuple[Any, ...],
+        dtype: str,
+        how: RowPlan,
+        rows: calls.Rows,
+        targets: calls.TargetPointers,
+        sharing: calls.Sharing,
     ) -> None:
-        """`_rows` for rows that are cut into segments."""
-        n, k = x.shape
-        storage = plan.STORAGE[x.dtype.name]
-        labels, _, class_weight, _, q, *_ = target
-        length = np.int64(k), np.int64(cut.length)
+        """`run` for rows that are cut into segments."""
+        n, k = rows.n, rows.k
+        storage, pieces = plan.STORAGE[dtype], how.pieces(k)
         # Rows are read a second time for `out`: as many at once as leave the first reading in half of the cache.
-        group = max(1, self.device.cache_bytes // (2 * k * x.dtype.itemsize)) if out is not None else n
+        group = max(1, self.device.cache_bytes // (2 * k * ITEMSIZE[dtype])) if rows.out else n
         group = min(group, n, _MAX_GRID_Y)
-        pieces = cut.pieces(k)
-        parts = self.xp.empty((group, pieces, _PART_DOUBLES), np.float64)
+        parts = self.xp.empty((group, pieces, plan.PART_DOUBLES), np.float64)
         chosen = self.xp.empty((group,), np.float64)
-        sums = f"segment_sums<{storage}, {plan.SUMS_OF[operation].upper()}, {cut.width}>"
-        write = f"segment_write<{storage}, {operation.upper()}, {cut.width}>"
+        sums = f"segment_sums<{storage}, {plan.SUMS_OF[operation].upper()}, {how.width}>"
+        write = f"segment_write<{storage}, {operation.upper()}, {how.width}>"
         for first in range(0, n, group):
-            rows = min(group, n - first)
-            start = np.int64(first)
-            arguments = (x, start, *length, whole, labels, class_weight, q, parts, chosen)
-            self.device.launch(sums, Launch((pieces, rows), cut.threads), arguments)
-            arguments = (x, out, per_row, start, *length, np.int32(pieces), whole, *target, parts, chosen)
-            grid = (pieces if out is not None else 1, rows)
-            self.device.launch(write, Launch(grid, cut.threads), arguments)
+            grid = pieces, min(group, n - first)
+            segments = calls.Segments(self._at(parts), self._at(chosen), first, pieces)
+            call = calls.packed(rows, targets, sharing, segments)
+            self.device.launch(sums, Launch(grid, how.threads), call)
+            self.device.launch(write, Launch(grid if rows.out else (1, grid[1]), how.threads), call)
+
+    def _at(self, array: Array | None) -> int:
+        """Where an array lies; 0 where there is none."""
+        return 0 if array is None else self.device.address(array)
+
+    def _pointers(self, target: KernelTarget) -> calls.TargetPointers:
+        if target is NO_TARGET:
+            return calls.NO_POINTERS
+        labels, sample_weight, class_weight, smoothing, q, pair, divisor = target
+        weights = self._at(sample_weight), self._at(class_weight)
+        return calls.TargetPointers(self._at(labels), *weights, smoothing, self._at(q), self._at(pair), divisor)
 
     # -- launches --------------------------------------------------------------------------------------
 
@@ -328,17 +331,13 @@ def _plain(array: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=4096)
-def _planned(
-    operation: str, dtype: str, n: int, k: int, staged_bytes: int
-) -> tuple[RowPlan, str, Launch, tuple[np.generic, ...]]:
-    """The plan of an operation over ``(n, k)`` rows, its kernel, launch and sizes; of segments the plan alone."""
-    storage, how = plan.STORAGE[dtype], plan.rows(k, dtype, staged_bytes)
+def _planned(operation: str, dtype: str, n: int, k: int, staged_bytes: int) -> tuple[RowPlan, str, Launch]:
+    """The plan of an operation over ``(n, k)`` rows, its kernel and launch; of segments the plan alone."""
+    how = plan.rows(k, dtype, staged_bytes)
     if how.regime is Regime.SEGMENTS:
-        return how, "", Launch((0, 0), 0), ()
+        return how, "", Launch((0, 0), 0)
     launch = Launch((-(-n // how.rows) * how.blocks, 1), how.threads, plan.shared_bytes(how, dtype), how.blocks)
-    instance = f"{storage}, {operation.upper()}"
+    instance = f"{plan.STORAGE[dtype]}, {operation.upper()}"
     if how.regime is Regime.REGISTERS:
-        kernel = f"resident<{instance}, {how.width}, {how.values}>"
-        return how, kernel, launch, (np.int64(n), np.int64(k), np.int32(how.lanes))
-    kernel = f"staged<{instance}>" if how.blocks == 1 else f"clustered<{instance}, {how.blocks}>"
-    return how, kernel, launch, (np.int64(k), np.int64(how.length))
+        return how, f"resident<{instance}, {how.width}, {how.values}>", launch
+    return how, f"staged<{instance}>" if how.blocks == 1 else f"clustered<{instance}, {how.blocks}>", launch

@@ -17,6 +17,7 @@ import numpy as np
 from softbench.interface import messages
 from softbench.interface.dtypes import numpy_dtype
 from softbench.interface.host_arrays import Layout
+from softbench_backends.cupy import calls
 from softbench_backends.cupy.plan import BLOCK_BYTES, MOST_BLOCK_BYTES, MOST_BLOCKS, STAGED_SLOTS
 from softbench_backends.cupy.source import PROBE, source
 
@@ -50,8 +51,11 @@ class Device(Protocol):
     def staged_bytes(self) -> int:
         """The largest row that can be kept in the shared memory of a block, or of a cluster of blocks."""
 
-    def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
-        """Start a kernel instance. Arguments are arrays, NumPy scalars of the parameter's exact type, or None."""
+    def launch(self, kernel: str, how: Launch, arguments: Sequence[Any] | bytes) -> None:
+        """Start a kernel instance.
+
+        Arguments are a record (`calls.packed`), or arrays, NumPy scalars of the parameter's exact type, and None.
+        """
 
     def adopt(self, obj: Any, argument: str) -> Array | None:
         """``obj`` as an array of ``xp`` over the same memory if it lies on this device, else None.
@@ -142,13 +146,16 @@ class CupyDevice:
             return False
         return True
 
-    def launch(self, kernel: str, how: Launch, arguments: Sequence[Any]) -> None:
+    def launch(self, kernel: str, how: Launch, arguments: Sequence[Any] | bytes) -> None:
         """Start a kernel instance on the current stream, compiling it first if need be (CuPy keeps it on disk)."""
         key = (self.xp.cuda.runtime.getDevice(), kernel)
         function = self._kernels.get(key)
         if function is None:
             function = self._compiled(key, bool(how.shared))
-        given = tuple([_NULL if argument is None else argument for argument in arguments])
+        if isinstance(arguments, bytes):  # CuPy passes a NumPy array of one element by value
+            given: tuple[Any, ...] = (np.frombuffer(arguments, _RECORD),)
+        else:
+            given = tuple([_NULL if argument is None else argument for argument in arguments])
         function(how.grid, (how.block,), given, shared_mem=how.shared)
 
     def _compiled(self, key: tuple[int, str], shared: bool) -> Any:
@@ -259,6 +266,7 @@ def unavailable() -> str:
     return ""
 
 
+_RECORD = np.dtype((np.void, calls.layout()[0]))
 _NULL = np.uint64(0)  # a pointer argument of a kernel
 _CUDA_KINDS = (2, 13)  # DLPack's kDLCUDA and kDLCUDAManaged
 

@@ -25,14 +25,25 @@ from softbench.interface.row_plan import Regime, RowPlan, vector_width
 
 __all__ = [
     "BLOCK_BYTES",
+    "CHUNK_DOUBLES",
     "LABEL_TYPES",
     "MOST_BLOCKS",
     "MOST_BLOCK_BYTES",
+    "MOST_LANES",
+    "PART_DOUBLES",
+    "RESIDENT_BLOCK",
     "ROW_OPERATIONS",
+    "SEGMENT_BLOCK",
+    "STAGED_BLOCK",
     "STAGED_BYTES",
+    "STAGED_PACKS",
+    "STAGED_PACKS_OF_HALVES",
     "STAGED_SLOTS",
     "STORAGE",
     "SUMS_OF",
+    "SUM_BLOCK",
+    "SUM_CHUNK",
+    "WARPED_BLOCK",
     "boundaries",
     "instances",
     "loop_plan",
@@ -93,10 +104,18 @@ _RESIDENT: Final = {  # by size of the numbers computed with: largest K, lanes p
 }
 
 _WARP: Final = 32
-_WARPED_BLOCK: Final = 128  # threads of a block whose rows take a warp or less each
-_STAGED_BLOCK: Final = 256
+WARPED_BLOCK: Final = 128
+"""Threads of a block whose rows take a warp or less each."""
+RESIDENT_BLOCK: Final = 256
+"""The most of one whose row stays in registers."""
+MOST_LANES: Final = 1024
+"""The most of one that loops over its row."""
+STAGED_BLOCK: Final = 256
+STAGED_PACKS: Final = 4
+"""Packs of 16 bytes that a thread works on at once, of rows in shared memory."""
+STAGED_PACKS_OF_HALVES: Final = 2
 STAGED_SLOTS: Final = 1024
-"""``STAGED_SLOTS`` of ``staged.cuh``: shared memory besides a row's elements."""
+"""Bytes of shared memory before a row's elements."""
 BLOCK_BYTES: Final = 72 << 10
 """Elements a block keeps in shared memory: three blocks fit a multiprocessor of 228 KB, so that one reads while another
 computes and the third writes."""
@@ -112,10 +131,17 @@ _STAGED: Final = (
     (4, 4 * BLOCK_BYTES),
     (MOST_BLOCKS, STAGED_BYTES),
 )  # blocks, row's bytes
-_SEGMENT_BLOCK: Final = 512
+SEGMENT_BLOCK: Final = 512
 _SEGMENT_MIN: Final = 8192  # a segment's block should outlive the cost of combining segments
 _SEGMENT_STEP: Final = 4096  # elements a block reads per step, at most: segments are whole steps
-_SEGMENTS_MAX: Final = 256  # SEGMENTS of segments.cuh
+_SEGMENTS_MAX: Final = 256
+PART_DOUBLES: Final = 9
+"""Of what a segment leaves of its sums: ``StoredPart``."""
+SUM_BLOCK: Final = 256
+SUM_CHUNK: Final = 8192
+"""Numbers that a block sums."""
+CHUNK_DOUBLES: Final = 4
+"""Of what it leaves of them: ``Chunk``."""
 
 
 def rows(k: int, dtype: str, staged_bytes: int = STAGED_BYTES) -> RowPlan:
@@ -128,10 +154,11 @@ def rows(k: int, dtype: str, staged_bytes: int = STAGED_BYTES) -> RowPlan:
         if k * ITEMSIZE[dtype] <= min(most, staged_bytes):
             regime = Regime.SHARED if blocks == 1 else Regime.CLUSTER
             length = _whole(-(-k // blocks), width)
-            return RowPlan(_STAGED_BLOCK, width, regime, width=width, length=length, blocks=blocks)
+            values = width * (STAGED_PACKS_OF_HALVES if ITEMSIZE[dtype] == 2 else STAGED_PACKS)
+            return RowPlan(STAGED_BLOCK, values, regime, width=width, length=length, blocks=blocks)
     width = vector_width(k, dtype)
     length = max(_SEGMENT_MIN, _whole(-(-k // _SEGMENTS_MAX), _SEGMENT_STEP))
-    return RowPlan(_SEGMENT_BLOCK, width, Regime.SEGMENTS, width=width, length=length)
+    return RowPlan(SEGMENT_BLOCK, width, Regime.SEGMENTS, width=width, length=length)
 
 
 def shared_bytes(plan: RowPlan, dtype: str) -> int:
@@ -153,13 +180,13 @@ def boundaries(dtype: str, staged_bytes: int = STAGED_BYTES) -> list[int]:
 
 def loop_plan(k: int) -> RowPlan:
     """The plan of kernels that loop over a row: argmax, log loss, checks."""
-    lanes = next((lanes for most, lanes, _ in _RESIDENT[4] if k <= most), 1024)
+    lanes = next((lanes for most, lanes, _ in _RESIDENT[4] if k <= most), MOST_LANES)
     return RowPlan(lanes, 1, Regime.REGISTERS, _rows_per_block(lanes))
 
 
 def _rows_per_block(lanes: int) -> int:
     """Several where a row takes a warp or less, else one."""
-    return max(_WARPED_BLOCK // lanes, 1) if lanes <= _WARP else 1
+    return max(WARPED_BLOCK // lanes, 1) if lanes <= _WARP else 1
 
 
 def instances(dtypes: tuple[str, ...] = tuple(STORAGE), clusters: bool = True) -> list[str]:

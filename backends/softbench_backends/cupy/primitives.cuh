@@ -30,7 +30,7 @@ struct Better {
 };
 
 template <class T, int V>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(MOST_LANES)
 argmax(const T* x, i64* out, i64 n_rows, i64 n_classes, int lanes, int whole) {
     typedef typename Compute<T>::type C;
     static __shared__ Best<C> slots[32];
@@ -76,7 +76,7 @@ __global__ void log_loss_index(const T* p, double* loss, i64 n_rows, i64 n_class
 }
 
 template <class T>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(MOST_LANES)
 log_loss_soft(const T* p, double* loss, i64 n_rows, i64 n_classes, int lanes, const typename Compute<T>::type* q) {
     static __shared__ Sum<double> slots[32];
     const int lane = threadIdx.x & (lanes - 1), rows_per_block = blockDim.x / lanes;
@@ -123,7 +123,7 @@ template <class T> __global__ void check_range(const T* values, i64 n, double lo
 
 // Rows that hold a negative number or a NaN, or whose sum is not 1.
 template <class T>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(MOST_LANES)
 check_distribution(const T* y, i64 n_rows, i64 n_classes, int lanes, double tolerance, u64* first_wrong) {
     static __shared__ Sum<double> slots[32];
     const int lane = threadIdx.x & (lanes - 1), rows_per_block = blockDim.x / lanes;
@@ -167,8 +167,6 @@ __global__ void soft_rows(const Y* y, C* q, i64 n, i64 n_classes, double smoothi
 
 // ---- sums over rows, whose order depends on N alone ----
 
-static constexpr int CHUNK = 8192;  // rows summed by one block
-
 // A sum, and that of the same terms times 2^-LOWERED, which counts where the sum itself overflows: a mean need not.
 static constexpr int LOWERED = 64;
 
@@ -178,12 +176,13 @@ struct Chunk {
 
 // values null: the weights s_i w[y_i] of rows not ignored; rows whose label is no class have class weight 1. labels
 // null: the weights s_i.
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(SUM_BLOCK)
 sum_chunks(const double* values, const i64* labels, const double* sample_weight, const double* class_weight, i64 n,
            Chunk* chunks) {
     static __shared__ Sum<double> slots[32];
     Sum<double> sum, lowered;
-    for (i64 i = (i64)blockIdx.x * CHUNK + threadIdx.x; i < n && i < (i64)(blockIdx.x + 1) * CHUNK; i += blockDim.x) {
+    const i64 begin = (i64)blockIdx.x * SUM_CHUNK, end = begin + SUM_CHUNK < n ? begin + SUM_CHUNK : n;
+    for (i64 i = begin + threadIdx.x; i < end; i += blockDim.x) {
         if (values) {
             sum.add_term(values[i]);
             lowered.add_term(values[i] * power_of_two(-LOWERED));
@@ -198,7 +197,7 @@ sum_chunks(const double* values, const i64* labels, const double* sample_weight,
 }
 
 // The total, over a divisor where there is one (`divides`), rounded once; or, with `pair`, two numbers that are it.
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(SUM_BLOCK)
 sum_total(const Chunk* chunks, i64 n_chunks, int divides, const double* divisor_at, double divisor, int pair,
           double* total) {
     static __shared__ Sum<double> slots[32];

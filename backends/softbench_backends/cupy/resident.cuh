@@ -13,31 +13,31 @@
 
 // Where all threads of a block share a row, its warp 0 finishes it for them.
 
-// rows: T per row for LOGSUMEXP, double per row (or null) for losses. out: (N, K), or null if only losses are wanted.
 template <class T, int OP, int V, int E>
-__global__ void __launch_bounds__(E >= 8 ? 256 : 128, OP >= SMOOTH ? 1 : 2)
-resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, int whole, const i64* labels,
-         const double* sample_weight, const double* class_weight, double smoothing,
-         const typename Compute<T>::type* q, const double* divisor_at, double divisor) {
+__global__ void __launch_bounds__(E >= 8 ? RESIDENT_BLOCK : WARPED_BLOCK, OP >= SMOOTH ? 1 : 2)
+resident(const Call<T> call) {
     typedef typename Compute<T>::type C;
     typedef Stats<C, kind_of<OP>> S;
     static __shared__ C maxima[32];
     static __shared__ S sums[32];
     static __shared__ Sum<C> tiny_slots[32];
     static __shared__ RowResult<C> shared;
-    const Targets<C> targets = {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor};
+    const Rows<T>& rows = call.rows;
+    const i64 n_classes = rows.k;
+    int lanes = call.sharing.lanes;
+    const bool whole = call.sharing.whole;
     const int K = (int)n_classes, lane = threadIdx.x & (lanes - 1), shift = shift_of(lanes);
     const bool by_block = lanes > 32;
     const int begin = lane * V, step = V << shift;
     const auto class_of = [&](int i) { return begin + i / V * step + i % V; };
 
     const i64 row = ((i64)blockIdx.x * blockDim.x + threadIdx.x) >> shift;
-    const bool inside = row < n_rows;
+    const bool inside = row < rows.n;
     Row<C> r = {IGNORED};
-    if (inside) r = row_of<OP>(targets, row, n_classes);
+    if (inside) r = row_of<OP>(call.targets, row, n_classes);
     const bool read = inside && r.has_label();
-    const T* from = x + row * n_classes;
-    const auto weights = weights_of<OP>(targets, row, n_classes);
+    const T* from = rows.x + row * n_classes;
+    const auto weights = weights_of<OP>(call.targets, row, n_classes);
     if ((OP == INDEX || OP == SMOOTH) && read) r.xy = widen(from[r.label]);
 
     const T* mine = from + begin;
@@ -97,17 +97,17 @@ resident(const T* x, T* out, void* rows, i64 n_rows, i64 n_classes, int lanes, i
     }
     if (!by_block || threadIdx.x < 32) {
         if (inside && lane == 0) {
-            if (rows) set_row<OP, T>(rows, row, result);
+            if (rows.numbers) set_row<OP, T>(rows.numbers, row, result);
             if (by_block) shared = result;
         }
     }
-    if (OP == LOGSUMEXP || !out) return;
+    if (OP == LOGSUMEXP || !rows.out) return;
     if (by_block) {
         __syncthreads();
         result = shared;
     }
     if (!inside) return;
-    T* to = out + row * n_classes + begin;
+    T* to = rows.out + row * n_classes + begin;
 #pragma unroll
     for (int i = 0; i < E; i += V) {
         if (class_of(i) >= K) continue;

@@ -4,21 +4,8 @@
 #pragma once
 
 #include "arithmetic.cuh"
-
-static constexpr int LOGSUMEXP = 0, SOFTMAX = 1, LOG_SOFTMAX = 2, INDEX = 3, SMOOTH = 4, SOFT = 5;
-
-static constexpr i64 IGNORED = -1, INVALID = -2;
-
-// The target of all rows, as the kernels receive it. Null weights are ones.
-template <class C> struct Targets {
-    const i64* labels;
-    const double* sample_weight;
-    const double* class_weight;
-    double smoothing;
-    const C* q;
-    const double* divisor_at;  // a pair; null: `divisor` holds it
-    double divisor;
-};
+#include "call.cuh"
+#include "constants.cuh"
 
 // NaN where nothing has weight.
 DEVICE Pair divisor_of(const double* at, double otherwise) {

@@ -88,25 +88,24 @@ DEVICE Part<C> over_parts(const Own& own, int count, int lanes, double* maxima, 
     return whole;
 }
 
-// parts: (rows, segments); chosen: the label's logit of each row (double), for a gradient that overwrites x.
 template <class T, int OP, int V>
-__global__ void __launch_bounds__(512, 1)
-segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, const i64* labels,
-             const double* class_weight, const typename Compute<T>::type* q, StoredPart* parts, double* chosen) {
+__global__ void __launch_bounds__(SEGMENT_BLOCK, 1) segment_sums(const Call<T> call) {
     typedef typename Compute<T>::type C;
     constexpr bool spread = OP == SMOOTH || OP == SOFT;
     constexpr int W = V > 4 ? V : 4;  // elements per step
     static __shared__ double maxima[32];
     static __shared__ Sum<C> sums[32];
     static __shared__ int counts[32];
-    const i64 row = first_row + blockIdx.y, begin = blockIdx.x * length;
+    const i64 n_classes = call.rows.k, length = call.sharing.length;
+    const bool whole = call.sharing.whole;
+    const i64 row = call.segments.first_row + blockIdx.y, begin = blockIdx.x * length;
     const i64 end = begin + length < n_classes ? begin + length : n_classes;
-    const T* from = x + row * n_classes;
-    const auto weights = weights_of<OP>(Targets<C>{labels, nullptr, class_weight, 0, q, nullptr, 0}, row, n_classes);
+    const T* from = call.rows.x + row * n_classes;
+    const auto weights = weights_of<OP>(call.targets, row, n_classes);
     if (OP == INDEX || OP == SMOOTH) {
-        const i64 label = labels[row];
+        const i64 label = call.targets.labels[row];
         if (label < 0) return;  // the whole block
-        if (threadIdx.x == 0 && label >= begin && label < end) chosen[blockIdx.y] = widen(from[label]);
+        if (threadIdx.x == 0 && label >= begin && label < end) call.segments.chosen[blockIdx.y] = widen(from[label]);
     }
 
     // logsumexp has no row to look at twice: its exponentials are exact.
@@ -163,25 +162,25 @@ segment_sums(const T* x, i64 first_row, i64 n_classes, i64 length, int whole, co
     part.distance = distance;
     part = over_parts<C, spread>([&](int) { return part; }, 1, blockDim.x, maxima, sums, counts);
     if (threadIdx.x == 0)
-        parts[blockIdx.y * gridDim.x + blockIdx.x] = {
+        call.segments.parts[blockIdx.y * gridDim.x + blockIdx.x] = {
             part.m, part.anchor, part.lowest, stored(part.s.v), stored(part.weight.v), stored(part.distance.v)};
 }
 
 // Grid: (segments, rows), or (1, rows) and `out` null where only a number per row is wanted. The sums of a row are
 // read by its warp 0, which takes part as a whole.
 template <class T, int OP, int V>
-__global__ void __launch_bounds__(512, 1)
-segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 length, int segments, int whole,
-              const i64* labels, const double* sample_weight, const double* class_weight, double smoothing,
-              const typename Compute<T>::type* q, const double* divisor_at, double divisor, const StoredPart* parts,
-              const double* chosen) {
+__global__ void __launch_bounds__(SEGMENT_BLOCK, 1) segment_write(const Call<T> call) {
     typedef typename Compute<T>::type C;
     typedef Wide<C> W;
     constexpr bool spread = OP == SMOOTH || OP == SOFT;
     static __shared__ RowResult<C> shared;
-    const Targets<C> targets = {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor};
-    const i64 row = first_row + blockIdx.y;
-    const i64 label = OP == INDEX || OP == SMOOTH ? labels[row] : 0;
+    const Rows<T>& rows = call.rows;
+    const Targets<C>& targets = call.targets;
+    const i64 n_classes = rows.k, length = call.sharing.length;
+    const bool whole = call.sharing.whole;
+    const i64 row = call.segments.first_row + blockIdx.y;
+    const int segments = (int)call.segments.pieces;
+    const i64 label = OP == INDEX || OP == SMOOTH ? targets.labels[row] : 0;
     const bool read = label >= 0;
     const auto weights = weights_of<OP>(targets, row, n_classes);
 
@@ -190,7 +189,7 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
             Part<C> part;
             const int segment = j * 32 + threadIdx.x;
             if (read && segment < segments) {
-                const StoredPart stored = parts[(i64)blockIdx.y * segments + segment];
+                const StoredPart stored = call.segments.parts[(i64)blockIdx.y * segments + segment];
                 part.m = stored.m;
                 part.anchor = stored.anchor;
                 part.lowest = stored.lowest;
@@ -211,20 +210,20 @@ segment_write(const T* x, T* out, void* rows, i64 first_row, i64 n_classes, i64 
             if (d >= -2600.0) s = {times(part.s.v, f), n - Exp<C>::unit};
         }
         Row<C> r = row_of<OP>(targets, row, n_classes);
-        if ((OP == INDEX || OP == SMOOTH) && read) r.xy = chosen[blockIdx.y];
+        if ((OP == INDEX || OP == SMOOTH) && read) r.xy = call.segments.chosen[blockIdx.y];
         const W weight = weights.summed() ? part.weight.v : wide<W>((double)n_classes);
         const RowResult<C> result = finish<OP>(r, (C)part.m, s, weight, part.distance.v);
         if (threadIdx.x == 0) shared = result;
-        if (threadIdx.x == 0 && blockIdx.x == 0 && rows) set_row<OP, T>(rows, row, result);
+        if (threadIdx.x == 0 && blockIdx.x == 0 && rows.numbers) set_row<OP, T>(rows.numbers, row, result);
     }
     __syncthreads();
-    if (!out) return;
+    if (!rows.out) return;
 
     const RowResult<C> result = shared;
     const RowExp<T> exponential(result.m);
     const i64 begin = blockIdx.x * length, end = begin + length < n_classes ? begin + length : n_classes;
-    const T* from = x + row * n_classes;
-    T* to = out + row * n_classes;
+    const T* from = rows.x + row * n_classes;
+    T* to = rows.out + row * n_classes;
     for (i64 k = begin + (i64)threadIdx.x * V; k < end; k += (i64)blockDim.x * V) {
         C v[V];
         if (read) load<V>(from + k, whole, v);

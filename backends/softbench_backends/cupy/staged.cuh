@@ -9,8 +9,7 @@
 #include "clusters.cuh"
 #include "sums.cuh"
 
-static constexpr int STAGED_WARPS = 8;     // of a block, at most
-static constexpr int STAGED_SLOTS = 1024;  // bytes of shared memory before the elements
+static constexpr int STAGED_WARPS = STAGED_BLOCK / 32;
 
 // Where threads, and blocks, meet.
 template <class C, class S> struct StagedSlots {
@@ -51,32 +50,33 @@ template <int V, class T, class C> DEVICE void keep(const C* from, T* here) {
     *reinterpret_cast<Pack<T, V>*>(here) = packed<V, T>(from);
 }
 
-// Arguments as of `resident`; a block holds up to `length` elements of its row.
-template <class T, int OP, int BLOCKS>
-DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length, bool whole,
-                       const Targets<typename Compute<T>::type>& targets) {
+template <class T, int OP, int BLOCKS> DEVICE void staged_row(const Call<T>& call) {
     typedef typename Compute<T>::type C;
     typedef Stats<C, kind_of<OP>> S;
     typedef StagedSlots<C, S> Slots;
     static_assert(sizeof(Slots) <= STAGED_SLOTS, "STAGED_SLOTS is too small");
-    constexpr int V = 16 / sizeof(T), PACKS = sizeof(T) == 2 ? 2 : 4, E = PACKS * V;  // packs worked on at once
+    constexpr int PACKS = sizeof(T) == 2 ? STAGED_PACKS_OF_HALVES : STAGED_PACKS;  // worked on at once
+    constexpr int V = 16 / sizeof(T), E = PACKS * V;
     // Exponentials replace the elements where they have the same size; otherwise they are taken twice.
     constexpr bool keeps = sizeof(T) == sizeof(C) && OP != LOG_SOFTMAX && OP != LOGSUMEXP;
     Slots& slots = *reinterpret_cast<Slots*>(block_memory());
     T* const here = reinterpret_cast<T*>(block_memory() + STAGED_SLOTS);
+    const Rows<T>& rows = call.rows;
+    const i64 n_classes = rows.k, length = call.sharing.length;
+    const bool whole = call.sharing.whole;
     const int lanes = blockDim.x, step = E * lanes;
     const i64 row = blockIdx.x / BLOCKS, begin = blockIdx.x % BLOCKS * length;
     const i64 rest = n_classes - begin;
     const int count = (int)(rest < length ? rest > 0 ? rest : 0 : length);
     const Row<C> r = [&] {
-        Row<C> known = row_of<OP>(targets, row, n_classes);
+        Row<C> known = row_of<OP>(call.targets, row, n_classes);
         // Before the first barrier: afterwards another block may overwrite x.
-        if ((OP == INDEX || OP == SMOOTH) && known.has_label()) known.xy = widen(x[row * n_classes + known.label]);
+        if ((OP == INDEX || OP == SMOOTH) && known.has_label()) known.xy = widen(rows.x[row * n_classes + known.label]);
         return known;
     }();
     const bool read = r.has_label();
-    const T* from = x + row * n_classes + begin;
-    const auto weights = weights_of<OP>(targets, row, n_classes);
+    const T* from = rows.x + row * n_classes + begin;
+    const auto weights = weights_of<OP>(call.targets, row, n_classes);
 
     if (read) bring<V>(from, count, whole, here);
     C own = -infinity<C>();
@@ -143,8 +143,8 @@ DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length
         }
     }
     leave_blocks<BLOCKS>();
-    if (threadIdx.x == 0 && begin == 0 && rows) set_row<OP, T>(rows, row, result);
-    if (OP != LOGSUMEXP && out) {
+    if (threadIdx.x == 0 && begin == 0 && rows.numbers) set_row<OP, T>(rows.numbers, row, result);
+    if (OP != LOGSUMEXP && rows.out) {
         for (int base = (int)threadIdx.x * V; base < count; base += lanes * V) {
             C v[V];
             load<V>(here + base, true, v);
@@ -169,27 +169,19 @@ DEVICE void staged_row(const T* x, T* out, void* rows, i64 n_classes, i64 length
             if (!result.undefined && k >= 0 && k < count && ((int)k / V & (lanes - 1)) == (int)threadIdx.x)
                 here[k] = rounded<T>(result.label_gradient);
         }
-        take<V>(here, count, whole, out + row * n_classes + begin);
+        take<V>(here, count, whole, rows.out + row * n_classes + begin);
     }
     left_blocks<BLOCKS>();
 }
 
 // A row per block.
 template <class T, int OP>
-__global__ void __launch_bounds__(256, OP >= SMOOTH ? 2 : 3)
-staged(const T* x, T* out, void* rows, i64 n_classes, i64 length, int whole, const i64* labels,
-       const double* sample_weight, const double* class_weight, double smoothing, const typename Compute<T>::type* q,
-       const double* divisor_at, double divisor) {
-    staged_row<T, OP, 1>(x, out, rows, n_classes, length, whole,
-                         {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor});
+__global__ void __launch_bounds__(STAGED_BLOCK, OP >= SMOOTH ? 2 : 3) staged(const Call<T> call) {
+    staged_row<T, OP, 1>(call);
 }
 
 // A row per cluster of BLOCKS blocks, for devices of compute capability 9.0 and above.
 template <class T, int OP, int BLOCKS>
-__global__ void CLUSTER_OF(BLOCKS) __launch_bounds__(256, OP >= SMOOTH ? 2 : 3)
-clustered(const T* x, T* out, void* rows, i64 n_classes, i64 length, int whole, const i64* labels,
-          const double* sample_weight, const double* class_weight, double smoothing,
-          const typename Compute<T>::type* q, const double* divisor_at, double divisor) {
-    staged_row<T, OP, BLOCKS>(x, out, rows, n_classes, length, whole,
-                              {labels, sample_weight, class_weight, smoothing, q, divisor_at, divisor});
+__global__ void CLUSTER_OF(BLOCKS) __launch_bounds__(STAGED_BLOCK, OP >= SMOOTH ? 2 : 3) clustered(const Call<T> call) {
+    staged_row<T, OP, BLOCKS>(call);
 }
