@@ -2,9 +2,9 @@
 
 import sys
 
-from softbench.measure.gpu.selftest import benchmark, main
+from softbench.measure.gpu.selftest import main
 
-__all__ = ["benchmark", "main"]
+__all__ = ["main"]
 
 if __name__ == "__main__":
     sys.exit(main())

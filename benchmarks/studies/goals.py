@@ -3,7 +3,7 @@
     python -m benchmarks.studies goals [PATTERN ...] [--peers NAME,...] [--seconds S] [--out FILE.json]
     python -m benchmarks.studies goals --table FILE.json    # the table of docs/performance.md, of a run that was saved
 
-All contestants of a goal take turns in a process of their own (`softbench.measure.timing`), beside the parallel copy
+All candidates of a goal take turns in a process of their own (`softbench.measure.timing`), beside the parallel copy
 (or reading) of the same bytes; what counts are the ratios of the medians. Peers that are missing are left out and
 named; ``pip install -e ".[bench,peers]" -c benchmarks/peers.txt`` provides all of them.
 """
@@ -86,7 +86,7 @@ GOALS: Final = (
 )
 
 
-# -- contestants: each makes a call without arguments, or raises ImportError or NotImplementedError --------------------
+# -- candidates: each makes a call without arguments, or raises ImportError or NotImplementedError ---------------------
 
 
 def _numba(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:

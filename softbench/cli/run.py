@@ -87,7 +87,8 @@ def _run(parsed: argparse.Namespace) -> int:
             print(f"saved: {path}")
         if not record["complete"] and saved:
             print(f"to go on: softbench run --resume {saved[0]}")
-    sys.stdout.flush()
+    if sys.stdout is not None:
+        sys.stdout.flush()
     for problem in (more_trouble, _absent(record, config)):
         if problem:
             complain(problem, 1)

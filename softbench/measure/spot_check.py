@@ -37,8 +37,8 @@ class Judge:
         """Run the whole workload on the backend and judge the sampled rows."""
         return self.judge(make_call(self.workload, backend, self.inputs, reduction="none")(), backend)
 
-    def judge(self, outcome: Any, backend: Backend) -> Accuracy:
-        """Judge what a call of the workload returned, losses row by row."""
+    def judge(self, outcome: Any, backend: Any) -> Accuracy:
+        """Judge what a call of the workload returned, losses row by row; ``backend.to_numpy`` makes arrays of it."""
         op = self.workload.op
         parts = (("loss", outcome[0]), ("gradient", outcome[1])) if op == "loss_and_gradient" else ((op, outcome),)
         rows: Any = getattr(backend, "rows", None)

@@ -131,9 +131,7 @@ class Worker:
 
     def costs(self) -> dict[str, Any]:
         """What a call costs besides its time: memory at the peak, and the way of the arrays there and back."""
-        assert self.workload is not None
-        assert self.inputs is not None
-        call = make_call(self.workload, self.backend, self.inputs)
+        call = self.candidates["call"].call
         call()
         self.backend.synchronize()
         peak = machine.peak_memory_of(call)

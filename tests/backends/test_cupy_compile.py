@@ -14,7 +14,7 @@ import pytest
 program = pytest.importorskip("cuda.core", reason="cuda.core (numba-cuda[cu13]) is not installed: no NVRTC")
 
 from softbench.interface.dtypes import ITEMSIZE  # noqa: E402
-from softbench.measure.gpu.contestants import READ  # noqa: E402
+from softbench.measure.gpu.libraries import READ  # noqa: E402
 from softbench_backends.cupy import plan  # noqa: E402
 from softbench_backends.cupy.source import PROBE, source  # noqa: E402
 

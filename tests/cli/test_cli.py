@@ -1,7 +1,9 @@
 """The command line, as people and pipes meet it."""
 
+import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,10 +11,18 @@ import time
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "results"))
+
+import records
 
 import softbench
 from softbench.cli import arguments, main
+from softbench.measure import comparison
 from softbench.measure import run as bench
+from softbench.results import record, tables
+from softbench.results.recommend import recommend
 
 TINY = ["run", "--backends", "numpy", "--cases", "softmax-1x10-f32", "--seconds", "0.05", "--no-check"]
 
@@ -181,25 +191,195 @@ def test_a_wrong_backend_is_shown_as_wrong(capsys, no_startup, monkeypatch):
     assert "no recommendation" in told
 
 
-def test_ctrl_c_keeps_what_was_measured(tmp_path):
-    cases = "softmax-1x10-f32,softmax-64x10-f32,softmax-60000x10-f32"
+THREE = "softmax-1x10-f32,softmax-64x10-f32,softmax-60000x10-f32"
+LONG = ("run", "--backends", "numpy", "--cases", THREE, "--seconds", "60", "--no-check", "--no-plot")
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda s: str(s)
+)
+def test_a_signal_keeps_what_was_measured_and_ends_the_children(number, status, tmp_path):
     run = softbench_process(
-        *("run", "--backends", "numpy", "--cases", cases, "--seconds", "60", "--no-check", "--no-plot"),
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job's children ignore it
+        *LONG,
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),  # a background job's children ignore SIGINT
     )
     for line in run.stderr:
         if "softmax-64x10-f32" in line:
             break
-    time.sleep(0.2)
-    run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=20)
-    assert run.returncode == 130
+    time.sleep(0.5)
+    children = _children(run.pid)
+    assert children
+    run.send_signal(number)
+    out, err = run.communicate(timeout=60)
+    assert run.returncode == status
     assert "Traceback" not in err
     assert "interrupted" in out
-    (path,) = (tmp_path / "softbench-results").glob("*.json")
-    found = json.loads(path.read_text())
+    (path,) = (tmp_path / "softbench-results").iterdir()  # and nothing half written
+    found = record.read(path)
     assert not found["complete"]
     assert "median" in found["cases"][0]["results"]["numpy"]
+    assert f"to go on: softbench run --resume {path.relative_to(tmp_path)}" in out
+    end = time.monotonic() + 20
+    while (left := [pid for pid in children if Path(f"/proc/{pid}").exists()]) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert left == []
+
+
+def _children(pid):
+    """Processes that a process has started, and those they have."""
+    if not Path(f"/proc/{pid}/task").exists():
+        pytest.skip("the system does not say which processes a process has started")
+    direct = [int(n) for p in Path(f"/proc/{pid}/task").glob("*/children") for n in p.read_text().split()]
+    return direct + [grandchild for child in direct for grandchild in _children(child)]
+
+
+@pytest.mark.processes
+def test_an_interrupted_run_goes_on(no_startup, monkeypatch, capsys, tmp_path):
+    real, seen = comparison.interleave, []
+
+    def interrupted(candidates, seconds, **options):
+        seen.append(candidates)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return real(candidates, seconds, **options)
+
+    monkeypatch.setattr(comparison, "interleave", interrupted)
+    arguments = [*TINY[:3], "--cases", THREE, "--seconds", "0.3", "--no-check", "--no-plot"]
+    assert main(arguments) == 130
+    (first,) = (tmp_path / "softbench-results").iterdir()
+    assert main(["run", "--resume", str(first), "--no-plot"]) == 0
+    (second,) = set((tmp_path / "softbench-results").iterdir()) - {first}
+    old, new = record.read(first), record.read(second)
+    assert new["complete"]
+    assert new["config"] == old["config"]
+    assert new["cases"][0] == old["cases"][0]
+    assert all("median" in case["results"]["numpy"] for case in new["cases"])
+    capsys.readouterr()
+    assert main(["run", "--resume", str(second)]) == 2
+    assert "nothing to go on with" in capsys.readouterr().err
+    old["machine"]["id"] = "another"
+    record.write(old, first)
+    assert main(["run", "--resume", str(first)]) == 2
+    assert "measured on another machine" in capsys.readouterr().err
+
+
+@pytest.mark.processes
+def test_three_runs_at_once_have_a_file_each(tmp_path):
+    runs = [softbench_process(*TINY, "--no-plot") for _ in range(3)]
+    named = []
+    for run in runs:
+        out, err = run.communicate(timeout=120)
+        assert run.returncode == 0, err
+        named.append(out.splitlines()[-1].removeprefix("saved: "))
+    assert len(set(named)) == 3
+    assert sorted(named) == sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "softbench-results").iterdir())
+    for name in named:
+        assert record.read(tmp_path / name)["complete"]
+
+
+@pytest.mark.processes
+def test_a_full_disk_leaves_nothing_behind(tmp_path):
+    run = softbench_process(*TINY, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)))
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "cannot write into softbench-results" in err
+    assert "Traceback" not in err
+    assert "fastest" in out
+    assert list((tmp_path / "softbench-results").iterdir()) == []
+
+
+def test_who_reads_only_the_first_line_gets_the_files_all_the_same(tmp_path):
+    run = softbench_process(*TINY, "--no-plot")
+    assert run.stdout.readline()
+    run.stdout.close()
+    run.stdout = None
+    _, err = run.communicate(timeout=120)
+    assert "Traceback" not in err
+    assert len(list((tmp_path / "softbench-results").iterdir())) == 1
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+def test_without_standard_output_the_files_are_written(tmp_path, json_too):
+    run = softbench_process(*TINY, "--no-plot", *json_too, preexec_fn=lambda: os.close(1))
+    _, err = run.communicate(timeout=120)
+    assert run.returncode == 0, err
+    assert "Traceback" not in err
+    assert len(list((tmp_path / "softbench-results").iterdir())) == 1
+
+
+def test_who_was_named_and_is_not_here_is_said_and_the_others_are_measured(no_startup, plugin, capsys, tmp_path):
+    plugin("trouble", "class Unmade(NumpyBackend):\n    def __init__(self):\n        sys.exit(3)\n", unmade="Unmade")
+    assert main(["run", "--backend", "unmade,numpy", *TINY[3:], "--no-plot"]) == 1
+    told = capsys.readouterr()
+    assert "unmade" in told.err
+    assert "Unmade' of trouble" in told.err
+    assert "fastest" in told.out
+    (path,) = (tmp_path / "softbench-results").iterdir()
+    assert not record.read(path)["backends"]["unmade"]["ok"]
+
+
+@pytest.mark.processes
+def test_a_backend_that_prints_leaves_the_json_alone(no_startup, plugin):
+    plugin(
+        "loud",
+        """
+        print("12.5")
+        class Loud(NumpyBackend):
+            def softmax(self, x, out):
+                print("{")
+                return super().softmax(x, out)
+            def info(self):
+                print("and more")
+                return super().info()
+        """,
+        loud="Loud",
+    )
+    for command in (["run", "--backend", "loud", *TINY[3:], "--no-plot", "--json"], ["info", "--json"]):
+        run = softbench_process(*command)
+        out, err = run.communicate(timeout=120)
+        assert run.returncode == 0, err
+        assert json.loads(out)["backends"]["loud"]["ok"]
+
+
+@pytest.mark.processes
+def test_info_lists_who_fails_with_the_reason(plugin, capsys):
+    plugin(
+        "trouble",
+        """
+        class Mute(NumpyBackend):
+            def info(self):
+                raise KeyError("version")
+        class Crashing(NumpyBackend):
+            @classmethod
+            def availability(cls):
+                os.kill(os.getpid(), signal.SIGSEGV)
+        """,
+        mute="Mute",
+        crashing="Crashing",
+    )
+    assert main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["backends"]
+    assert found["mute"]["reason"] == "plugin 'module_of_trouble:Mute' of trouble: KeyError: 'version'"
+    assert "ended by SIGSEGV when it was asked whether it can run here" in found["crashing"]["reason"]
+    assert found["numpy"]["info"]["name"] == "numpy"
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_the_answer_is_the_last_thing_to_be_cut(width):
+    cases = [
+        records.case({"numba": records.timed([1.0] * 6), "numpy": records.timed([9.0] * 6)}, name=name)
+        for name in ("loss_and_gradient-512x128256-f32-out", "log_softmax-4096x1000-f32-inplace")
+    ]
+    found = records.run(cases)
+    recommend(found)
+    text = io.StringIO()
+    tables.show(found, Console(file=text, width=width))
+    lines = text.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    answers = [line for line in lines if line.startswith("numba  lo")]
+    assert [line.split()[:2] for line in answers] == [["numba", case["name"]] for case in cases]
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):
@@ -210,6 +390,7 @@ def test_a_closed_pipe_is_no_error(tmp_path):
     assert "BrokenPipe" not in err
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(os.name != "posix", reason="needs a folder that nobody can write")
 def test_without_a_home_and_in_ascii(tmp_path):
     nowhere = {"HOME": "/proc/nowhere", "PYTHONIOENCODING": "ascii", "XDG_CACHE_HOME": "/proc/nowhere", "TERM": "dumb"}

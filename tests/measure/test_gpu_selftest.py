@@ -17,12 +17,20 @@ import cuda_on_cpu
 
 import softbench
 from softbench.front.backend import Backend
-from softbench.gpu_selftest import benchmark, main
+from softbench.gpu_selftest import main
+from softbench.measure.gpu import benchmark as gpu_benchmark
 from softbench.measure.gpu import checks as gpu_checks
-from softbench.measure.gpu import contestants as gpu_contestants
+from softbench.measure.gpu import libraries as gpu_libraries
 from softbench.measure.gpu import selftest as gpu_selftest
-from softbench.measure.gpu.contestants import BackendContestant, Clock, Contestant
+from softbench.measure.gpu.benchmark import Ceiling, Patience, measure
+from softbench.measure.gpu.clocks import Clock, DeviceCandidate
 from softbench.measure.gpu.goals import goals_table, judge_goals
+from softbench.measure.gpu.libraries import BackendLibrary, Library
+from softbench.measure.progress import NullProgress
+from softbench.measure.run import beginning
+from softbench.measure.timing import Timing
+from softbench.measure.workloads import custom
+from softbench.results import record
 
 
 class FakeClock(Clock):
@@ -41,7 +49,7 @@ class FakeClock(Clock):
         return 1 << 30
 
 
-class Fake(Contestant):
+class Fake(Library):
     """The numpy backend under another name."""
 
     ours = True
@@ -67,9 +75,9 @@ class Fake(Contestant):
 
     def judged(self, op, logits, labels):
         if "softmax" in op:
-            return {op: getattr(self.backend, op)(logits) * logits.dtype.type(self.factor)}
+            return getattr(self.backend, op)(logits) * logits.dtype.type(self.factor)
         losses, gradient = self.backend.loss_and_gradient(logits, labels, reduction="none")
-        return {"loss": losses} if op == "loss" else {"loss": losses, "gradient": gradient}
+        return losses if op == "loss" else (losses, gradient)
 
     def copy(self, source, target):
         return lambda: np.copyto(target, source)
@@ -90,13 +98,31 @@ class Idle(Fake):
 @pytest.fixture(autouse=True)
 def small(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(gpu_selftest, "ELEMENTS", 1 << 14)
-    monkeypatch.setattr(gpu_selftest, "CLASSES", (256, 1024))
-    monkeypatch.setattr(gpu_selftest, "DTYPES", ("float32", "float16"))
-    monkeypatch.setattr(gpu_selftest, "SMALL", ((1, 10),))
-    monkeypatch.setattr(gpu_selftest, "COLD_BYTES", 1 << 18)
-    monkeypatch.setattr(gpu_selftest, "SPAN_SECONDS", 1e-4)
+    monkeypatch.setattr(gpu_benchmark, "ELEMENTS", 1 << 14)
+    monkeypatch.setattr(gpu_benchmark, "CLASSES", (256, 1024))
+    monkeypatch.setattr(gpu_benchmark, "DTYPES", ("float32", "float16"))
+    monkeypatch.setattr(gpu_benchmark, "SMALL", ((1, 10),))
+    monkeypatch.setattr(gpu_benchmark, "COLD_BYTES", 1 << 18)
+    monkeypatch.setattr(gpu_benchmark, "SECONDS_EACH", 0.01)
     monkeypatch.setattr(gpu_selftest, "MIN_BENCHMARK_SECONDS", 0.0)
+
+
+def empty():
+    """A record before anything is measured."""
+    made = beginning("gpu_selftest", {})
+    made["checks"] = {"left_out": [], "errors": []}
+    return made
+
+
+def benchmark(libraries, seconds=60.0, **options):
+    made = options.pop("record", None) or empty()
+    gpu_benchmark.benchmark(libraries, seconds, options.pop("progress", NullProgress()), made, **options)
+    return made
+
+
+def one(libraries, op="softmax", shape=(64, 256), **options):
+    """The results of everybody on one workload."""
+    return measure(libraries, custom(op, shape, result="out"), **options)["results"]
 
 
 def test_without_a_gpu_it_says_why_and_fails(capsys):
@@ -111,40 +137,67 @@ def test_without_a_gpu_it_says_why_and_fails(capsys):
 
 
 def test_every_operation_is_measured_and_judged():
-    found = benchmark([Fake()], 60.0, lambda text: None)
-    ops = {(row["op"], row["k"], row["dtype"]) for row in found["rows"]}
-    assert len(ops) == len(found["rows"]) == 4 * (1 + 2 * 2)
-    for row in found["rows"]:
-        assert "skipped" not in row or "impossible" in row["skipped"]
-        assert row["within_contract"], row
-    assert found["left_out"] == []
-    assert all(best["copy"] > 0 for best in found["ceilings"].values())
+    found = benchmark([Fake()])
+    kinds = {(case["op"], tuple(case["shape"]), case["dtype"]) for case in found["cases"]}
+    assert len(kinds) == len(found["cases"]) == 4 * (1 + 2 * 2)
+    for case in found["cases"]:
+        result = case["results"]["fake"]
+        assert result["median"] > 0
+        assert result["call"] > 0
+        assert result["clock"] == "events"
+        assert result["accuracy"]["ok"], case
+    assert found["checks"] == {"left_out": [], "errors": []}
+    wide = [case for case in found["cases"] if case["shape"] != [1, 10]]
+    assert all(case["ceilings"]["gpu"]["bandwidth"] > 0 for case in wide)
+    assert {case["ceilings"]["gpu"]["operation"] for case in wide} == {"copy"}  # NumPy does not read alone here
+
+
+def test_the_record_is_that_of_every_run(tmp_path):
+    record.write(benchmark([Fake()]), tmp_path / "gpu.json")
+    assert len(record.read(tmp_path / "gpu.json")["cases"]) == 20
 
 
 def test_a_wrong_result_is_beyond_the_contract():
-    (row,) = gpu_selftest._measure([Fake(factor=1.001)], "softmax", (64, 256), "float32", None)
-    assert not row["within_contract"]
-    assert row["max_ulp"] > 1000
+    accuracy = one([Fake(factor=1.001)])["fake"]["accuracy"]
+    assert not accuracy["ok"]
+    assert accuracy["max_ulp"] > 1000
 
 
-def test_figures_above_the_limit_are_refused():
-    row, fine = gpu_selftest._measure([Idle("idle"), Fake()], "softmax", (64, 256), "float32", 1e10)
-    assert "impossible" in row["skipped"]
-    assert not {"kernel_seconds", "bandwidth", "call_seconds", "fraction"} & set(row)
-    assert {"kernel_seconds", "bandwidth", "call_seconds"} < set(row["refused"])
-    assert 0 < fine["fraction"] < 1
+def slow_limit():
+    """The copy of the bytes of 64x256 float32 in a second."""
+    return {"copy": Ceiling("copy", "fake", 2 * 64 * 256 * 4, Timing(samples=[1.0]))}
+
+
+def test_figures_above_the_limit_are_refused(capsys):
+    entry = measure([Idle("idle")], custom("softmax", (64, 256), result="out"), slow_limit())
+    assert entry["results"]["idle"]["impossible"]
+    gpu_selftest._show_case(entry)
+    assert "of the measured limit is impossible" in capsys.readouterr().out
+    assert (
+        one([Fake()], ceilings={"copy": Ceiling("copy", "x", 1 << 40, Timing(samples=[1e-3]))})["fake"]["fraction"] < 1
+    )
 
 
 def test_one_that_cannot_do_it_says_so_and_the_others_go_on():
-    picky, fine = gpu_selftest._measure([Picky("picky"), Fake()], "loss", (64, 256), "float32", None)
-    assert picky["skipped"] == "NotImplementedError: no loss here"
-    assert fine["kernel_seconds"] > 0
+    found = one([Picky("picky"), Fake()], "loss")
+    assert found["picky"]["failed"] == "NotImplementedError: no loss here"
+    assert found["fake"]["median"] > 0
 
 
 def test_what_there_was_no_time_for_is_named():
-    found = benchmark([Fake()], 0.0, lambda text: None)
-    assert found["rows"] == []
-    assert any("no time left" in line for line in found["left_out"])
+    found = benchmark([Fake()], 0.0)
+    assert found["cases"] == []
+    assert any("no time left" in line for line in found["checks"]["left_out"])
+
+
+class Watching(NullProgress):
+    """Calls something at every step."""
+
+    def __init__(self, action):
+        self.action = action
+
+    def step(self, text):
+        self.action(text)
 
 
 def test_ctrl_c_keeps_what_was_measured():
@@ -152,16 +205,47 @@ def test_ctrl_c_keeps_what_was_measured():
         if "log_softmax" in text:
             raise KeyboardInterrupt
 
-    found = benchmark([Fake()], 60.0, interrupt)
-    assert found["interrupted"]
-    assert len(found["rows"]) == 1
+    made = empty()
+    with pytest.raises(KeyboardInterrupt):
+        benchmark([Fake()], record=made, progress=Watching(interrupt))
+    assert len(made["cases"]) == 1
 
 
 def test_rotating_buffers_outrun_the_cache(monkeypatch):
-    monkeypatch.setattr(gpu_selftest, "COLD_BYTES", 256 << 20)
-    assert gpu_selftest._rotation(1 << 29) == 1
-    assert gpu_selftest._rotation(64 << 20) == 4
-    assert gpu_selftest._rotation(80) == 64
+    monkeypatch.setattr(gpu_benchmark, "COLD_BYTES", 256 << 20)
+    assert gpu_benchmark._rotation(1 << 29) == 1
+    assert gpu_benchmark._rotation(64 << 20) == 4
+    assert gpu_benchmark._rotation(80) == 64
+
+
+class Counting(FakeClock):
+    """Each call takes a second of the device; ``graphs``: recorded ones can be launched."""
+
+    def __init__(self, *, graphs):
+        self.graphs = graphs
+
+    def span(self, calls, n):
+        for i in range(n):
+            calls[i % len(calls)]()
+        return 3.0 if self.graphs else 1.0
+
+    def replay(self, calls):
+        return (lambda: [call() for call in calls]) if self.graphs else None
+
+
+@pytest.mark.parametrize("graphs", [True, False])
+def test_device_time_is_per_call_and_every_set_of_arrays_takes_part(graphs):
+    made = [0, 0, 0]
+
+    def call(i):
+        made[i] += 1
+
+    candidate = DeviceCandidate(Counting(graphs=graphs), [lambda i=i: call(i) for i in range(3)])
+    assert candidate.method == ("graph" if graphs else "events")
+    before = list(made)
+    assert candidate.sample(1).wall == pytest.approx(1.0)
+    assert candidate.sample(6).wall == pytest.approx(6.0)
+    assert all(now > then for now, then in zip(made, before, strict=True))
 
 
 class Slow(Fake):
@@ -174,18 +258,12 @@ class Slow(Fake):
         return super().call(op, logits, labels)
 
 
-@pytest.mark.deep
 def test_a_peer_that_compiles_for_long_uses_up_its_own_time_only():
-    found = benchmark([Fake(), Slow("slow")], 60.0, lambda text: None)
-    assert not any("skipped" in row for row in found["rows"] if row["contestant"] == "fake")
-    patience = gpu_selftest.Patience(0.01)
-    rows = [
-        gpu_selftest._measure([Fake(), Slow("slow")], op, (64, 256), "float32", None, patience)
-        for op in ("softmax", "loss")
-    ]
-    assert all("kernel_seconds" in ours for ours, _ in rows)
-    assert "kernel_seconds" in rows[0][1]
-    assert rows[1][1]["skipped"] == "its share of the time is used up"
+    patience = Patience(0.01)
+    found = [one([Fake(), Slow("slow")], op, patience=patience) for op in ("softmax", "loss")]
+    assert all(results["fake"]["median"] > 0 for results in found)
+    assert found[0]["slow"]["median"] > 0
+    assert found[1]["slow"]["skipped"] == "its share of the time is used up"
 
 
 class Breaks(Fake):
@@ -203,24 +281,24 @@ class Breaks(Fake):
 
 
 def test_one_that_fails_while_it_is_timed_says_so_and_the_others_go_on():
-    broken, fine = gpu_selftest._measure([Breaks("breaks"), Fake()], "softmax", (64, 256), "float32", None)
-    assert "illegal memory access" in broken["skipped"]
-    assert fine["kernel_seconds"] > 0
+    found = one([Breaks("breaks"), Fake()])
+    assert "illegal memory access" in found["breaks"]["failed"]
+    assert found["fake"]["median"] > 0
 
 
 def test_an_exception_in_one_measurement_is_recorded(monkeypatch):
-    measure = gpu_selftest._measure
+    real = gpu_benchmark.measure
 
-    def fails(players, op, *rest):
-        if op == "loss":
+    def fails(libraries, workload, *rest):
+        if workload.op == "loss":
             raise MemoryError("no memory")
-        return measure(players, op, *rest)
+        return real(libraries, workload, *rest)
 
-    monkeypatch.setattr(gpu_selftest, "_measure", fails)
-    found = benchmark([Fake()], 60.0, lambda text: None)
-    assert len(found["errors"]) == 1 + 2 * 2
-    assert found["errors"][0] == "loss 1x10 float32: MemoryError: no memory"
-    assert len(found["rows"]) == 3 * (1 + 2 * 2)
+    monkeypatch.setattr(gpu_benchmark, "measure", fails)
+    found = benchmark([Fake()])
+    assert len(found["checks"]["errors"]) == 1 + 2 * 2
+    assert found["checks"]["errors"][0] == "loss-1x10-f32: MemoryError: no memory"
+    assert len(found["cases"]) == 3 * (1 + 2 * 2)
 
 
 # -- checks besides the kit ---------------------------------------------------------------------------------------
@@ -247,18 +325,18 @@ class Wrong:
 
 def test_both_sides_of_every_boundary_are_judged(monkeypatch):
     monkeypatch.setattr(gpu_checks, "DTYPES", ("float32",))
-    player = Fake()
-    found = gpu_checks.check_boundaries(player, math.inf)
+    library = Fake()
+    found = gpu_checks.check_boundaries(library, math.inf)
     assert found == {"judged": 5 * 7, "failures": [], "left_out": []}
-    player.backend = Wrong(18)
-    found = gpu_checks.check_boundaries(player, math.inf)
+    library.backend = Wrong(18)
+    found = gpu_checks.check_boundaries(library, math.inf)
     assert found["judged"] == 5 * 7
     assert [text.partition(":")[0].strip() for text in found["failures"]] == [
         "softmax 3x18 float32",
         "log_softmax 3x18 float32",
     ]
     assert "too many resources" in found["failures"][1]
-    assert gpu_checks.check_boundaries(player, 0.0)["left_out"][0] == "float32 K=3"
+    assert gpu_checks.check_boundaries(library, 0.0)["left_out"][0] == "float32 K=3"
 
 
 def test_shapes_of_boundaries_are_judged_at_once(monkeypatch):
@@ -304,10 +382,10 @@ class LastRows(Wrong):
 def test_the_ends_of_a_large_array_are_judged(monkeypatch):
     monkeypatch.setattr(gpu_checks, "LARGE", 100_001)
     monkeypatch.setattr(gpu_checks, "LARGE_CLASSES", (1000, 4096))
-    player = Fake()
-    assert gpu_checks.check_large(player) == {"judged": 6, "failures": [], "left_out": []}
-    player.backend = LastRows(0)
-    failures = gpu_checks.check_large(player)["failures"]
+    library = Fake()
+    assert gpu_checks.check_large(library) == {"judged": 6, "failures": [], "left_out": []}
+    library.backend = LastRows(0)
+    failures = gpu_checks.check_large(library)["failures"]
     assert [text.partition(":")[0] for text in failures] == ["softmax 101x1000 float16", "softmax 25x4096 float16"]
 
 
@@ -320,25 +398,27 @@ def test_a_device_without_the_memory_is_named():
 # -- goals --------------------------------------------------------------------------------------------------------
 
 
-def timed(contestant, op, k, dtype, seconds, fraction=None, n=None, **more):
-    n = n or (1 << 25) // k
-    return {"contestant": contestant, "op": op, "n": n, "k": k, "dtype": dtype, "limit": 4e12, "fraction": fraction,
-            "kernel_seconds": seconds, "call_seconds": seconds, "bandwidth": 3e12, **more}  # fmt: skip
+def case_of(op, k, dtype, n=None, limit=True, **results):
+    """A case of a record; of each library seconds, and the fraction of the limit, or why there is no time."""
+    made = {"op": op, "shape": [n or (1 << 25) // k, k], "dtype": dtype, "results": {}}
+    made["ceilings"] = {"gpu": {"operation": "copy"}} if limit else {}
+    for name, (seconds, fraction) in results.items():
+        timed = {"median": seconds, "call": seconds, "bandwidth": 3e12, "fraction": fraction, "impossible": False}
+        made["results"][name.replace("_", ".")] = timed if seconds else {"failed": "out of memory"}
+    return made
 
 
 def test_goals_are_met_missed_or_not_measured():
-    rows = [
-        timed("cupy", "softmax", 4096, "bfloat16", 1.0, 0.92),
-        timed("torch.compile", "softmax", 4096, "bfloat16", 1.5, 0.6),
-        timed("cupy", "softmax", 1024, "float32", 1.0, 0.74),
-        timed("cupy", "loss", 256, "float32", 1.0, 0.89),
-        timed("cupy", "softmax", 1000, "float32", 16e-6, n=128, limit=None),
-        timed("torch", "softmax", 1000, "float32", 10e-6, n=128, limit=None),
-        {"contestant": "cupy", "op": "softmax", "n": 128, "k": 262144, "dtype": "bfloat16", "limit": 4e12,
-         "skipped": "out of memory"},
-        timed("cupy", "softmax", 4096, "float16", 1.0, 0.1),
-    ]  # fmt: skip
-    found = judge_goals(rows, ["cupy"], {"cupy": {"device": "NVIDIA H100 80GB HBM3"}})
+    cases = [
+        case_of("softmax", 4096, "bfloat16", cupy=(1.0, 0.92), torch_compile=(1.5, 0.6)),
+        case_of("softmax", 1024, "float32", cupy=(1.0, 0.74)),
+        case_of("loss", 256, "float32", cupy=(1.0, 0.89)),
+        case_of("softmax", 1000, "float32", n=128, limit=False, cupy=(16e-6, None), torch=(10e-6, None)),
+        case_of("softmax", 262144, "bfloat16", cupy=(None, None)),
+        case_of("softmax", 4096, "float16", cupy=(1.0, 0.1)),
+    ]
+    made = {"cases": cases, "backends": {"cupy": {"info": {"device": "NVIDIA H100 80GB HBM3"}}}}
+    found = judge_goals(made, ["cupy"])
     assert {
         (entry["op"], entry["k"], entry["dtype"]): {goal["kind"]: goal["met"] for goal in entry["goals"]}
         for entry in found
@@ -357,18 +437,26 @@ def test_goals_are_met_missed_or_not_measured():
     assert "- of 90% ?" in table
     assert "3 met, 3 missed, 5 not measured" in table
     assert "of an H100, of its nominal bandwidth" in table
-    (entry, *_) = judge_goals(rows, ["cupy"], {"cupy": {"device": "some other card"}})
+    made["backends"]["cupy"]["info"]["device"] = "some other card"
+    (entry, *_) = judge_goals(made, ["cupy"])
     assert entry["goals"][-1] == {"kind": "quack", "target": 0.86, "measured": None, "met": None}
+
+
+def test_impossible_figures_meet_no_goal():
+    case = case_of("softmax", 4096, "float32", cupy=(1.0, 1.3), torch_compile=(1.5, 0.6))
+    case["results"]["cupy"]["impossible"] = True
+    (entry,) = judge_goals({"cases": [case], "backends": {}}, ["cupy"])
+    assert [goal["met"] for goal in entry["goals"]] == [None, None]
 
 
 # -- the whole of it ----------------------------------------------------------------------------------------------
 
 
-def run(monkeypatch, tmp_path, players, *arguments):
-    monkeypatch.setattr(gpu_selftest, "contestants", lambda: iter([*players, "torch: torch is not installed"]))
+def run(monkeypatch, tmp_path, libraries, *arguments):
+    monkeypatch.setattr(gpu_selftest, "libraries", lambda: iter([*libraries, "torch: torch is not installed"]))
     monkeypatch.setattr(gpu_checks, "DTYPES", ("float32",))
     status = main(["--out", "gpu.json", "--seconds", "20", *arguments])
-    return status, json.loads((tmp_path / "gpu.json").read_text())
+    return status, record.read(tmp_path / "gpu.json")
 
 
 def test_the_whole_of_it(monkeypatch, capsys, tmp_path):
@@ -376,42 +464,46 @@ def test_the_whole_of_it(monkeypatch, capsys, tmp_path):
     told = capsys.readouterr().out
     assert status == 0, told
     assert "not here: torch" in told
-    assert "limit at" in told
+    assert "limit: copy of" in told
     assert "not measured" in told
-    assert found["schema"] == gpu_selftest.SCHEMA
-    assert found["rows"]
-    assert found["goals"]
-    assert found["errors"] == []
-    assert found["devices"]["numpy"]["name"] == "numpy"
-    assert found["conformance"]["numpy"]["failures"] == []
-    assert found["boundaries"]["numpy"]["judged"] == 5 * 7
-    assert "large of numpy: " in found["left_out"][-1]
+    assert found["command"] == "gpu_selftest"
+    assert found["complete"]
+    assert found["cases"]
+    checks = found["checks"]
+    assert checks["goals"]
+    assert checks["errors"] == []
+    assert found["backends"]["numpy"]["info"]["name"] == "numpy"
+    assert checks["conformance"]["numpy"]["failures"] == []
+    assert checks["boundaries"]["numpy"]["judged"] == 5 * 7
+    assert "large of numpy: " in checks["left_out"][-1]
 
 
+@pytest.mark.gpu_static
 @pytest.mark.skipif(cuda_on_cpu.compiler() is None, reason="no C++ compiler to run CUDA source on the CPU")
-def test_the_contestant_of_a_backend_with_cuda_source_executed_on_the_cpu(monkeypatch):
-    class OnCpu(BackendContestant):
+def test_the_library_of_a_backend_with_cuda_source_executed_on_the_cpu(monkeypatch):
+    class OnCpu(BackendLibrary):
         def __init__(self):
             self.name = "cupy_on_cpu"
             self.clock = FakeClock()
             self.backend = Backend(cuda_on_cpu.CupyOnCpu())
 
-    player = OnCpu()
-    assert player.boundaries("float32")[-1] == 221184
-    found = benchmark([player], 60.0, lambda text: None)
-    assert len(found["rows"]) == 4 * (1 + 2 * 2)
-    assert all(row["within_contract"] and row["kernel_seconds"] > 0 for row in found["rows"])
+    library = OnCpu()
+    assert library.boundaries("float32")[-1] == 221184
+    found = benchmark([library])
+    assert len(found["cases"]) == 4 * (1 + 2 * 2)
+    results = [case["results"]["cupy_on_cpu"] for case in found["cases"]]
+    assert all(result["accuracy"]["ok"] and result["median"] > 0 for result in results)
     monkeypatch.setattr(OnCpu, "boundaries", lambda self, dtype: [16, 512])
     monkeypatch.setattr(gpu_checks, "DTYPES", ("float32", "float16"))
-    assert gpu_checks.check_boundaries(player, math.inf) == {"judged": 2 * 6 * 7, "failures": [], "left_out": []}
+    assert gpu_checks.check_boundaries(library, math.inf) == {"judged": 2 * 6 * 7, "failures": [], "left_out": []}
 
 
 def test_conformance_ends_when_its_time_is_over(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_selftest, "KIT_SHARE", 0.0)
     status, found = run(monkeypatch, tmp_path, [Fake("numpy")])
     assert status == 0
-    assert found["conformance"]["numpy"]["judged"] == 1
-    assert found["left_out"][0].startswith("conformance of numpy: all cases after ")
+    assert found["checks"]["conformance"]["numpy"]["judged"] == 1
+    assert found["checks"]["left_out"][0].startswith("conformance of numpy: all cases after ")
 
 
 @pytest.mark.parametrize("step", ["_conformance", "check_boundaries", "check_large"])
@@ -423,11 +515,11 @@ def test_an_exception_in_one_step_is_recorded_and_the_others_go_on(monkeypatch, 
     monkeypatch.setattr(gpu_selftest, step, fails)
     status, found = run(monkeypatch, tmp_path, [Fake("numpy")])
     assert status == 1
-    (error,) = found["errors"]
+    (error,) = found["checks"]["errors"]
     assert error.endswith("of numpy: RuntimeError: the driver")
     assert f"ERROR {error}" in capsys.readouterr().out
-    assert sum(bool(found[name]) for name in ("conformance", "boundaries", "large")) == 2
-    assert found["rows"]
+    assert sum(bool(found["checks"][name]) for name in ("conformance", "boundaries", "large")) == 2
+    assert found["cases"]
 
 
 def test_ctrl_c_in_conformance_keeps_what_there_is(monkeypatch, tmp_path):
@@ -438,14 +530,14 @@ def test_ctrl_c_in_conformance_keeps_what_there_is(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu_selftest, "check_boundaries", interrupt)
     status, found = run(monkeypatch, tmp_path, [Fake("numpy")])
     assert status == 130
-    assert found["interrupted"]
-    assert found["conformance"]["numpy"]["judged"] == 1
-    assert found["rows"] == []
+    assert found["stopped"] == "interrupted"
+    assert found["checks"]["conformance"]["numpy"]["judged"] == 1
+    assert found["cases"] == []
 
 
 def test_failures_are_told(monkeypatch, capsys, tmp_path):
     verdict = {"ok": False, "judged": 3, "failures": ["x: y"], "left_out": []}
-    monkeypatch.setattr(gpu_selftest, "_conformance", lambda player, profile, end: verdict)
+    monkeypatch.setattr(gpu_selftest, "_conformance", lambda library, profile, end: verdict)
     status, _ = run(monkeypatch, tmp_path, [Fake("numpy")], "--seconds", "0.01")
     assert status == 1
     assert "WRONG x: y" in capsys.readouterr().out
@@ -455,23 +547,25 @@ def test_what_was_measured_is_saved_before_the_end(monkeypatch, tmp_path):
     class Killed(BaseException):
         pass
 
-    def killed(players, op, *rest):
-        if op == "loss":
+    real = gpu_benchmark.measure
+
+    def killed(libraries, workload, *rest):
+        if workload.op == "loss":
             raise Killed
-        return [{"contestant": "numpy", "op": op, "n": 1, "k": 1, "dtype": "float32", "skipped": "a stand-in"}]
+        return real(libraries, workload, *rest)
 
     monkeypatch.setattr(gpu_selftest, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(gpu_selftest, "KIT_SHARE", 0.0)
-    monkeypatch.setattr(gpu_selftest, "_measure", killed)
+    monkeypatch.setattr(gpu_benchmark, "measure", killed)
     with pytest.raises(Killed):
         run(monkeypatch, tmp_path, [Fake("numpy")])
     found = json.loads((tmp_path / "gpu.json").read_text())
-    assert [row["op"] for row in found["rows"]] == ["softmax", "log_softmax"]
+    assert [case["op"] for case in found["cases"]] == ["softmax", "log_softmax"]
 
 
 def test_torch_compile_does_not_become_eager_after_eight_shapes(monkeypatch):
     config = types.SimpleNamespace(cache_size_limit=8, accumulated_cache_size_limit=64)
     monkeypatch.setitem(sys.modules, "torch._dynamo", types.SimpleNamespace(config=config))
-    gpu_contestants._allow_recompiling()
+    gpu_libraries._allow_recompiling()
     assert config.cache_size_limit == config.accumulated_cache_size_limit == 4096
     assert not hasattr(config, "recompile_limit")

@@ -12,7 +12,7 @@ import numpy as np
 from softbench.accuracy import gates
 from softbench.interface.dtypes import numpy_dtype
 from softbench.machine import usable_cores
-from softbench.measure.gpu.contestants import BackendContestant, Host
+from softbench.measure.gpu.libraries import BackendLibrary, Host
 
 __all__ = ["check_boundaries", "check_large"]
 
@@ -23,7 +23,7 @@ LARGE_CLASSES: Final = (1000, 131072)
 ROOM: Final = 1.1  # of the bytes of input and result: the allocator's own, labels
 
 
-def check_boundaries(player: BackendContestant, end: float) -> dict[str, Any]:
+def check_boundaries(library: BackendLibrary, end: float) -> dict[str, Any]:
     """Every function against the gates for rows of each K at which the backend changes its kernel, and just beyond it.
 
     Just beyond are K + 1, where elements are read one by one, and the next K that 16 bytes divide. Kernels are compiled
@@ -40,11 +40,11 @@ def check_boundaries(player: BackendContestant, end: float) -> dict[str, Any]:
         except ImportError:
             found["left_out"].append(f"{dtype}: needs ml_dtypes")
             continue
-        ks = {k for most in player.boundaries(dtype) for k in (most, most + 1, (most // width + 1) * width)}
+        ks = {k for most in library.boundaries(dtype) for k in (most, most + 1, (most // width + 1) * width)}
         shapes += [(dtype, k) for k in sorted(ks)]
     pool = ThreadPoolExecutor(min(usable_cores(), MOST_AT_ONCE))
     try:
-        for part in [pool.submit(_judge_shape, player, dtype, k, end) for dtype, k in shapes]:
+        for part in [pool.submit(_judge_shape, library, dtype, k, end) for dtype, k in shapes]:
             verdict = part.result()
             for key, value in verdict.items():
                 found[key] += value
@@ -53,7 +53,7 @@ def check_boundaries(player: BackendContestant, end: float) -> dict[str, Any]:
     return found
 
 
-def _judge_shape(player: BackendContestant, dtype: str, k: int, end: float) -> dict[str, Any]:
+def _judge_shape(library: BackendLibrary, dtype: str, k: int, end: float) -> dict[str, Any]:
     found: dict[str, Any] = {"judged": 0, "failures": [], "left_out": []}
     if time.perf_counter() > end:
         found["left_out"].append(f"{dtype} K={k}")
@@ -61,22 +61,22 @@ def _judge_shape(player: BackendContestant, dtype: str, k: int, end: float) -> d
     rng = np.random.default_rng(k)
     x = (4.0 * rng.standard_normal((3, k))).astype(numpy_dtype(dtype))
     try:
-        player.upload(x)
+        library.upload(x)
     except (TypeError, ValueError) as error:  # the library's arrays have no such dtype
         found["left_out"].append(f"{dtype} K={k}: {error}")
         return found
-    _judge_rows(player, x, rng.integers(0, k, 3), found)
+    _judge_rows(library, x, rng.integers(0, k, 3), found)
     return found
 
 
-def _judge_rows(player: BackendContestant, x: Host, labels: Host, found: dict[str, Any]) -> None:
+def _judge_rows(library: BackendLibrary, x: Host, labels: Host, found: dict[str, Any]) -> None:
     """Judge every function on a few rows; an exception of one is a failure of that one."""
     n, k = x.shape
     for op, options in _calls():
         try:
             target = (labels,) if op in ("loss", "gradient") else ()
-            there = [player.upload(array) for array in (x, *target)]
-            result = player.download(getattr(player.backend, op)(*there, **options))
+            there = [library.upload(array) for array in (x, *target)]
+            result = library.download(getattr(library.backend, op)(*there, **options))
             verdict = gates.judge(op, result, x, *target, **options)
             problem = "" if verdict.ok else verdict.message
         except Exception as error:
@@ -93,13 +93,13 @@ def _calls() -> Iterator[tuple[str, dict[str, Any]]]:
         yield op, {"reduction": "none", "label_smoothing": 0.1}
 
 
-def check_large(player: BackendContestant) -> dict[str, Any]:
+def check_large(library: BackendLibrary) -> dict[str, Any]:
     """Softmax, and loss with gradient, of more than 2^31 float16 elements: the first and the last two rows are judged.
 
     As `check_boundaries`; a device without the memory is named in ``left_out``.
     """
     found: dict[str, Any] = {"judged": 0, "failures": [], "left_out": []}
-    needed, free = int(ROOM * 2 * 2 * LARGE), player.clock.free_bytes()
+    needed, free = int(ROOM * 2 * 2 * LARGE), library.clock.free_bytes()
     if free < needed:
         found["left_out"].append(f"{LARGE} elements: needs {needed >> 20} MiB of device memory, free are {free >> 20}")
         return found
@@ -112,11 +112,11 @@ def check_large(player: BackendContestant) -> dict[str, Any]:
         labels[some] = rng.integers(0, k, 4)
         host = np.zeros((n, k), np.float16)
         host[some] = few
-        x, y = player.upload(host), player.upload(labels)
+        x, y = library.upload(host), library.upload(labels)
         del host
         for op in ("softmax", "loss_and_gradient"):
-            for name, result in _large_results(player, op, x, y):
-                ends = np.concatenate([player.download(result[:2]), player.download(result[-2:])])
+            for name, result in _large_results(library, op, x, y):
+                ends = np.concatenate([library.download(result[:2]), library.download(result[-2:])])
                 target = (labels[some],) if name != "softmax" else ()
                 options: dict[str, Any] = {"reduction": "none"} if target else {}
                 verdict = gates.judge(name, ends, few, *target, **options)
@@ -126,8 +126,8 @@ def check_large(player: BackendContestant) -> dict[str, Any]:
     return found
 
 
-def _large_results(player: BackendContestant, op: str, x: Any, y: Any) -> list[tuple[str, Any]]:
+def _large_results(library: BackendLibrary, op: str, x: Any, y: Any) -> list[tuple[str, Any]]:
     if op == "softmax":
-        return [("softmax", player.backend.softmax(x))]
-    loss, gradient = player.backend.loss_and_gradient(x, y, reduction="none")
+        return [("softmax", library.backend.softmax(x))]
+    loss, gradient = library.backend.loss_and_gradient(x, y, reduction="none")
     return [("loss", loss), ("gradient", gradient)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
+from softbench.results.record import CaseRecord, Record, Result
 from softbench.results.units import percent
 
 __all__ = ["goals_table", "judge_goals"]
@@ -28,54 +29,65 @@ NOMINAL: Final = {"H100 80GB HBM3": 3.35e12, "H200": 4.8e12, "A100-SXM4-80GB": 2
 """Bytes per second by the data sheet, by a part of the device's name."""
 
 
-def judge_goals(
-    rows: Iterable[Mapping[str, Any]], ours: Iterable[str], devices: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
-    """One entry per contestant of ``ours``, operation and shape.
+def judge_goals(record: Record, ours: Iterable[str]) -> list[dict[str, Any]]:
+    """One entry per library of ``ours``, operation and shape.
 
     Parameters
     ----------
-    rows
-        As `softbench.gpu_selftest.benchmark` measures them.
+    record
+        As `softbench.measure.gpu.benchmark` fills it.
     ours
-        Names of the contestants that are held to the goals.
-    devices
-        By name of contestant what `softbench.front.backend.Backend.info` says; the nominal bandwidth follows from
-        ``"device"``.
+        Names of the libraries that are held to the goals. The nominal bandwidth follows from the ``"device"`` that
+        each says it runs on.
 
     Returns
     -------
     list of dict
-        ``contestant, op, n, k, dtype`` and ``goals``: of each goal its ``kind`` (``"copy"``, ``"read"``: fraction of
-        the measured one; ``"call"``: call time in calls of eager PyTorch; ``"torch.compile"``: its kernel time in ours;
+        ``library, op, n, k, dtype`` and ``goals``: of each goal its ``kind`` (``"copy"``, ``"read"``: fraction of the
+        measured one; ``"call"``: call time in calls of eager PyTorch; ``"torch.compile"``: its kernel time in ours;
         ``"quack"``: fraction of the nominal bandwidth), ``target``, ``measured``, and ``met``: None where a figure
-        that it needs is missing.
+        that it needs is missing, or is not believed.
     """
-    by = {(row["contestant"], row["op"], row["n"], row["k"], row["dtype"]): row for row in rows}
-    ours = set(ours)
     found = []
-    for (name, op, n, k, dtype), row in by.items():
-        if name not in ours:
-            continue
-        shape = (op, n, k, dtype)
-        goals = []
-        if (n, k) == CALL_SHAPE:
-            if name == "cupy" and op == "softmax":
-                ratio = _ratio(row.get("call_seconds"), by.get(("torch", *shape), {}).get("call_seconds"))
-                goals.append(_goal("call", CALLS, ratio, at_most=True))
-        elif row.get("limit"):  # else the array is so small that the time is that of the call
-            if dtype in DTYPES and k in OF_COPY:
-                kind, least = ("read", OF_READ) if op == "loss" else ("copy", OF_COPY[k])
-                goals.append(_goal(kind, least, row.get("fraction")))
-            compiled = by.get(("torch.compile", *shape), {}).get("kernel_seconds")
-            goals.append(_goal("torch.compile", 1.0, _ratio(compiled, row.get("kernel_seconds"))))
-            published = PUBLISHED.get((op, dtype), {}).get(k)
-            if published is not None:
-                of_nominal = _ratio(row.get("bandwidth"), _nominal(devices.get(name, {})))
-                goals.append(_goal("quack", published, of_nominal))
-        if goals:
-            found.append({"contestant": name, "op": op, "n": n, "k": k, "dtype": dtype, "goals": goals})
+    for case in record["cases"]:
+        n, k = case["shape"]
+        believed = {name: result for name, result in case["results"].items() if not result.get("impossible")}
+        for name in ours:
+            if name not in case["results"]:
+                continue
+            device = record["backends"].get(name, {}).get("info", {})  # type: ignore[call-overload]
+            goals = _goals(name, case, (n, k), believed, device)
+            if goals:
+                found.append(
+                    {"library": name, "op": case["op"], "n": n, "k": k, "dtype": case["dtype"], "goals": goals}
+                )
     return found
+
+
+def _goals(
+    name: str, case: CaseRecord, shape: tuple[int, int], results: Mapping[str, Result], device: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """What one library is to reach on one case, and what it does."""
+
+    def figure(library: str, key: str) -> Any:
+        return results.get(library, {}).get(key)
+
+    op, dtype, k = case["op"], case["dtype"], shape[1]
+    if shape == CALL_SHAPE:
+        if name != "cupy" or op != "softmax":
+            return []
+        return [_goal("call", CALLS, _ratio(figure(name, "call"), figure("torch", "call")), at_most=True)]
+    if not case["ceilings"]:  # the array is so small that the time is that of the call
+        return []
+    goals = []
+    if dtype in DTYPES and k in OF_COPY:
+        kind, least = ("read", OF_READ) if op == "loss" else ("copy", OF_COPY[k])
+        goals.append(_goal(kind, least, figure(name, "fraction")))
+    goals.append(_goal("torch.compile", 1.0, _ratio(figure("torch.compile", "median"), figure(name, "median"))))
+    published = PUBLISHED.get((op, dtype), {}).get(k)
+    if published is not None:
+        goals.append(_goal("quack", published, _ratio(figure(name, "bandwidth"), _nominal(device))))
+    return goals
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:
@@ -100,7 +112,7 @@ def goals_table(found: list[dict[str, Any]]) -> str:
     """The entries of `judge_goals` as lines: measured of target, then ``ok``, ``MISSED``, or ``?`` if not measured."""
     lines = [f"{'goals':<52}" + "".join(f"{column:>26}" for column in _COLUMNS)]
     for entry in found:
-        what = f"{entry['contestant']} {entry['op']} {entry['n']}x{entry['k']} {entry['dtype']}"
+        what = f"{entry['library']} {entry['op']} {entry['n']}x{entry['k']} {entry['dtype']}"
         cells = [
             next((_cell(goal) for goal in entry["goals"] if goal["kind"] in kinds), "") for kinds in _COLUMNS.values()
         ]

@@ -1,7 +1,7 @@
-"""Who is timed on a GPU, and with whose clock: softbench's GPU backends beside PyTorch and CuPy's own functions.
+"""Who is timed on a GPU: softbench's GPU backends beside PyTorch and CuPy's own functions.
 
-Each library times its own work with its own events, on its own stream. Nothing here is imported before it is asked
-for; a library that is missing, or that cannot do an operation, says so by an exception, whose text is the record.
+No library is imported before it is asked for; one that is missing, or that cannot do an operation, says so by an
+exception, whose text is the record.
 """
 
 from __future__ import annotations
@@ -11,134 +11,22 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, Final, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Final, Literal, get_args
 
 import numpy as np
 
+from softbench.measure.gpu.clocks import Call, Clock, CupyClock, NumbaClock, TorchClock
 from softbench.registry import available_backends, get_backend
 
-__all__ = ["Clock", "Contestant", "contestants"]
+__all__ = ["OPS", "Library", "libraries"]
 
 Op = Literal["softmax", "log_softmax", "loss", "loss_and_gradient"]
-Call = Callable[[], Any]
+OPS: Final[tuple[Op, ...]] = get_args(Op)
 Host = np.ndarray[Any, Any]
 
 
-class Clock(abc.ABC):
-    """Times queued work by the events of one library. Seconds."""
-
-    @abc.abstractmethod
-    def span(self, calls: Sequence[Call], n: int) -> float:
-        """Device time of ``n`` calls, taken in turns from ``calls``, per call."""
-
-    @abc.abstractmethod
-    def synchronize(self) -> None:
-        """Wait for everything queued."""
-
-    @abc.abstractmethod
-    def free_bytes(self) -> int:
-        """Free memory of the device."""
-
-    def replay(self, calls: Sequence[Call]) -> Call | None:
-        """All ``calls`` recorded as one graph, to be launched without their host cost; None where that fails."""
-        return None
-
-
-class CupyClock(Clock):
-    """CuPy's events, on its current stream; a graph is captured on a stream of its own."""
-
-    def __init__(self) -> None:
-        import cupy
-
-        self.cp = cupy
-
-    def span(self, calls: Sequence[Call], n: int) -> float:
-        start, stop = self.cp.cuda.Event(), self.cp.cuda.Event()
-        start.record()
-        for i in range(n):
-            calls[i % len(calls)]()
-        stop.record()
-        stop.synchronize()
-        return float(self.cp.cuda.get_elapsed_time(start, stop)) * 1e-3 / n
-
-    def synchronize(self) -> None:
-        self.cp.cuda.get_current_stream().synchronize()
-
-    def free_bytes(self) -> int:
-        self.cp.get_default_memory_pool().free_all_blocks()
-        return int(self.cp.cuda.runtime.memGetInfo()[0])
-
-    def replay(self, calls: Sequence[Call]) -> Call | None:
-        stream = self.cp.cuda.Stream(non_blocking=True)
-        try:
-            with stream:
-                for call in calls:  # the memory pool of this stream now holds what the capture will ask for
-                    call()
-                stream.synchronize()
-                stream.begin_capture()
-                try:
-                    for call in calls:
-                        call()
-                finally:
-                    graph = stream.end_capture()
-            graph.launch(self.cp.cuda.get_current_stream())
-            self.synchronize()
-        except Exception:  # whatever cannot be captured is timed by events instead
-            return None
-        return lambda: graph.launch(self.cp.cuda.get_current_stream())
-
-
-class NumbaClock(Clock):
-    """numba-cuda's events, on the default stream."""
-
-    def __init__(self) -> None:
-        from numba import cuda
-
-        self.cuda = cuda
-
-    def span(self, calls: Sequence[Call], n: int) -> float:
-        start, stop = self.cuda.event(timing=True), self.cuda.event(timing=True)
-        start.record()
-        for i in range(n):
-            calls[i % len(calls)]()
-        stop.record()
-        stop.synchronize()
-        return float(self.cuda.event_elapsed_time(start, stop)) * 1e-3 / n
-
-    def synchronize(self) -> None:
-        self.cuda.synchronize()
-
-    def free_bytes(self) -> int:
-        return int(self.cuda.current_context().get_memory_info().free)
-
-
-class TorchClock(Clock):
-    """PyTorch's events, on its current stream."""
-
-    def __init__(self) -> None:
-        import torch
-
-        self.torch = torch
-
-    def span(self, calls: Sequence[Call], n: int) -> float:
-        start, stop = (self.torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for i in range(n):
-            calls[i % len(calls)]()
-        stop.record()
-        stop.synchronize()
-        return float(start.elapsed_time(stop)) * 1e-3 / n
-
-    def synchronize(self) -> None:
-        self.torch.cuda.synchronize()
-
-    def free_bytes(self) -> int:
-        self.torch.cuda.empty_cache()
-        return int(self.torch.cuda.mem_get_info()[0])
-
-
-class Contestant(abc.ABC):
+class Library(abc.ABC):
     """One implementation of the operations on device arrays."""
 
     name: str
@@ -153,13 +41,17 @@ class Contestant(abc.ABC):
     def download(self, array: Any) -> Host:
         """A result on the host."""
 
+    def to_numpy(self, result: Any) -> Host:
+        """What `judged` returned, for a judge: it is on the host already."""
+        return result  # type: ignore[no-any-return]
+
     @abc.abstractmethod
     def call(self, op: Op, logits: Any, labels: Any) -> Call:
         """One call of an operation: losses summed, array results preallocated where the library allows."""
 
     @abc.abstractmethod
-    def judged(self, op: Op, logits: Any, labels: Any) -> dict[str, Host]:
-        """Results for the oracle, by its name of the operation; losses row by row."""
+    def judged(self, op: Op, logits: Any, labels: Any) -> Host | tuple[Host, Host]:
+        """Results for the oracle, on the host: losses row by row, and the gradient, where there are both."""
 
     def copy(self, source: Any, target: Any) -> Call | None:
         """A copy within the device's memory, to measure the ceiling; None where the library has none."""
@@ -170,7 +62,7 @@ class Contestant(abc.ABC):
         return None
 
 
-class BackendContestant(Contestant):
+class BackendLibrary(Library):
     """A GPU backend of softbench, through its public functions."""
 
     ours = True
@@ -204,13 +96,13 @@ class BackendContestant(Contestant):
     def _like(self, logits: Any) -> Any:
         return self.backend.rows.empty(logits.shape, logits.dtype.name)
 
-    def judged(self, op: Op, logits: Any, labels: Any) -> dict[str, Host]:
+    def judged(self, op: Op, logits: Any, labels: Any) -> Host | tuple[Host, Host]:
         if op in ("softmax", "log_softmax"):
-            return {op: self.download(getattr(self.backend, op)(logits))}
+            return self.download(getattr(self.backend, op)(logits))
         if op == "loss":
-            return {op: self.download(self.backend.loss(logits, labels, reduction="none"))}
+            return self.download(self.backend.loss(logits, labels, reduction="none"))
         losses, gradient = self.backend.loss_and_gradient(logits, labels, reduction="none")
-        return {"loss": self.download(losses), "gradient": self.download(gradient)}
+        return self.download(losses), self.download(gradient)
 
     def copy(self, source: Any, target: Any) -> Call:
         rows = self.backend.rows
@@ -234,7 +126,7 @@ READ_BLOCK: Final = 512
 READ_BLOCKS: Final = 16  # per multiprocessor: four waves, so that none waits long for the last
 
 
-class CupyxContestant(Contestant):
+class CupyxLibrary(Library):
     """CuPy's port of SciPy's functions; its arrays also measure the ceilings."""
 
     name = "cupyx"
@@ -255,8 +147,8 @@ class CupyxContestant(Contestant):
             raise NotImplementedError(f"cupyx has no {op}")
         return functools.partial(getattr(self.special, op), logits, axis=1)
 
-    def judged(self, op: Op, logits: Any, labels: Any) -> dict[str, Host]:
-        return {op: self.download(self.call(op, logits, labels)())}
+    def judged(self, op: Op, logits: Any, labels: Any) -> Host | tuple[Host, Host]:
+        return self.download(self.call(op, logits, labels)())
 
     def copy(self, source: Any, target: Any) -> Call:
         return functools.partial(self.cp.copyto, target, source)
@@ -268,7 +160,7 @@ class CupyxContestant(Contestant):
         return functools.partial(kernel, (blocks,), (READ_BLOCK,), arguments)
 
 
-class TorchContestant(Contestant):
+class TorchLibrary(Library):
     """PyTorch, eager or compiled."""
 
     def __init__(self, name: str, *, compiled: bool) -> None:
@@ -316,14 +208,14 @@ class TorchContestant(Contestant):
 
         return both
 
-    def judged(self, op: Op, logits: Any, labels: Any) -> dict[str, Host]:
+    def judged(self, op: Op, logits: Any, labels: Any) -> Host | tuple[Host, Host]:
         result = self._function("loss" if op == "loss_and_gradient" else op, "none")
         if op != "loss_and_gradient":
-            return {op: self.download(result(logits, labels))}
+            return self.download(result(logits, labels))
         leaf = logits.detach().clone().requires_grad_()
         losses = result(leaf, labels)
         losses.sum().backward()
-        return {"loss": self.download(losses), "gradient": self.download(leaf.grad)}
+        return self.download(losses), self.download(leaf.grad)
 
     def copy(self, source: Any, target: Any) -> Call:
         return functools.partial(target.copy_, source)
@@ -344,7 +236,7 @@ _CLOCKS: Final[dict[str, type[Clock]]] = {"cupy": CupyClock, "numba_cuda": Numba
 """Whose events see the work of which backend."""
 
 
-def contestants() -> Iterator[Contestant | str]:
+def libraries() -> Iterator[Library | str]:
     """Everybody who can run here; for the others a sentence on why not."""
     for name, state in available_backends().items():
         if name not in _CLOCKS:
@@ -352,13 +244,13 @@ def contestants() -> Iterator[Contestant | str]:
         if not state.ok or state.kind != "gpu":
             yield f"{name}: {state.reason or state.kind}"
             continue
-        yield BackendContestant(name, _CLOCKS[name]())
-    yield from _peer("cupyx", "cupy", CupyxContestant)
-    yield from _peer("torch", "torch", functools.partial(TorchContestant, "torch", compiled=False))
-    yield from _peer("torch.compile", "torch", functools.partial(TorchContestant, "torch.compile", compiled=True))
+        yield BackendLibrary(name, _CLOCKS[name]())
+    yield from _peer("cupyx", "cupy", CupyxLibrary)
+    yield from _peer("torch", "torch", functools.partial(TorchLibrary, "torch", compiled=False))
+    yield from _peer("torch.compile", "torch", functools.partial(TorchLibrary, "torch.compile", compiled=True))
 
 
-def _peer(name: str, module: str, make: Callable[[], Contestant]) -> Iterator[Contestant | str]:
+def _peer(name: str, module: str, make: Callable[[], Library]) -> Iterator[Library | str]:
     if importlib.util.find_spec(module) is None:
         yield f"{name}: {module} is not installed"
         return
