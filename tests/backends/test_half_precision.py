@@ -14,14 +14,11 @@ import pytest
 pytest.importorskip("numba", reason="numba is not installed")
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="a bfloat16 array needs ml_dtypes")
 
-pytestmark = pytest.mark.processes
-
 FORMATS = {"float16": np.dtype("float16"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 EVERY = np.arange(1 << 16).astype(np.uint16)
 
-_PROCESSORS = ["native"]
-if platform.machine() in ("x86_64", "AMD64"):
-    _PROCESSORS += ["haswell", "x86-64"]  # with instructions for float16 in narrower vectors, and without any
+# The processor at hand; float16 by instructions in narrower vectors; float16 without any.
+_PROCESSORS = ("native", "haswell", "x86-64") if platform.machine() in ("x86_64", "AMD64") else ("native",)
 
 _CONVERT = """
 import sys
@@ -69,10 +66,7 @@ def _floats(format_: np.dtype) -> np.ndarray:
     with np.errstate(all="ignore"):
         exact = np.sort(EVERY.view(format_).astype(np.float32))
         exact = exact[np.isfinite(exact)]
-        halfway = (
-            exact[:-1].astype(np.float64) + exact[1:]
-        ) / 2  # with one place more, so exact in float32 but for ...
-        halfway = halfway.astype(np.float32)  # ... the least of all
+        halfway = ((exact[:-1].astype(np.float64) + exact[1:]) / 2).astype(np.float32)
         top = np.array([exact.max() + (exact.max() - exact[-2]) / 2], np.float32)  # from here on rounded to infinity
         centers = np.concatenate([exact, halfway, top, -top])
         around = [centers]
@@ -90,7 +84,14 @@ def _is_nan(bits: np.ndarray, format_: np.dtype) -> np.ndarray:
     return np.isnan(bits.view(format_).astype(np.float32))
 
 
-@pytest.fixture(scope="module", params=[(name, cpu) for cpu in _PROCESSORS for name in FORMATS], ids="-".join)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((name, cpu), id=f"{name}-{cpu}", marks=() if cpu == "native" else pytest.mark.processes)
+        for cpu in _PROCESSORS
+        for name in FORMATS
+    ],
+)
 def converted(request, tmp_path_factory):
     """Format, float32 inputs, and what each conversion gave."""
     name, cpu = request.param
