@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import numpy as np
 
@@ -34,6 +34,8 @@ from softbench.interface import (
 from softbench.interface.dtypes import numpy_dtype, result_dtype, row_dtype
 
 __all__ = ["Backend"]
+
+_WIDE: Final = frozenset({"float32", "float64"})
 
 
 class _Rows:
@@ -492,11 +494,14 @@ class Backend(LinearFunctions):
         y = rows.as_rows(t, r.axis, t.dtype.name)
         if validate:
             rows.check_distribution(y)
-        if w is None and s is None and eps == 0.0:
-            return SoftTarget(rows.as_rows(y, 1, r.compute)), float(r.n) if mean else None
+        plain = w is None and s is None and eps == 0.0
+        wide = rows.wide_soft_targets and not (plain and t.dtype.name == r.compute)
+        dtype = row_dtype(r.compute, _WIDE) if wide else r.compute
+        if plain:
+            return SoftTarget(rows.as_rows(y, 1, dtype)), float(r.n) if mean else None
         # q is rounded once, with all it is multiplied and divided by: the gradient's bound leaves room for no more.
         divisor = 1.0 if not mean else float(r.n) if s is None else rows.divisor(None, s, None)
-        return SoftTarget(rows.soft_rows(y, r.compute, eps, w, s, divisor)), 1.0 if mean else None
+        return SoftTarget(rows.soft_rows(y, dtype, eps, w, s, divisor)), 1.0 if mean else None
 
     def _weights(self, weights: Any, argument: str, shape: tuple[int, ...], validate: bool) -> Array | None:
         """Weights as flat float64 rows, or None."""

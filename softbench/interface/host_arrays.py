@@ -14,6 +14,7 @@ import numpy as np
 from softbench.interface import messages
 from softbench.interface.dtypes import numpy_dtype, sum_tolerance
 from softbench.interface.float_mode import flushes_subnormals, ieee_arithmetic
+from softbench.interface.half_precision import is_half, narrow, widen
 from softbench.interface.labels import IGNORED, INVALID
 
 __all__ = ["HostArrays", "Layout"]
@@ -24,6 +25,7 @@ _SPARSE = "scipy.sparse", "cupyx.scipy.sparse"
 _INT64, _UINT64 = np.dtype("int64"), np.dtype("uint64")
 _FEW = 32  # up to here Python's own arithmetic on a list takes less than asking NumPy
 _LOWERED = 64  # a sum of up to 2**64 finite numbers, each times 2**-64, is finite
+_BLOCK = 1 << 16  # numbers in half precision that are widened at a time
 _FSUM_MAX = 4096  # math.fsum is exact and cheap up to here, a tree of vector operations is faster beyond
 
 
@@ -136,8 +138,7 @@ class HostArrays:
         else:
             moved = np.moveaxis(rows.reshape(shape[:axis] + shape[axis + 1 :] + (shape[axis],)), -1, axis)
         if out is not None:
-            with np.errstate(over="ignore"):
-                np.copyto(out, moved, casting="same_kind")
+            _copy(moved, out)
             return out
         wanted = numpy_dtype(dtype)
         return np.ascontiguousarray(moved if moved.dtype == wanted else _cast(moved, wanted))
@@ -171,7 +172,7 @@ class HostArrays:
 
     def check_range(self, values: Array, argument: str, low: float, high: float) -> None:
         """ValueError naming the first entry that is NaN or outside ``[low, high]``."""
-        if values.size == 0 or (values.min() >= low and values.max() <= high):
+        if values.size == 0 or _in_range(values, low, high):
             return
         good = (values >= low) & (values <= high)
         where = np.unravel_index(int(good.argmin()), values.shape)
@@ -183,17 +184,10 @@ class HostArrays:
         Sums are taken in float64 (longdouble in longdouble); the tolerance is ``max(1e-6, sqrt(eps))`` of
         the target's own dtype.
         """
-        if y.dtype.kind not in "u":
-            negative = y < 0
-            if negative.any():
-                row, k = (int(i) for i in np.unravel_index(int(negative.argmax()), y.shape))
-                raise messages.negative_target(row, k, y[row, k])
-        with np.errstate(over="ignore"):
-            sums = y.sum(axis=1, dtype=np.promote_types(y.dtype, np.float64))
-        good = np.abs(sums - 1.0) <= sum_tolerance(y.dtype.name)
-        if not good.all():
-            row = int(good.argmin())
-            raise messages.not_a_distribution(row, sums[row])
+        tolerance = sum_tolerance(y.dtype.name)
+        step = max(1, _BLOCK // y.shape[1]) if is_half(y.dtype) else len(y)
+        for first in range(0, len(y), step):
+            _check_distribution(widen(y[first : first + step]), tolerance, first)
 
     def soft_rows(
         self,
@@ -209,7 +203,7 @@ class HostArrays:
         ``divisor`` is a number, or what `total` returned; 0 gives NaN.
         """
         wide = np.longdouble if dtype == "float64" else np.float64
-        q = y.astype(wide)
+        q = widen(y).astype(wide)
         with np.errstate(all="ignore"):
             if smoothing != 0.0:
                 q *= wide(1.0) - wide(smoothing)
@@ -261,9 +255,49 @@ def _on_device(obj: Any) -> bool:
     return probe is not None and not isinstance(obj, np.ndarray) and int(probe()[0]) != 1  # 1 is kDLCPU
 
 
+def _in_range(values: Array, low: float, high: float) -> bool:
+    """Whether all ``values`` lie in ``[low, high]``."""
+    if is_half(values.dtype):  # NumPy compares float16 one by one
+        bits = values.view(np.uint16) if values.dtype.isnative else values
+        if low == 0.0 and bits.max() <= np.array(high, values.dtype).view(bits.dtype):  # from +0 on they are in order
+            return True
+        values = widen(values)
+    return bool(values.min() >= low and values.max() <= high)
+
+
+def _check_distribution(y: Array, tolerance: float, first: int) -> None:
+    """`HostArrays.check_distribution` of the rows from ``first`` on."""
+    if y.dtype.kind not in "u":
+        negative = y < 0
+        if negative.any():
+            row, k = (int(i) for i in np.unravel_index(int(negative.argmax()), y.shape))
+            raise messages.negative_target(first + row, k, y[row, k])
+    with np.errstate(over="ignore"):
+        sums = y.sum(axis=1, dtype=np.promote_types(y.dtype, np.float64))
+    good = np.abs(sums - 1.0) <= tolerance
+    if not good.all():
+        row = int(good.argmin())
+        raise messages.not_a_distribution(first + row, sums[row])
+
+
 def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
-    with np.errstate(over="ignore"):  # a float64 loss may be too large for float16: inf is the rounded result
+    if dtype == np.float32 and is_half(array.dtype):
+        return widen(array)
+    if is_half(dtype):
+        cast = np.empty(array.shape, dtype)
+        narrow(array, cast)
+        return cast
+    with np.errstate(over="ignore"):  # a float64 loss may be too large for float32: inf is the rounded result
         return array.astype(dtype)
+
+
+def _copy(array: Array, out: Array) -> None:
+    """Fill ``out``, rounding where it is narrower."""
+    if is_half(out.dtype):
+        narrow(array, out)
+        return
+    with np.errstate(over="ignore"):
+        np.copyto(out, array, casting="same_kind")
 
 
 def _all_below(labels: Array, n_classes: int) -> bool:

@@ -94,6 +94,12 @@ class RowBackend(LinearKernels, abc.ABC):
     """The pip command that provides them."""
     dtypes: ClassVar[frozenset[str]] = frozenset({"float32", "float64"})
     """Row dtypes the kernels take. The front widens float16 and bfloat16 to float32 unless listed here."""
+    wide_soft_targets: ClassVar[bool] = False
+    """Whether kernels take soft targets in float32 beside rows in half precision.
+
+    `SoftTarget.q` then has the rows' dtype only where the caller's target has it and nothing is multiplied in; else it
+    is float32. Without this it is always rounded to the rows' dtype, which may cost the loss half an ulp.
+    """
     accepts_strided: ClassVar[bool] = False
     """Whether kernels also take logits whose classes are not next to each other, without a copy of them.
 

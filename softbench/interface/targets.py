@@ -33,6 +33,8 @@ class IndexTarget:
 class SoftTarget:
     """A distribution per row, weights and smoothing folded in: ``q`` is ``(N, K)`` of the rows' dtype.
 
+    Or float32 beside rows in half precision, for a backend with `RowBackend.wide_soft_targets`.
+
     Where there are weights or smoothing, the divisor of a mean is folded in as well (the kernel then gets 1).
 
     ``loss_i = sum_k q_ik (lse_i - x_ik)``, where ``q_ik == 0`` contributes 0 even if ``x_ik == -inf``;

@@ -49,6 +49,7 @@ class Rows(NumpyBackend):
     """The right backend, under another name."""
 
     name = "mutant"
+    dtypes = frozenset({"float32", "float64"})
 
 
 def wide(x):
