@@ -81,11 +81,6 @@ def _caches() -> list[dict[str, object]]:
     return found
 
 
-def last_level_cache() -> int:
-    """Bytes of the largest cache; 32 MiB where the system does not say."""
-    return max((int(str(cache["bytes"])) for cache in _caches()), default=32 << 20)
-
-
 def _count(cpu_list: str) -> int:
     """How many CPUs a list like ``0-3,8`` names."""
     total = 0

@@ -88,8 +88,8 @@ def _set(name: str, value: Any) -> Callable[[Any], None]:
     return change
 
 
-def _no_short_rows(limits: Any) -> None:
-    limits.SHORT.update(dict.fromkeys(limits.SHORT, 0))  # the same dict everywhere
+def _no_short_rows(short_rows: Any) -> None:
+    short_rows.LONGEST.update(dict.fromkeys(short_rows.LONGEST, 0))
 
 
 TECHNIQUES: Final = (
@@ -108,11 +108,11 @@ TECHNIQUES: Final = (
     Technique("exponentials computed twice", "long_rows", _set("KEEP_BYTES", 0), _LONG),
     Technique("no prefetch", "long_rows", _set("AHEAD_BYTES", _NEVER), _LONG),
     Technique("soft targets judged by NumPy", "backend", _set("_FLOATS", ()), _SOFT),
-    Technique("no streaming stores", "backend", _set("_last_level_cache", lambda: _NEVER), _LONG),
+    Technique("no streaming stores", "dispatch", _set("last_level_cache", lambda: _NEVER), _LONG),
     Technique("one vector at a time", "lanes", _set("GROUP", 1), _LONG + _LABELLED),
-    Technique("a row at a time, however short", "limits", _no_short_rows, _SHORT_ROWS),
+    Technique("a row at a time, however short", "short_rows", _no_short_rows, _SHORT_ROWS),
     Technique("losses summed by NumPy", "backend", _set("FEW_LOSSES", _NEVER), _LOSSES),
-    Technique("a row on one thread, however long", "backend", _set("SHARED", frozenset()), _ONE_ROW),
+    Technique("a row on one thread, however long", "split_rows", _set("SHORTEST", _NEVER), _ONE_ROW),
     Technique(
         "another axis copied, not transposed", "backend", _set("NumbaBackend.accepts_strided", False), _OTHER_AXIS
     ),
@@ -127,13 +127,12 @@ def load(module: str, turn_off: Callable[[Any], None]) -> Backend:
     whole = importlib.import_module(_PACKAGE)
     kept = {name: sys.modules.pop(name) for name in _loaded()}
     try:
+        internals: Any = importlib.import_module(f"{_PACKAGE}.numba_internals")
+        internals.keep_on_disk = lambda dispatcher: dispatcher
         turn_off(importlib.import_module(f"{_PACKAGE}.{module}"))
-        entries: Any = importlib.import_module(f"{_PACKAGE}.entries")
-        entries.keep_on_disk = lambda dispatcher: dispatcher
-        rows = importlib.import_module(f"{_PACKAGE}.backend").NumbaBackend()
-        entry = entries.entry
-        rows._entry = _remembering(rows._entries, entry)
-        return Backend(rows)
+        backend: Any = importlib.import_module(f"{_PACKAGE}.backend")
+        backend._loaded("dispatch")  # before others have the name again
+        return Backend(backend.NumbaBackend())
     finally:
         for name in _loaded():
             del sys.modules[name]
@@ -144,17 +143,6 @@ def load(module: str, turn_off: Callable[[Any], None]) -> Backend:
 
 def _loaded() -> list[str]:
     return [name for name in sys.modules if name == _PACKAGE or name.startswith(f"{_PACKAGE}.")]
-
-
-def _remembering(known: dict[Any, Any], entry: Callable[..., Any]) -> Callable[..., Any]:
-    """`NumbaBackend._entry` with this variant's `entry`, whatever module of that name is loaded by now."""
-
-    def find(*key: Any) -> Any:
-        if key not in known:
-            known[key] = entry(*key)
-        return known[key]
-
-    return find
 
 
 def call(case: Case, backend: Backend, x: Any, y: Any, out: Any) -> Callable[[], Any]:
@@ -188,7 +176,7 @@ def ablation(arguments: Sequence[str]) -> int:
     if not cases:
         names = [technique.name for technique in TECHNIQUES] + [case.name for case in chosen(["*"])]
         parser.error(f"nothing matches {' '.join(parsed.patterns)}; there are {', '.join(names)}")
-    variants = {AS_IT_IS: load("limits", lambda module: None)}
+    variants = {AS_IT_IS: load("backend", lambda module: None)}
     for technique in dict.fromkeys(technique for techniques in cases.values() for technique in techniques):
         variants[technique.name] = load(technique.module, technique.turn_off)
     for case, techniques in cases.items():

@@ -235,44 +235,49 @@ class Choice(NamedTuple):
 
 def choices(itemsize: int) -> Iterator[Choice]:
     """Sizes around every limit."""
-    from softbench_backends.numba import NumbaBackend, limits, threads
-    from softbench_backends.numba.backend import streams
+    from softbench_backends.numba import NumbaBackend, short_rows, split_rows, threads
+    from softbench_backends.numba.dispatch import streams
+    from softbench_backends.numba.kernels import Rows, callable_kernel
 
     backend, count = NumbaBackend(), threads.count()
+    serial, split = threads.SERIAL_SIZE, split_rows.SHORTEST
 
     def arrays(n: int, k: int) -> tuple[Any, Any]:
         x = np.random.default_rng(0).normal(size=(n, k)).astype(f"f{itemsize}")
         return x, backend.empty(x.shape, x.dtype)
 
-    def alone(n: int, k: int, shape: str) -> Callable[[], Any]:
-        kernel, (x, out) = backend._entry("softmax", itemsize, shape, False), arrays(n, k)
+    def alone(n: int, k: int, taken: Rows) -> Callable[[], Any]:
+        kernel, (x, out) = callable_kernel("softmax", f"float{8 * itemsize}", taken, False), arrays(n, k)
         return lambda: kernel(x, out, 0, n, False)
 
-    def together(n: int, k: int, shape: str) -> Callable[[], Any]:
-        kernel, args = backend._entry("softmax", itemsize, shape, True), arrays(n, k)
-        return lambda: threads.run(kernel, args, n, min(count, n), streams(*args))
+    def together(n: int, k: int, taken: Rows) -> Callable[[], Any]:
+        kernel, args = callable_kernel("softmax", f"float{8 * itemsize}", taken, True), arrays(n, k)
+        return lambda: kernel(args, n, min(count, n), streams(*args))
 
-    short = limits.SHORT[itemsize]
-    for k in sorted({4, short // 4, short // 2, short, max(limits.SHORT.values())}):
-        ways = {"many rows at once": alone(ELEMENTS // k, k, "short"), "row by row": alone(ELEMENTS // k, k, "long")}
-        yield Choice("SHORT", f"{k} classes", ways, "many rows at once" if k <= short else "row by row")
-    for size in (limits.SERIAL_SIZE // 8, limits.SERIAL_SIZE // 2, limits.SERIAL_SIZE, 4 * limits.SERIAL_SIZE):
-        for k, shape in ((8, "short"), (1024, "long")):
+    short = short_rows.LONGEST[itemsize]
+    for k in sorted({4, short // 4, short // 2, short, max(short_rows.LONGEST.values())}):
+        ways = {
+            "many rows at once": alone(ELEMENTS // k, k, Rows.SHORT),
+            "row by row": alone(ELEMENTS // k, k, Rows.LONG),
+        }
+        yield Choice("short_rows.LONGEST", f"{k} classes", ways, "many rows at once" if k <= short else "row by row")
+    for size in (serial // 8, serial // 2, serial, 4 * serial):
+        for k, shape in ((8, Rows.SHORT), (1024, Rows.LONG)):
             ways = {"one thread": alone(size // k, k, shape), "all threads": together(size // k, k, shape)}
-            taken = "one thread" if size <= limits.SERIAL_SIZE else "all threads"
-            yield Choice("SERIAL_SIZE", f"{size // k}x{k}", ways, taken)
-    for k in (limits.HUGE // 4, limits.HUGE, 16 * limits.HUGE, 64 * limits.HUGE):
+            taken = "one thread" if size <= serial else "all threads"
+            yield Choice("threads.SERIAL_SIZE", f"{size // k}x{k}", ways, taken)
+    for k in (split // 4, split, 16 * split, 64 * split):
         for n in sorted({1, count // 2, count, 2 * count}):
-            ways = {"a row to a thread": together(n, k, "long"), "rows shared out": together(n, k, "huge")}
-            taken = "rows shared out" if k >= limits.HUGE and n < count else "a row to a thread"
-            yield Choice("HUGE", f"{n}x{k}", ways, taken)
+            ways = {"a row to a thread": together(n, k, Rows.LONG), "rows shared out": together(n, k, Rows.SPLIT)}
+            taken = "rows shared out" if k >= split and n < count else "a row to a thread"
+            yield Choice("split_rows.SHORTEST", f"{n}x{k}", ways, taken)
 
 
 def thresholds(arguments: Sequence[str]) -> int:
     """Both ways of computing around every size where the numba backend changes its way.
 
-    One line for every size: microseconds either way, softmax with ``out=``, and which way the backend takes there
-    (`softbench_backends.numba.limits`). Run it to see whether the limits suit a machine.
+    One line for every size: microseconds either way, softmax with ``out=``, and which way the backend takes
+    there. Run it to see whether the limits suit a machine.
     """
     options = parser("thresholds", thresholds)
     add_dtype(options)
@@ -284,5 +289,5 @@ def thresholds(arguments: Sequence[str]) -> int:
         cells = [
             f"{'*' if way == choice.taken else ' '} {way} {spread(timing, 1e6, 1)}" for way, timing in timings.items()
         ]
-        print(f"{choice.limit:12}{choice.size:16}" + "".join(f"{cell:48}" for cell in cells).rstrip(), flush=True)
+        print(f"{choice.limit:22}{choice.size:16}" + "".join(f"{cell:48}" for cell in cells).rstrip(), flush=True)
     return 0

@@ -15,7 +15,7 @@ from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, View, batch
 from softbench.conformance.case import WIDE, Requirement, check
 from softbench.conformance.failures import Failure, mismatch, near
-from softbench.machine import last_level_cache
+from softbench.interface.memory import last_level_cache
 
 __all__ = ["REQUIREMENTS"]
 

@@ -79,10 +79,10 @@ def kernels(words: Iterable[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
 
 
 def main(words: Iterable[str]) -> None:
-    from softbench_backends.numba import entries
+    from softbench_backends.numba import numba_internals
 
     # Kernels on disk would not be compiled here, and these, which no pass has seen, must not be found there.
-    entries.keep_on_disk = lambda dispatcher: dispatcher
+    numba_internals.keep_on_disk = lambda dispatcher: dispatcher
     with recorded() as modules:
         labels = []
         for label, compile_kernel in kernels(words):

@@ -19,8 +19,10 @@ from softbench.interface.host_arrays import HostArrays
 
 numba = pytest.importorskip("numba", reason="numba is not installed")
 
-from softbench_backends.numba import NumbaBackend, limits  # noqa: E402
-from softbench_backends.numba.limits import SHORT  # noqa: E402
+from softbench_backends.numba import NumbaBackend, results, split_rows  # noqa: E402
+from softbench_backends.numba.kernels import Rows, callable_kernel  # noqa: E402
+from softbench_backends.numba.short_rows import LONGEST  # noqa: E402
+from softbench_backends.numba.threads import SERIAL_SIZE  # noqa: E402
 
 DTYPES = [np.float32, np.float64]
 
@@ -108,7 +110,7 @@ def test_threads_do_not_change_a_bit(
     with monkeypatch.context() as patch:
         patch.setattr("softbench_backends.numba.threads.count", lambda: 8)  # more than huge rows: they are shared out
         together = every_result(backend, x)
-    assert k < limits.HUGE or ("softmax", x.itemsize, "huge", True) in backend._entries
+    assert k < split_rows.SHORTEST or ("softmax", x.dtype.name, Rows.SPLIT, True) in callable_kernel.made
     monkeypatch.setattr("softbench_backends.numba.threads._forked", True)  # as in a child: one thread
     for name, result in every_result(backend, x).items():
         assert_same_bits(result, together[name], name)
@@ -244,7 +246,7 @@ def test_memory_that_runs_out_on_any_thread_is_a_memory_error(chunks: int) -> No
 
     @njit
     def serial(kernel: int, n: int) -> None:
-        calls.call_address(kernel, (n,), 0, 9, False)
+        calls.call_kernel(kernel, (n,), 0, 9, False)
 
     assert serial(address, 8) is None
     with pytest.raises(MemoryError):
@@ -264,7 +266,8 @@ def test_nothing_is_written_outside_the_result(backend: NumbaBackend, dtype: Any
         for shift in (16, 17):
             out = guard[shift : shift + n * k].reshape(n, k)
             if streams:
-                kernel = backend._entry("softmax", x.itemsize, "short" if k <= SHORT[x.itemsize] else "long", True)
+                rows = Rows.SHORT if k <= LONGEST[x.itemsize] else Rows.LONG
+                kernel = callable_kernel("softmax", x.dtype.name, rows, True)
                 kernel((x, out), n, 2, True)
             else:
                 backend.softmax(x, out)
@@ -313,10 +316,10 @@ def test_temporary_memory_that_is_not_there_is_a_memory_error() -> None:
 def test_read_only_arrays_are_not_compiled_for_again(backend: NumbaBackend, k: int) -> None:
     x = logits(3, k, np.float32)
     wanted = backend.softmax(x, np.empty_like(x))
-    compiled = len(backend._entries)
+    compiled = len(callable_kernel.made)
     x.flags.writeable = False
     assert_same_bits(backend.softmax(x, np.empty_like(x)), wanted, "softmax of a read-only array")
-    assert len(backend._entries) == compiled
+    assert len(callable_kernel.made) == compiled
 
 
 def test_large_results_start_on_a_cache_line(backend: NumbaBackend) -> None:
@@ -325,7 +328,7 @@ def test_large_results_start_on_a_cache_line(backend: NumbaBackend) -> None:
         assert out.ctypes.data % 64 == 0
         assert out.flags.c_contiguous
         assert out.dtype == dtype
-        assert out.size >= limits.ALIGNED_SIZE
+        assert out.size >= results.ALIGNED_SIZE
 
 
 # -- targets that are no distributions -----------------------------------------------------------------
@@ -337,7 +340,7 @@ def test_large_targets_are_judged_as_by_the_base_class(
     backend: NumbaBackend, dtype: Any, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge = HostArrays.check_distribution
-    n = limits.SERIAL_SIZE // k + 7
+    n = SERIAL_SIZE // k + 7
     good = np.random.default_rng(0).random((n, k)) + 0.01
     good = (good / good.sum(axis=1, keepdims=True)).astype(dtype)
     by_numpy = []
@@ -381,9 +384,9 @@ def test_results_written_behind_the_next_row_are_the_same(
     backend: NumbaBackend, dtype: Any, k: int, monkeypatch: Any
 ) -> None:
     """Streamed rows are written while the next one is computed: also when that one is skipped, wide or not finite."""
-    from softbench_backends.numba import backend as module
+    from softbench_backends.numba import dispatch
 
-    n = max(24, 2 * limits.SERIAL_SIZE // k)
+    n = max(24, 2 * SERIAL_SIZE // k)
     x = logits(n, k, dtype)
     x[4::7, 3] = -2000.0  # too wide for the shorter exponential
     x[5::11, 7] = np.nan
@@ -403,7 +406,7 @@ def test_results_written_behind_the_next_row_are_the_same(
         return found
 
     plain = results()
-    monkeypatch.setattr(module, "_last_level_cache", lambda: 0)
+    monkeypatch.setattr(dispatch, "last_level_cache", lambda: 0)
     for streamed, expected in zip(results(), plain, strict=True):
         assert_same_bits(streamed, expected, f"K = {k}")
 
@@ -456,7 +459,7 @@ def test_subnormal_results_are_within_one_spacing(dtype: Any, low: float, n: int
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_short_and_long_rows_agree(backend: NumbaBackend, dtype: Any) -> None:
-    k = SHORT[np.dtype(dtype).itemsize]
+    k = LONGEST[np.dtype(dtype).itemsize]
     short = logits(21, k, dtype)
     long = np.concatenate([short, np.full((21, 1), -np.inf, dtype)], axis=1)
     u = np.finfo(dtype).eps
@@ -556,16 +559,16 @@ def test_a_damaged_cache_costs_a_compilation_only(tmp_path: Any) -> None:
 NAMES = """
 import gc
 from numba.core.registry import CPUDispatcher
-from softbench_backends.numba import entries  # with it all parts are there
+from softbench_backends.numba import kernels  # with it all of them are there
 for function in {o.py_func for o in gc.get_objects() if isinstance(o, CPUDispatcher)}:
     if function.__module__.startswith("softbench_backends.numba."):
         print(f"{function.__module__}.{function.__qualname__}")
 """
 
 
-def test_every_part_of_a_kernel_has_a_name_of_its_own() -> None:
+def test_every_device_function_has_a_name_of_its_own() -> None:
     """Symbols of compiled code consist of the name and a number that another process counts differently."""
-    from softbench_backends.numba.jit import device_function
+    from softbench_backends.numba.compiling import device_function
 
     done = run_python(NAMES)  # other tests load the backend more than once
     names = done.stdout.split()

@@ -13,7 +13,7 @@ import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from softbench_backends.numba import limits, results
+from softbench_backends.numba import results
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_no_two_arrays_share_memory_whoever_makes_and_drops_them(kept: list[Any]
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(work, range(4)))
-    assert sum(mapping.size for mapping in kept) <= limits.KEPT_BYTES
+    assert sum(mapping.size for mapping in kept) <= results.KEPT_BYTES
 
 
 def test_what_is_kept_is_bounded_and_given_up_when_memory_is_short(kept: list[Any], monkeypatch: Any) -> None:

@@ -19,40 +19,40 @@ from softbench.front.backend import Backend
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from softbench_backends.numba import NumbaBackend, threads
-from softbench_backends.numba.limits import HUGE, SERIAL_SIZE
+from softbench_backends.numba import NumbaBackend, dispatch, numba_internals, split_rows, threads
+from softbench_backends.numba.threads import SERIAL_SIZE
 
 
-class _Recorder(NumbaBackend):
-    """Compiles nothing and remembers which kernels calls asked for."""
+@pytest.fixture
+def asked(monkeypatch):
+    """Which kernels calls ask for. Nothing is compiled."""
+    keys = set()
 
-    def __init__(self):
-        super().__init__()
-        self.asked = set()
-
-    def _entry(self, *key):
-        self.asked.add(key)
+    def record(*key):
+        keys.add(key)
         return lambda *args: None
 
+    monkeypatch.setattr(dispatch, "callable_kernel", record)
+    return keys
 
-def _offered(ops, dtypes):
-    recorder = _Recorder()
+
+def _offered(asked, ops, dtypes):
+    asked.clear()
     labels = []
-    for label, compile_kernel in recorder.kernels(ops, dtypes):
+    for label, compile_kernel in NumbaBackend().kernels(ops, dtypes):
         labels.append(label)
         compile_kernel()
-    assert len(labels) == len(set(labels)) == len(recorder.asked)
-    return recorder.asked
+    assert len(labels) == len(set(labels)) == len(asked)
+    return set(asked)
 
 
-def _needed(op, dtype):
-    recorder = _Recorder()
-    be = Backend(recorder)
+def _ask(op, dtype):
+    be = Backend(NumbaBackend())
     many = 2 * SERIAL_SIZE // 10
     for shape, axis in [
         *(((n, k), -1) for k in (10, 1000) for n in (2, many)),
         *(((k, n), 0) for k in (10, 1000) for n in (20, many)),
-        ((1, 2 * HUGE), -1),
+        ((1, 2 * split_rows.SHORTEST), -1),
     ]:
         x = np.full(shape, 0.5, dtype)
         if op in ("argmax", "logsumexp", "softmax", "log_softmax"):
@@ -65,22 +65,21 @@ def _needed(op, dtype):
         getattr(be, op)(x, soft, axis=axis)
         if op != "log_loss":
             getattr(be, op)(x, labels, axis=axis, label_smoothing=0.1)
-    return recorder.asked
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("op", OPS)
-def test_the_kernels_offered_are_those_that_calls_ask_for(op, dtype, monkeypatch):
-    needed = set()
+def test_the_kernels_offered_are_those_that_calls_ask_for(op, dtype, asked, monkeypatch):
     for count in (1, 2):
         monkeypatch.setattr(threads, "count", lambda count=count: count)
-        needed |= _needed(op, dtype)
-    assert _offered([op], [dtype]) == needed
+        _ask(op, dtype)
+    needed = set(asked)
+    assert _offered(asked, [op], [dtype]) == needed
 
 
-def test_kernels_of_several_functions_are_offered_once():
-    both = _offered(["loss", "gradient"], ["float32", "float64"])
-    assert both == _offered(["loss"], ["float32"]) | _offered(["gradient"], ["float64"])
+def test_kernels_of_several_functions_are_offered_once(asked):
+    both = _offered(asked, ["loss", "gradient"], ["float32", "float64"])
+    assert both == _offered(asked, ["loss"], ["float32"]) | _offered(asked, ["gradient"], ["float64"])
 
 
 def _warmup(place, *arguments):
@@ -102,17 +101,15 @@ def test_what_was_compiled_is_on_disk(tmp_path):
     assert names == ["argmax_kernel", "argmax_kernel", "parallel_for", "parallel_for", "transposed_reduction"]
 
 
-def test_without_a_place_to_keep_kernels_it_says_so(monkeypatch):
-    from softbench_backends.numba import caching
-
-    assert caching.has_place()
+def test_without_a_place_to_keep_kernels_it_says_so(asked, monkeypatch):
+    assert numba_internals.has_place()
 
     def nowhere(py_func):
         raise RuntimeError("cannot cache function: no locator available")
 
-    monkeypatch.setattr(caching, "_PackageCache", nowhere)
-    assert not caching.has_place()
-    _, compile_kernel = next(_Recorder().kernels(["softmax"], ["float32"]))
+    monkeypatch.setattr(numba_internals, "_PackageCache", nowhere)
+    assert not numba_internals.has_place()
+    _, compile_kernel = next(NumbaBackend().kernels(["softmax"], ["float32"]))
     assert compile_kernel() is False
 
 

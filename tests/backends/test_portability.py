@@ -97,11 +97,10 @@ def test_narrower_vectors_give_the_same_bits(processor, elsewhere, here):
 _ASSEMBLY = """
 from numba import njit, types
 from softbench_backends.numba import long_rows
-from softbench_backends.numba.jit import KernelCompiler
+from softbench_backends.numba.numba_internals import kernel_options
 matrix = types.Array(types.float32, 2, "C")
 signature = (matrix, matrix, types.int64, types.int64, types.boolean)
-options = {"error_model": "numpy", "no_cfunc_wrapper": True, "pipeline_class": KernelCompiler}
-kernel = njit(long_rows.softmax_kernel.py_func, **options)
+kernel = njit(long_rows.softmax_kernel.py_func, error_model="numpy", **kernel_options)
 kernel.compile(signature)
 print(kernel.overloads[signature].library.get_asm_str())
 """

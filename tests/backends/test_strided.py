@@ -99,7 +99,7 @@ def test_half_precision_and_soft_targets_take_another_axis_too(backends: tuple[B
 def test_nothing_is_written_outside_the_result(
     monkeypatch: pytest.MonkeyPatch, backends: tuple[Backend, Backend], shape: tuple[int, ...], streams: bool
 ) -> None:
-    monkeypatch.setattr("softbench_backends.numba.backend.streams", lambda x, out: streams)
+    monkeypatch.setattr("softbench_backends.numba.dispatch.streams", lambda x, out: streams)
     x = logits(shape, np.float32)
     guard = np.full(x.size + 128, 7, np.float32)
     start = -guard.ctypes.data % 64 // 4 + 16

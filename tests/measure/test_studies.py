@@ -63,24 +63,30 @@ def test_the_clock_ticks_once_a_link(monkeypatch, capsys):
 
 def test_every_technique_can_be_turned_off():
     from benchmarks.studies import ablation
-    from softbench_backends.numba import backend, limits
+    from softbench_backends.numba import backend, short_rows
 
     for technique in ablation.TECHNIQUES:
         ablation.load(technique.module, technique.turn_off)  # compiles nothing; an AttributeError if it is gone
     assert backend.FEW_LOSSES < 1 << 20  # what others use is not changed
-    assert limits.SHORT[4] > 0
+    assert short_rows.LONGEST[4] > 0
     assert importlib.import_module("softbench_backends").numba.backend is backend
 
 
 def test_a_technique_that_is_turned_off_is_gone():
     from benchmarks.studies import ablation
 
-    (technique,) = (t for t in ablation.TECHNIQUES if t.module == "limits")
-    whole, without = ablation.load("limits", lambda module: None), ablation.load(technique.module, technique.turn_off)
+    (technique,) = (t for t in ablation.TECHNIQUES if t.module == "short_rows")
+    whole, without = ablation.load("backend", lambda module: None), ablation.load(technique.module, technique.turn_off)
     x = np.random.default_rng(0).normal(0, 4, (20, 10)).astype("f")
     assert np.allclose(without.softmax(x), whole.softmax(x), rtol=1e-6, atol=0)
-    assert {key[2] for key in without.rows._entries} == {"long"}
-    assert {key[2] for key in whole.rows._entries} == {"short"}
+    assert _kernels(without) == {"long"}
+    assert _kernels(whole) == {"short"}
+
+
+def _kernels(backend):
+    """For which rows kernels have been compiled in the modules that a backend was loaded from."""
+    loaded = type(backend.rows)._call.__globals__["_loaded"]
+    return {key[2].value for key in loaded("dispatch").callable_kernel.made}
 
 
 def test_patterns_choose_cases_or_techniques():
@@ -96,9 +102,20 @@ def test_patterns_choose_cases_or_techniques():
 # -- thresholds ---------------------------------------------------------------------------------------------------
 
 
-def test_the_way_that_is_marked_is_the_one_that_the_backend_takes():
+def _kernel_for(x, monkeypatch):
+    """The kernel that softmax asks for: its rows, and whether on all threads."""
+    from softbench_backends.numba import NumbaBackend, dispatch
+
+    asked = []
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatch, "callable_kernel", lambda *key: asked.append(key[2:]) or (lambda *args: None))
+        NumbaBackend().softmax(x, np.empty_like(x))
+    return asked[0]
+
+
+def test_the_way_that_is_marked_is_the_one_that_the_backend_takes(monkeypatch):
     from benchmarks.studies import kernels
-    from softbench_backends.numba import NumbaBackend, threads
+    from softbench_backends.numba import threads
 
     if threads.count() < 2:
         pytest.skip("there is one thread: nothing is shared out")
@@ -106,13 +123,11 @@ def test_the_way_that_is_marked_is_the_one_that_the_backend_takes():
     for choice in kernels.choices(4):
         *n, k = (int(number) for number in choice.size.removesuffix(" classes").split("x"))
         x = np.ones((n[0] if n else kernels.ELEMENTS // k, k), np.float32)
-        backend = NumbaBackend()
-        backend.softmax(x, np.empty_like(x))
-        ((_, _, shape, parallel),) = backend._entries
+        rows, parallel = _kernel_for(x, monkeypatch)
         taken = {
-            "SHORT": {"short": "many rows at once", "long": "row by row"}.get(shape),
-            "SERIAL_SIZE": "all threads" if parallel else "one thread",
-            "HUGE": "rows shared out" if shape == "huge" else "a row to a thread",
+            "short_rows.LONGEST": {"short": "many rows at once", "long": "row by row"}.get(rows.value),
+            "threads.SERIAL_SIZE": "all threads" if parallel else "one thread",
+            "split_rows.SHORTEST": "rows shared out" if rows.value == "split" else "a row to a thread",
         }[choice.limit]
         assert choice.taken == taken, choice
         assert choice.taken in choice.ways

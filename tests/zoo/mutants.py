@@ -15,7 +15,7 @@ import numpy as np
 
 from softbench.front.backend import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
-from softbench.machine import last_level_cache
+from softbench.interface.memory import last_level_cache
 from softbench_backends.numpy import NumpyBackend
 
 __all__ = ["MUTANTS", "Mutant"]

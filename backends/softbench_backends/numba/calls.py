@@ -1,8 +1,9 @@
-"""Kernels called by machine address, so that each is compiled once, whoever calls it.
+"""Kernels that other compiled functions call, so that each is compiled once, whoever calls it.
 
-A kernel ``(*args, first, last, streaming)`` works on the rows (or blocks, or tiles) ``first <= i < last``. Numba would
-compile it again, inlined, into every function that names it: into one that Python calls, one that runs on all threads
-and what belongs to that, one that transposes. An address costs a call through a pointer instead, once for many rows.
+A kernel ``(*args, first, last, streaming)`` works on the rows (or blocks, or segments) ``first <= i < last``. Numba
+would compile it again, inlined, into every function that names it: into one that Python calls, one that runs on all
+threads and what belongs to that, one that transposes. So they are given its address, which costs a call through a
+pointer instead, once for many rows; or, by Numba's public ways (`numba_internals`), the function itself.
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
@@ -12,35 +13,33 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import prange, types
+from numba import njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["call_address", "error_flag", "is_set", "parallel_for", "try_call"]
+from softbench_backends.numba import numba_internals
+
+__all__ = ["call_kernel", "error_flag", "is_set", "parallel_for", "try_call"]
 
 # What kernels return is not used. The largest of it, a number, has room where the caller expects one.
 _RETURNED = types.int64
 
 
 def _arguments(args: types.BaseTuple) -> tuple[types.Type, ...]:
-    """Types of what `call_address` takes."""
+    """Types of what `call_at` takes."""
     given = types.Tuple([types.unliteral(t) for t in args])
     return types.int64, given, types.int64, types.int64, types.boolean
 
 
 def _call(context: Any, builder: ir.IRBuilder, given: Any, values: list[ir.Value]) -> Any:
-    """Numba's status of a kernel that was called as `call_address` does, with values of the types ``given``."""
+    """Numba's status of a kernel that was called as `call_at` does, with values of the types ``given``."""
     kernel, args, *span = values
-    argument_types = (*given[1], *given[2:])
-    kernel_type = context.call_conv.get_function_type(_RETURNED, argument_types)
     arguments = [*cgutils.unpack_tuple(builder, args), *span]
-    function = builder.inttoptr(kernel, kernel_type.as_pointer())
-    status, _ = context.call_conv.call_function(builder, function, _RETURNED, argument_types, arguments)
-    return status
+    return numba_internals.call_kernel_at(context, builder, kernel, _RETURNED, (*given[1], *given[2:]), arguments)
 
 
 @intrinsic
-def call_address(
+def call_at(
     typingctx: Any, kernel: types.Integer, args: types.BaseTuple, first: Any, last: Any, streaming: types.Boolean
 ) -> Any:
     """Call the kernel at address ``kernel`` as ``kernel(*args, first, last, streaming)``; what it raises is passed on.
@@ -51,10 +50,20 @@ def call_address(
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
         status = _call(context, builder, sig.args, values)
         with cgutils.if_unlikely(builder, status.is_error):
-            context.call_conv.return_status_propagate(builder, status)
+            numba_internals.propagate_error(context, builder, status)
         return context.get_dummy_value()
 
     return types.void(*_arguments(args)), codegen
+
+
+@njit(error_model="numpy")
+def call_function(kernel, args, first, last, streaming):
+    """`call_at` of a compiled function instead of its address."""
+    kernel(*args, first, last, streaming)
+
+
+call_kernel = call_function if "entry points" in numba_internals.MISSING else call_at
+"""Call a kernel by what `softbench_backends.numba.compiling.Compiled.reference` says."""
 
 
 @intrinsic
@@ -96,7 +105,7 @@ def try_call(
     last: Any,
     streaming: types.Boolean,
 ) -> Any:
-    """As `call_address`, but what the kernel raises is dropped, and the flag raised instead."""
+    """As `call_at`, but what the kernel raises is dropped, and the flag set instead."""
 
     def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> ir.Value:
         status = _call(context, builder, sig.args[1:], values[1:])
@@ -108,7 +117,7 @@ def try_call(
 
 
 def parallel_for(kernel, args, n, chunks, streaming):
-    """Call ``kernel`` for ``0 <= i < n`` on all threads, in ``chunks``. The same text for all kernels."""
+    """Call the ``kernel`` at an address for ``0 <= i < n`` on all threads, in ``chunks``. One text for all kernels."""
     flag = error_flag()  # a sum of failures would do, but takes longer to compile
     for j in prange(chunks):
         at = np.int64(j)

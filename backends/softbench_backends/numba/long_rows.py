@@ -12,6 +12,7 @@ import math
 
 import numpy as np
 
+from softbench_backends.numba.compiling import device_function
 from softbench_backends.numba.intrinsics import (
     accumulate,
     accumulator,
@@ -54,9 +55,7 @@ from softbench_backends.numba.intrinsics import (
     times,
     without_argmaxes,
 )
-from softbench_backends.numba.jit import device_function
 from softbench_backends.numba.lanes import GROUP, VECTOR_BYTES
-from softbench_backends.numba.limits import AHEAD_BYTES, EARLY_BYTES, KEEP_BYTES, SEGMENT
 from softbench_backends.numba.memory import (
     address,
     broadcast,
@@ -78,6 +77,18 @@ from softbench_backends.numba.memory import (
     stream,
     width,
 )
+
+SEGMENT = 16384
+"""Classes that are summed together; also the unit in which a row is shared out to threads (`split_rows`)."""
+
+KEEP_BYTES = 1 << 22
+"""Exponentials of a row up to this size are kept between the passes, those of a larger one computed again."""
+
+EARLY_BYTES = 1 << 13
+"""Up to this size, the extrema of a row are found before the row before it is written: L1 holds all of both."""
+
+AHEAD_BYTES = 1 << 11
+"""From this size on, the next row is prefetched."""
 
 DEFERRED_ROWS = VECTOR_BYTES // 8
 """Rows whose losses and entries at labels are computed together: a vector of float64."""
@@ -478,95 +489,121 @@ def finish_labels(p, n, x, labels, loss, out, gradient):
             store_scalar(address(out), row * k + labels[row], load_scalar(results, i))
 
 
-def _row_kernel(labelled):
-    """The loop of `softmax_kernel` and, ``labelled``, of `index_kernel`: each compiles what it needs of it."""
-
-    def kernel(
-        x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
-    ):
-        k = x.shape[1]
-        keep = gradient and k * x.itemsize <= KEEP_BYTES
-        apart = streaming or same_address(address(x), address(out))
-        buffer = heap_buffer(address(x), k if apart and keep else 0)
-        ahead = prefetch_distance(k, x.itemsize)
-        weighted = sample_weight.size + class_weight.size > 0
-        weight_hi, weight_lo = quotient(1.0, 0.0, divisor, 0.0)
-        notes, noted = stack_buffer(address(loss), 9), 0
-        # The row pending: its results, whose exponentials are in the buffer, their factor, and which are left to write.
-        pending, pending_f, j, rest = address(out), load_scalar(address(x), 0), 0, 0
-        # The row whose extrema are known. The operations one after the other between a row's sum and its factor, and
-        # between its extrema and its first exponential, leave a core idle that has no other row to work on.
-        early, known = k * x.itemsize <= EARLY_BYTES, first - 1
-        m_next, low_next = pending_f, pending_f
-        for i in range(first, last):
-            xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-            y, weight, at_label = -1, 1.0, load_scalar(xi, 0)
-            if labelled:
-                y = labels[i]
-                if y < 0 or y >= k:
-                    write_skipped_row(y, loss, i, oi, k, gradient)
-                    continue
-                at_label = load_scalar(xi, y)
-                if weighted:
-                    weight = row_weight(i, y, sample_weight, class_weight)
-                    weight_hi, weight_lo = quotient(weight, 0.0, divisor, 0.0)
-            e = buffer if apart else oi
-            m, low = m_next, low_next
-            if known != i:
-                m, low = row_extrema(xi, k)
-            narrow, dominated = is_narrow(m, low), max_dominates(m, low)
-            if narrow:
-                hi, lo, argmaxes, j = narrow_row_sum(xi, e, k, m, dominated, keep, ahead, pending, pending_f, j, rest)
-            write_pending(e, pending, pending_f, j, rest)
-            j, rest = 0, 0
-            if labelled and noted == DEFERRED_ROWS:
-                finish_labels(notes, noted, x, labels, loss, out, gradient)
-                noted = 0
-            tiniest = math.inf
-            if not narrow:
-                hi, lo, argmaxes, tiniest = row_sum(xi, e, k, m, keep, ahead)
-            s, s_lo = sum_excluding_max(m, hi, lo, float(argmaxes))
-            narrow_f, normal = narrow_factor(m, s, s_lo, weight_hi, weight_lo)
-            if early and i + 1 < last:
-                m_next, low_next = row_extrema(offset(xi, k), k)
-                known = i + 1
-            if narrow and (normal or not gradient):
-                if labelled:
-                    defer_label(notes, noted, m, s, s_lo, at_label, weight, weight_hi, weight_lo, i)
-                    noted += 1
-                if not gradient:
-                    continue
-                if streaming and keep:
-                    j, rest = begin_pending(e, oi, k, narrow_f)
-                    pending, pending_f = oi, narrow_f
-                else:
-                    write_narrow_probabilities(xi, e, oi, k, keep, m, narrow_f, streaming)
-                continue
-            if labelled:
-                loss[i] = index_loss(m, s, log_sum(m, s, s_lo), at_label, weight)
-            if gradient:
-                s, s_lo, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, tiniest, weight_hi, weight_lo)
-                write_probabilities(xi, e, oi, k, keep and not narrow, m, f, h, g, streaming)
-                if labelled:
-                    store_scalar(oi, y, label_entry(m, s, s_lo, at_label, f, h, g, weight_hi))
-        write_pending(buffer, pending, pending_f, j, rest)
-        free_buffer(buffer)
-        if labelled:
-            finish_labels(notes, noted, x, labels, loss, out, gradient)
-        if streaming:
-            fence()
-
-    return device_function(kernel, "index_rows" if labelled else "unlabelled_rows")
-
-
-index_kernel = _row_kernel(True)
-"""`RowBackend.loss_and_gradient` for labels without smoothing; ``out`` is written if ``gradient`` is set."""
-
-_softmax_rows = _row_kernel(False)
-
-
 @device_function
 def softmax_kernel(x, out, first, last, streaming):
     """`RowBackend.softmax` of the rows ``first <= i < last``."""
-    # x stands in for targets, weights and losses, which are not looked at.
-    _softmax_rows(x, x, x, x, x, x, out, 0.0, 1.0, True, first, last, streaming)
+    k = x.shape[1]
+    keep = k * x.itemsize <= KEEP_BYTES
+    apart = streaming or same_address(address(x), address(out))
+    buffer = heap_buffer(address(x), k if apart and keep else 0)
+    ahead = prefetch_distance(k, x.itemsize)
+    # The pending row: its results, whose exponentials are in the buffer, their factor, and which are left to write.
+    pending, pending_f, at, end = address(out), load_scalar(address(x), 0), 0, 0
+    # The row whose extrema are known. The operations one after the other between a row's sum and its factor, and
+    # between its extrema and its first exponential, leave a core idle that has no other row to work on.
+    early, known = k * x.itemsize <= EARLY_BYTES, first - 1
+    next_m, next_low = pending_f, pending_f
+    for i in range(first, last):
+        xi, oi = offset(address(x), i * k), offset(address(out), i * k)
+        e = buffer if apart else oi
+        m, low = next_m, next_low
+        if known != i:
+            m, low = row_extrema(xi, k)
+        narrow, dominated = is_narrow(m, low), max_dominates(m, low)
+        if narrow:
+            hi, lo, argmaxes, at = narrow_row_sum(xi, e, k, m, dominated, keep, ahead, pending, pending_f, at, end)
+        write_pending(e, pending, pending_f, at, end)
+        at, end = 0, 0
+        smallest = math.inf
+        if not narrow:
+            hi, lo, argmaxes, smallest = row_sum(xi, e, k, m, keep, ahead)
+        s, s_lo = sum_excluding_max(m, hi, lo, float(argmaxes))
+        narrow_f, normal = narrow_factor(m, s, s_lo, 1.0, 0.0)
+        if early and i + 1 < last:
+            next_m, next_low = row_extrema(offset(xi, k), k)
+            known = i + 1
+        if not (narrow and normal):
+            _, _, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, smallest, 1.0, 0.0)
+            write_probabilities(xi, e, oi, k, keep and not narrow, m, f, h, g, streaming)
+        elif streaming and keep:
+            at, end = begin_pending(e, oi, k, narrow_f)
+            pending, pending_f = oi, narrow_f
+        else:
+            write_narrow_probabilities(xi, e, oi, k, keep, m, narrow_f, streaming)
+    write_pending(buffer, pending, pending_f, at, end)
+    free_buffer(buffer)
+    if streaming:
+        fence()
+
+
+@device_function
+def index_kernel(
+    x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
+):
+    """`RowBackend.loss_and_gradient` for labels without smoothing; ``out`` is written if ``gradient`` is set.
+
+    The loop of `softmax_kernel`, with a weight in place of 1, and with what is one number per row put off
+    (`defer_label`) until there are enough rows to fill a vector.
+    """
+    k = x.shape[1]
+    keep = gradient and k * x.itemsize <= KEEP_BYTES
+    apart = streaming or same_address(address(x), address(out))
+    buffer = heap_buffer(address(x), k if apart and keep else 0)
+    ahead = prefetch_distance(k, x.itemsize)
+    weighted = sample_weight.size + class_weight.size > 0
+    weight_hi, weight_lo = quotient(1.0, 0.0, divisor, 0.0)
+    rows, deferred = stack_buffer(address(loss), 9), 0
+    pending, pending_f, at, end = address(out), load_scalar(address(x), 0), 0, 0
+    early, known = k * x.itemsize <= EARLY_BYTES, first - 1
+    next_m, next_low = pending_f, pending_f
+    for i in range(first, last):
+        xi, oi = offset(address(x), i * k), offset(address(out), i * k)
+        y, weight = labels[i], 1.0
+        if y < 0 or y >= k:
+            write_skipped_row(y, loss, i, oi, k, gradient)
+            continue
+        at_label = load_scalar(xi, y)
+        if weighted:
+            weight = row_weight(i, y, sample_weight, class_weight)
+            weight_hi, weight_lo = quotient(weight, 0.0, divisor, 0.0)
+        e = buffer if apart else oi
+        m, low = next_m, next_low
+        if known != i:
+            m, low = row_extrema(xi, k)
+        narrow, dominated = is_narrow(m, low), max_dominates(m, low)
+        if narrow:
+            hi, lo, argmaxes, at = narrow_row_sum(xi, e, k, m, dominated, keep, ahead, pending, pending_f, at, end)
+        write_pending(e, pending, pending_f, at, end)
+        at, end = 0, 0
+        if deferred == DEFERRED_ROWS:
+            finish_labels(rows, deferred, x, labels, loss, out, gradient)
+            deferred = 0
+        smallest = math.inf
+        if not narrow:
+            hi, lo, argmaxes, smallest = row_sum(xi, e, k, m, keep, ahead)
+        s, s_lo = sum_excluding_max(m, hi, lo, float(argmaxes))
+        narrow_f, normal = narrow_factor(m, s, s_lo, weight_hi, weight_lo)
+        if early and i + 1 < last:
+            next_m, next_low = row_extrema(offset(xi, k), k)
+            known = i + 1
+        if narrow and (normal or not gradient):
+            defer_label(rows, deferred, m, s, s_lo, at_label, weight, weight_hi, weight_lo, i)
+            deferred += 1
+            if not gradient:
+                continue
+            if streaming and keep:
+                at, end = begin_pending(e, oi, k, narrow_f)
+                pending, pending_f = oi, narrow_f
+            else:
+                write_narrow_probabilities(xi, e, oi, k, keep, m, narrow_f, streaming)
+            continue
+        loss[i] = index_loss(m, s, log_sum(m, s, s_lo), at_label, weight)
+        if gradient:
+            s, s_lo, f, h, g = row_factor(xi, k, m, hi, lo, argmaxes, smallest, weight_hi, weight_lo)
+            write_probabilities(xi, e, oi, k, keep and not narrow, m, f, h, g, streaming)
+            store_scalar(oi, y, label_entry(m, s, s_lo, at_label, f, h, g, weight_hi))
+    write_pending(buffer, pending, pending_f, at, end)
+    free_buffer(buffer)
+    finish_labels(rows, deferred, x, labels, loss, out, gradient)
+    if streaming:
+        fence()

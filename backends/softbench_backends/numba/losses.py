@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 
+from softbench_backends.numba.compiling import device_function
 from softbench_backends.numba.intrinsics import (
     accumulate,
     accumulator,
@@ -18,7 +19,6 @@ from softbench_backends.numba.intrinsics import (
     sum_value,
     two_product,
 )
-from softbench_backends.numba.jit import device_function
 from softbench_backends.numba.lanes import GROUP
 from softbench_backends.numba.long_rows import row_weight
 from softbench_backends.numba.memory import address, broadcast, load, load_partial, load_scalar, offset, width

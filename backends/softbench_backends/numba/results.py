@@ -17,9 +17,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench_backends.numba.limits import KEPT_BYTES, MAPPED_BYTES
+__all__ = ["ALIGNED_SIZE", "empty"]
 
-__all__ = ["empty"]
+ALIGNED_SIZE: Final = 1 << 18
+"""Results of this many elements and more start on a cache line."""
+
+MAPPED_BYTES: Final = 1 << 22
+"""Results from this size on come from memory that is kept for others."""
+
+KEPT_BYTES: Final = 1 << 30
+"""Most that is kept when no array uses it; the system may take all of it."""
 
 _PAGE: Final = 1 << 21
 """Bytes of a large page, and the granularity of what is mapped."""

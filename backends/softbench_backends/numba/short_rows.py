@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 
+from softbench_backends.numba.compiling import device_function
 from softbench_backends.numba.intrinsics import (
     accumulate,
     accumulator,
@@ -52,8 +53,6 @@ from softbench_backends.numba.intrinsics import (
     sum_value,
     times,
 )
-from softbench_backends.numba.jit import device_function
-from softbench_backends.numba.limits import SHORT
 from softbench_backends.numba.long_rows import row_weight
 from softbench_backends.numba.memory import (
     address,
@@ -70,7 +69,11 @@ from softbench_backends.numba.memory import (
 from softbench_backends.numba.soft_rows import smoothing_weights
 from softbench_backends.numba.transposition import deinterleave, interleave, transpose_in, transpose_out
 
-MOST_CLASSES = max(SHORT.values())  # what the scratch tiles hold
+LONGEST = {4: 64, 8: 32}
+"""Rows up to this length, by item size, are taken many at a time, longer ones one by one (`long_rows`)."""
+
+MOST_CLASSES = max(LONGEST.values())
+"""What a tile on the stack holds."""
 
 
 @device_function
@@ -366,7 +369,7 @@ def index_kernel(
 def soft_kernel(
     x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
-    """`RowBackend.loss_and_gradient` for soft targets or smoothed labels: see `soft_rows.soft_rows`."""
+    """`RowBackend.loss_and_gradient` for soft targets or smoothed labels: see `soft_rows.soft_kernel`."""
     k = x.shape[1]
     xp, lp = address(x), address(loss)
     w = width(xp)

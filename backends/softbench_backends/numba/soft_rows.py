@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+from softbench_backends.numba.compiling import device_function
 from softbench_backends.numba.intrinsics import (
     accumulate,
     accumulator,
@@ -35,10 +36,8 @@ from softbench_backends.numba.intrinsics import (
     two_sum,
     without_argmaxes,
 )
-from softbench_backends.numba.jit import device_function
 from softbench_backends.numba.lanes import GROUP
-from softbench_backends.numba.limits import KEEP_BYTES
-from softbench_backends.numba.long_rows import prefetch_distance, row_extrema, write_skipped_row
+from softbench_backends.numba.long_rows import KEEP_BYTES, prefetch_distance, row_extrema, write_skipped_row
 from softbench_backends.numba.memory import (
     address,
     broadcast,
@@ -190,7 +189,7 @@ def smoothing_weights(i, y, k, unit, smoothing, sample_weight, class_weight):
 
 
 @device_function
-def soft_rows(
+def soft_kernel(
     x, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
     """`RowBackend.loss_and_gradient` for soft targets ``q`` ``(N, K)``, or for smoothed labels.

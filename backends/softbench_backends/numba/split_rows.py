@@ -13,7 +13,8 @@ import math
 import numpy as np
 from numba import types
 
-from softbench_backends.numba.calls import call_address
+from softbench_backends.numba.calls import call_kernel
+from softbench_backends.numba.compiling import device_function
 from softbench_backends.numba.intrinsics import (
     add_sums,
     index_loss,
@@ -28,9 +29,8 @@ from softbench_backends.numba.intrinsics import (
     smaller_positive,
     sum_excluding_max,
 )
-from softbench_backends.numba.jit import device_function
-from softbench_backends.numba.limits import SEGMENT
 from softbench_backends.numba.long_rows import (
+    SEGMENT,
     fill,
     narrow_segment_sum,
     row_extrema,
@@ -42,6 +42,9 @@ from softbench_backends.numba.long_rows import (
     write_probabilities,
 )
 from softbench_backends.numba.memory import address, fence, offset, store_scalar
+
+SHORTEST = 4 * SEGMENT
+"""From this length on, rows fewer than threads are shared out segment by segment."""
 
 # What is done to a segment. One function serves all; Numba would compile it for each of these numbers as a literal,
 # hence np.int64.
@@ -94,7 +97,7 @@ def argument_types(dtype: types.Type) -> tuple[types.Type, ...]:
 def all_segments(parallel, jobs, job, x, out, segments, m, f, h, g, streaming):
     """`segment_jobs` for every segment of every row, on all threads."""
     n = segments.shape[0] * segments.shape[1]
-    call_address(parallel, (jobs, (job, x, out, segments, m, f, h, g)), n, n, streaming)
+    call_kernel(parallel, (jobs, (job, x, out, segments, m, f, h, g)), n, n, streaming)
 
 
 @device_function

@@ -13,12 +13,11 @@ rows are taken in blocks of ``size`` along ``inner``, where memory is contiguous
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from softbench_backends.numba.calls import call_address
-from softbench_backends.numba.jit import device_function
+from softbench_backends.numba.calls import call_kernel
+from softbench_backends.numba.compiling import device_function
+from softbench_backends.numba.lanes import width_of
 from softbench_backends.numba.memory import (
     address,
     fence,
@@ -35,6 +34,7 @@ from softbench_backends.numba.short_rows import MOST_CLASSES, lane_weights, tile
 from softbench_backends.numba.transposition import transpose
 
 __all__ = [
+    "block_size",
     "index_kernel",
     "log_softmax_kernel",
     "softmax_kernel",
@@ -42,6 +42,19 @@ __all__ = [
     "transposed_reduction",
     "transposed_target",
 ]
+
+BLOCK_BYTES = 1 << 18
+"""Size of the buffer into which rows are transposed."""
+
+
+def block_size(shape: tuple[int, ...], itemsize: int, threads: int, transposed: bool) -> int:
+    """Rows of a block of logits of this shape; ``transposed`` into a buffer, or taken from where they are."""
+    outer, k, inner = shape
+    size = width_of(8 * itemsize)
+    if transposed:
+        wanted = -(-inner * outer // (4 * threads * size))  # some blocks for every thread
+        size *= max(1, min(BLOCK_BYTES // (k * itemsize * size), wanted))
+    return min(size, inner)
 
 
 @device_function
@@ -65,7 +78,7 @@ def transposed_map(kernel, x, out, size, first, last, streaming):
     for block in range(first, last):
         at, _, n = block_place(block, size, k, inner)
         transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
-        call_address(kernel, (buffer, buffer), 0, n, False)
+        call_kernel(kernel, (buffer, buffer), 0, n, False)
         transpose(address(buffer), k, n, k, offset(address(out), at), inner, streaming)
     if streaming:
         fence()
@@ -79,7 +92,7 @@ def transposed_reduction(kernel, x, out, size, first, last, streaming):
     for block in range(first, last):
         at, row, n = block_place(block, size, k, inner)
         transpose(offset(address(x), at), inner, k, n, address(buffer), k, False)
-        call_address(kernel, (buffer, out[row : row + n]), 0, n, False)
+        call_kernel(kernel, (buffer, out[row : row + n]), 0, n, False)
 
 
 @device_function
@@ -97,7 +110,7 @@ def transposed_target(
             buffer, q, labels[row : row + n], sample_weight[row : row + n], class_weight, loss[row : row + n],
             buffer, smoothing, divisor, gradient,
         )  # fmt: skip
-        call_address(kernel, args, 0, n, False)
+        call_kernel(kernel, args, 0, n, False)
         if gradient:
             transpose(address(buffer), k, n, k, offset(address(out), at), inner, streaming)
     if streaming:
@@ -134,26 +147,32 @@ def store_tile(e, out, inner, n, k, streaming):
             store(out, c * inner, load(e, c * w))
 
 
-def _lane_by_lane(name: str, tile_kernel: Any) -> Any:
-    """A kernel of `short_rows` from a tile of logits to one of results, made one for ``(outer, K, inner)``."""
-
-    def strided(x, out, size, first, last, streaming):
-        k, inner = x.shape[1], x.shape[2]
-        tile = stack_buffer(address(x), MOST_CLASSES)
-        e = stack_buffer(address(x), MOST_CLASSES)
-        for block in range(first, last):
-            at, _, n = block_place(block, size, k, inner)
-            load_tile(offset(address(x), at), inner, n, k, tile)
-            tile_kernel(tile, e, k)
-            store_tile(e, offset(address(out), at), inner, n, k, streaming)
-        if streaming:
-            fence()
-
-    return device_function(strided, name)
+@device_function
+def softmax_kernel(x, out, size, first, last, streaming):
+    """`short_rows.softmax_kernel` of blocks of ``(outer, K, inner)``."""
+    k, inner = x.shape[1], x.shape[2]
+    tile, e = stack_buffer(address(x), MOST_CLASSES), stack_buffer(address(x), MOST_CLASSES)
+    for block in range(first, last):
+        at, _, n = block_place(block, size, k, inner)
+        load_tile(offset(address(x), at), inner, n, k, tile)
+        tile_softmax(tile, e, k)
+        store_tile(e, offset(address(out), at), inner, n, k, streaming)
+    if streaming:
+        fence()
 
 
-softmax_kernel = _lane_by_lane("softmax_strided", tile_softmax)
-log_softmax_kernel = _lane_by_lane("log_softmax_strided", tile_log_softmax)
+@device_function
+def log_softmax_kernel(x, out, size, first, last, streaming):
+    """`short_rows.log_softmax_kernel` of blocks of ``(outer, K, inner)``."""
+    k, inner = x.shape[1], x.shape[2]
+    tile, e = stack_buffer(address(x), MOST_CLASSES), stack_buffer(address(x), MOST_CLASSES)
+    for block in range(first, last):
+        at, _, n = block_place(block, size, k, inner)
+        load_tile(offset(address(x), at), inner, n, k, tile)
+        tile_log_softmax(tile, e, k)
+        store_tile(e, offset(address(out), at), inner, n, k, streaming)
+    if streaming:
+        fence()
 
 
 @device_function

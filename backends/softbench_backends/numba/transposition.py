@@ -13,8 +13,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from softbench_backends.numba.compiling import device_function
 from softbench_backends.numba.elements import Elements
-from softbench_backends.numba.jit import device_function
 from softbench_backends.numba.lanes import VECTOR_BYTES, Lanes
 from softbench_backends.numba.memory import offset, vector_at, width
 

@@ -1,0 +1,211 @@
+"""What is made once, when it is first asked for: a library imported, a kernel compiled.
+
+That takes long, and meanwhile anything may happen: another thread asks for the same, a signal handler interrupts the
+thread that asks and asks again, another thread forks, somebody presses Ctrl-C. So it is made in a thread of its own,
+and whoever asks waits for that thread, without holding anything that somebody else may want:
+
+>>> squares = FirstUse(lambda n: n * n)
+>>> squares(3)
+9
+
+* **Threads** that ask for one thing get the same object.
+* A **signal handler** waits like anybody else: the thread that makes things is not the one that it has interrupted.
+* **Ctrl-C** ends the waiting. What is being made is finished all the same, never left half done.
+* A **fork** waits until nothing is being made, so that no lock in the child belongs to a thread that is not there. It
+  gives up after `PATIENCE` seconds; what has not been made by then is an error in that child (`ForkedTooSoonError`).
+* At the **end of the process** whatever is being made is finished first: a compiler may not be interrupted.
+
+Where a thread of its own would have to wait for the thread that asks, things are made at once by that one: where
+making one thing takes another; during an import, because it holds the locks of the modules above it; where it holds a
+lock that making things takes (``taken``); and where no thread can be started. So a signal handler that interrupts the
+import of the very library that it needs gets the ImportError that Python gives it.
+
+Subinterpreters are not supported, as NumPy does not support them.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from types import FrameType
+from typing import Any, Final, Generic, TypeVar
+
+__all__ = ["PATIENCE", "FirstUse", "ForkedTooSoonError", "hold_during_fork"]
+
+PATIENCE: Final = 30.0
+"""Seconds that a fork, or the end of the process, waits for what is being made."""
+
+T = TypeVar("T")
+
+
+class ForkedTooSoonError(RuntimeError):
+    """Something would have to be made in a process that was forked while another thread was making something."""
+
+
+class _Job:
+    """One thing while it is being made. Nothing here blocks but `wait`, each time on a lock that nobody else has."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._claim = _thread.allocate_lock()  # of several threads that were started for it, the first one works
+        self._waiting: list[Any] = []
+        self.done = False
+        self.error: BaseException | None = None
+
+    def start(self) -> None:
+        """Have it made. Whoever finds it does this anew: the one who made the job may have been interrupted."""
+        if not self._claim.locked():
+            _thread.start_new_thread(self.run, ())
+
+    def run(self) -> None:
+        if not self._claim.acquire(blocking=False):
+            return
+        thread = _thread.get_ident()
+        try:
+            with _making:
+                _makers.add(thread)
+                self._make()
+        except BaseException as error:  # whoever waits is to get it
+            self.error = error
+        finally:
+            _makers.discard(thread)
+            self.finish()
+
+    def finish(self) -> None:
+        self.done = True
+        for lock in tuple(self._waiting):
+            lock.release()
+
+    def wait(self) -> None:
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        self._waiting.append(lock)
+        if not self.done:  # else `finish` may not have seen the lock
+            lock.acquire()
+
+
+class FirstUse(Generic[T]):
+    """A function whose results are made once, in the way that the module describes.
+
+    Parameters
+    ----------
+    make
+        Makes the result for its positional arguments, which are hashable. An exception reaches whoever waits, and the
+        next call makes another attempt.
+    taken
+        Whether the thread that asks holds a lock that ``make`` will take.
+    """
+
+    def __init__(self, make: Callable[..., T], taken: Callable[[], bool] = lambda: False) -> None:
+        self._make, self._taken = make, taken
+        self.made: dict[Hashable, T] = {}
+        """Results so far, by tuples of arguments."""
+        self._jobs: dict[Hashable, _Job] = {}
+        _everything.add(self)
+
+    def __call__(self, *key: Any) -> T:
+        """The result for these arguments."""
+        try:
+            return self.made[key]
+        except KeyError:
+            return self._first(key)
+
+    def _first(self, key: tuple[Any, ...]) -> T:
+        while key not in self.made:
+            if _forked_too_soon:
+                raise ForkedTooSoonError(
+                    "this process was forked while another thread of its parent was compiling or importing: what was "
+                    "not ready by then cannot be had here; call each function once before forking, or use spawn"
+                )
+            if _thread.get_ident() in _makers or _imports() or self._taken():
+                self.made.setdefault(key, self._make(*key))
+                break
+            job = self._jobs.setdefault(key, _Job(lambda: self._finished(key)))
+            try:
+                job.start()
+            except RuntimeError:  # no more threads, or none any more
+                job.run()
+            job.wait()
+            if job.error is not None:
+                raise job.error
+        return self.made[key]
+
+    def _finished(self, key: tuple[Any, ...]) -> None:
+        try:
+            if key not in self.made:  # made by a thread that had to make it itself
+                self.made[key] = self._make(*key)
+        finally:
+            self._jobs.pop(key, None)
+
+    def abandon(self) -> None:
+        """In a forked child: nobody is making anything now. A frame of this thread that was waiting asks anew."""
+        for job in tuple(self._jobs.values()):
+            job.finish()
+        self._jobs.clear()
+
+
+def _imports() -> bool:
+    """Whether this thread is inside an import statement."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
+
+
+# -- forks, and the end -----------------------------------------------------------------------------------------------
+
+_everything: weakref.WeakSet[FirstUse[Any]] = weakref.WeakSet()
+_making = threading.RLock()
+"""Held while something is being made."""
+
+_makers: set[int] = set()
+"""The thread that makes something."""
+
+_others: list[Any] = []
+_held: dict[int, list[list[Any]]] = {}
+"""What a thread that forks has taken; twice, if a signal handler forks meanwhile."""
+_forked_too_soon = False
+
+
+def hold_during_fork(lock: Any) -> None:
+    """Have forks wait for another `threading.RLock` too: a compiler's own, which others take without asking here."""
+    if lock not in _others:
+        _others.append(lock)
+
+
+def _before_fork() -> None:
+    wanted = (_making, *_others)
+    _held.setdefault(threading.get_ident(), []).append([lock for lock in wanted if lock.acquire(timeout=PATIENCE)])
+
+
+def _after_fork() -> list[Any]:
+    locks = _held[threading.get_ident()].pop()
+    for lock in reversed(locks):
+        lock.release()
+    return locks
+
+
+def _in_child() -> None:
+    global _making, _forked_too_soon
+    if len(_after_fork()) <= len(_others):
+        _forked_too_soon = True
+        _making = threading.RLock()
+    for made in tuple(_everything):
+        made.abandon()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)
+
+
+@atexit.register
+def _at_exit() -> None:
+    if _making.acquire(timeout=PATIENCE):
+        _making.release()
