@@ -22,7 +22,6 @@ __all__ = [
     "clock_frequency",
     "cpu_quota",
     "fingerprint",
-    "last_level_cache",
     "load_average",
     "peak_memory_of",
     "process_time",

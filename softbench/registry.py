@@ -11,19 +11,22 @@ names the plugin and its distribution; nothing of it reaches who asked for anoth
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import difflib
 import functools
 import importlib
 import os
+import pickle
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import Availability, RowBackend
+from softbench.interface.first_use import FirstUse
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -77,6 +80,8 @@ RESERVED: Final = (*BUILT_IN, "torch", "torch_cuda", "jax", "scipy", "onnxruntim
 _FROM_ENVIRONMENT: Final = os.environ.get("SOFTBENCH_BACKEND") or None
 _current: ContextVar[Backend | None] = ContextVar("softbench_backend", default=None)
 _instances: dict[str, Backend] = {}
+
+_import: Final = FirstUse(importlib.import_module)  # of built-in backends: a signal handler may ask for one meanwhile
 
 
 @functools.cache
@@ -139,7 +144,7 @@ def _load(name: str) -> type[RowBackend]:
             loaded = points[0].load()
         else:
             entry = BUILT_IN[name]
-            loaded = getattr(importlib.import_module(entry.module), entry.attribute)
+            loaded = getattr(_import(entry.module), entry.attribute)
     if not (isinstance(loaded, type) and issubclass(loaded, RowBackend)):
         raise BackendUnavailableError(
             f"backend {name!r} ({origin(name)}) is not a subclass of softbench.interface.RowBackend"
@@ -211,6 +216,11 @@ def get_backend(name: str | Backend) -> Backend:
         (a ValueError) when no backend has this name; the message has close matches.
     BackendUnavailableError
         (an ImportError) when it cannot run here; the message says why, and the pip command if one helps.
+
+    Notes
+    -----
+    There is one object for each name. It is pickled as that name (`multiprocessing`, joblib, dask): whoever unpickles
+    it gets the backend of that name there, or one of these errors.
     """
     if isinstance(name, Backend):
         return name
@@ -230,6 +240,21 @@ def get_backend(name: str | Backend) -> Backend:
             rows.name = name  # type: ignore[misc]  # of this instance: one class may serve under several names
         backend = Backend(rows)
     return _instances.setdefault(name, backend)
+
+
+def _by_name(backend: Backend) -> tuple[Callable[[str], Backend], tuple[str]]:
+    """How a backend is pickled: by name, as what it holds (kernels, devices) belongs to its process."""
+    if _instances.get(backend.name) is not backend:
+        cls = type(backend.rows)
+        raise pickle.PicklingError(
+            f"backend {backend.name!r} cannot be pickled: it was made from {cls.__module__}.{cls.__qualname__}, and "
+            "backends are pickled by name, which only those that get_backend returns have; make it in each process, or "
+            f"register its class (entry point group {ENTRY_POINT_GROUP!r})"
+        )
+    return get_backend, (backend.name,)
+
+
+copyreg.pickle(Backend, _by_name)
 
 
 def select_backend(backend: str | Backend | None) -> Backend:

@@ -1,8 +1,10 @@
 """Backends by name: what is listed, found, suggested, refused, and which one is current."""
 
 import contextvars
+import copy
 import importlib.metadata
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 import softbench as sb
 from softbench import registry
+from softbench.front.backend import Backend
 from softbench.interface import RowBackend
 from softbench_backends.python import PythonBackend
 
@@ -422,3 +425,35 @@ def test_where_warnings_are_errors_a_broken_plugin_harms_nobody(plugins, capsys)
     told = capsys.readouterr().err
     for what in ("on fire", "somebody:Else", "both call themselves"):
         assert what in told
+
+
+# -- pickling ------------------------------------------------------------------------------------------
+
+
+def test_every_backend_is_pickled_by_name():
+    for name, state in sb.available_backends().items():
+        if state.ok:
+            backend = sb.get_backend(name)
+            backend.softmax(np.ones((2, 3)))  # with whatever it then holds
+            for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+                text = pickle.dumps(backend, protocol)
+                assert pickle.loads(text) is backend
+                assert len(text) < 200
+            assert pickle.loads(pickle.dumps(backend.softmax)) == backend.softmax
+            assert copy.deepcopy(backend) is backend
+
+
+def test_an_unpickled_name_is_that_of_the_backend_there(monkeypatch):
+    text = pickle.dumps(sb.get_backend("numpy"))
+    monkeypatch.delitem(registry._instances, "numpy")
+    assert pickle.loads(text) is sb.get_backend("numpy")
+    with pytest.raises(sb.UnknownBackendError, match="unknown backend 'numpx'"):
+        pickle.loads(text.replace(b"numpy", b"numpx"))
+
+
+def test_a_backend_that_has_no_name_here_cannot_be_pickled():
+    class Mine(PythonBackend):
+        name = "mine"
+
+    with pytest.raises(pickle.PicklingError, match=r"'mine'.*test_registry\.\S*Mine.*softbench\.backends"):
+        pickle.dumps(Backend(Mine()))

@@ -17,8 +17,8 @@ and whoever asks waits for that thread, without holding anything that somebody e
 
 Where a thread of its own would have to wait for the thread that asks, things are made at once by that one: where
 making one thing takes another; during an import, because it holds the locks of the modules above it; where it holds a
-lock that making things takes (``taken``); and where no thread can be started. So a signal handler that interrupts the
-import of the very library that it needs gets the ImportError that Python gives it.
+lock that making things takes (`make_at_once_if`); while it forks; and where no thread can be started. So a signal
+handler that interrupts the import of the very library that it needs gets the ImportError that Python gives it.
 
 Subinterpreters are not supported, as NumPy does not support them.
 """
@@ -35,7 +35,7 @@ from collections.abc import Callable, Hashable
 from types import FrameType
 from typing import Any, Final, Generic, TypeVar
 
-__all__ = ["PATIENCE", "FirstUse", "ForkedTooSoonError", "hold_during_fork"]
+__all__ = ["PATIENCE", "FirstUse", "ForkedTooSoonError", "hold_during_fork", "make_at_once_if"]
 
 PATIENCE: Final = 30.0
 """Seconds that a fork, or the end of the process, waits for what is being made."""
@@ -65,15 +65,12 @@ class _Job:
     def run(self) -> None:
         if not self._claim.acquire(blocking=False):
             return
-        thread = _thread.get_ident()
         try:
-            with _making:
-                _makers.add(thread)
+            with _making, _Maker():
                 self._make()
         except BaseException as error:  # whoever waits is to get it
             self.error = error
         finally:
-            _makers.discard(thread)
             self.finish()
 
     def finish(self) -> None:
@@ -97,12 +94,10 @@ class FirstUse(Generic[T]):
     make
         Makes the result for its positional arguments, which are hashable. An exception reaches whoever waits, and the
         next call makes another attempt.
-    taken
-        Whether the thread that asks holds a lock that ``make`` will take.
     """
 
-    def __init__(self, make: Callable[..., T], taken: Callable[[], bool] = lambda: False) -> None:
-        self._make, self._taken = make, taken
+    def __init__(self, make: Callable[..., T]) -> None:
+        self._make = make
         self.made: dict[Hashable, T] = {}
         """Results so far, by tuples of arguments."""
         self._jobs: dict[Hashable, _Job] = {}
@@ -122,8 +117,9 @@ class FirstUse(Generic[T]):
                     "this process was forked while another thread of its parent was compiling or importing: what was "
                     "not ready by then cannot be had here; call each function once before forking, or use spawn"
                 )
-            if _thread.get_ident() in _makers or _imports() or self._taken():
-                self.made.setdefault(key, self._make(*key))
+            if _at_once():
+                with _Maker():
+                    self.made.setdefault(key, self._make(*key))
                 break
             job = self._jobs.setdefault(key, _Job(lambda: self._finished(key)))
             try:
@@ -149,6 +145,40 @@ class FirstUse(Generic[T]):
         self._jobs.clear()
 
 
+# -- who makes things at once -----------------------------------------------------------------------------------------
+
+_makers: dict[int, int] = {}
+"""Threads that are making something: how many things, one for the sake of another."""
+
+_conditions: list[Callable[[], bool]] = []
+
+
+class _Maker:
+    """The thread that makes something: what it asks for meanwhile it makes itself, as nobody else may."""
+
+    def __enter__(self) -> None:
+        thread = _thread.get_ident()
+        _makers[thread] = _makers.get(thread, 0) + 1  # what a signal handler adds it has taken away when it returns
+
+    def __exit__(self, *_: object) -> None:
+        thread = _thread.get_ident()
+        depth = _makers.get(thread, 1) - 1
+        if depth:
+            _makers[thread] = depth
+        else:
+            _makers.pop(thread, None)
+
+
+def make_at_once_if(condition: Callable[[], bool]) -> None:
+    """Have the thread that asks make things itself where ``condition()`` holds: it has a lock that making takes."""
+    _conditions.append(condition)
+
+
+def _at_once() -> bool:
+    thread = _thread.get_ident()
+    return thread in _makers or bool(_held.get(thread)) or _imports() or any(holds() for holds in tuple(_conditions))
+
+
 def _imports() -> bool:
     """Whether this thread is inside an import statement."""
     frame: FrameType | None = sys._getframe()
@@ -165,12 +195,9 @@ _everything: weakref.WeakSet[FirstUse[Any]] = weakref.WeakSet()
 _making = threading.RLock()
 """Held while something is being made."""
 
-_makers: set[int] = set()
-"""The thread that makes something."""
-
 _others: list[Any] = []
 _held: dict[int, list[list[Any]]] = {}
-"""What a thread that forks has taken; twice, if a signal handler forks meanwhile."""
+"""What a thread that forks has taken, and may be taking; twice, if a signal handler forks meanwhile."""
 _forked_too_soon = False
 
 
@@ -181,20 +208,28 @@ def hold_during_fork(lock: Any) -> None:
 
 
 def _before_fork() -> None:
-    wanted = (_making, *_others)
-    _held.setdefault(threading.get_ident(), []).append([lock for lock in wanted if lock.acquire(timeout=PATIENCE)])
+    locks: list[Any] = []
+    _held.setdefault(_thread.get_ident(), []).append(locks)
+    locks.extend(lock for lock in (_making, *_others) if lock.acquire(timeout=PATIENCE))
 
 
-def _after_fork() -> list[Any]:
-    locks = _held[threading.get_ident()].pop()
-    for lock in reversed(locks):
-        lock.release()
-    return locks
+def _after_fork() -> int:
+    """How many locks there were."""
+    held = _held[_thread.get_ident()]
+    count = len(held[-1])
+    while held[-1]:
+        held[-1].pop().release()
+    held.pop()
+    return count
 
 
 def _in_child() -> None:
     global _making, _forked_too_soon
-    if len(_after_fork()) <= len(_others):
+    thread = _thread.get_ident()
+    for other in (set(_makers) | set(_held)) - {thread}:  # threads that are not there
+        _makers.pop(other, None)
+        _held.pop(other, None)
+    if _after_fork() <= len(_others):
         _forked_too_soon = True
         _making = threading.RLock()
     for made in tuple(_everything):

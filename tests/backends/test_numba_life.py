@@ -17,6 +17,7 @@ import softbench
 from softbench import processes
 
 pytest.importorskip("numba", reason="numba is not installed")
+pytestmark = pytest.mark.processes
 
 posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks as on POSIX")
 

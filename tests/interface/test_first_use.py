@@ -76,15 +76,30 @@ def test_during_an_import_it_is_made_by_the_thread_that_imports(tmp_path, monkey
     assert asks_when_imported.same
 
 
-def test_with_a_lock_that_making_takes_it_is_made_at_once():
-    lock = threading.RLock()
+def test_with_a_lock_that_making_takes_all_is_made_at_once(monkeypatch):
+    """Also what is asked for on the way; meanwhile another thread makes something and waits for the lock."""
+    monkeypatch.setattr(first_use, "_conditions", [])
+    lock, waits = threading.RLock(), threading.Event()
+    first_use.make_at_once_if(lock._is_owned)
+
+    def make_elsewhere():
+        waits.set()
+        with lock:
+            return "elsewhere"
+
+    inner, other = FirstUse(threading.get_ident), FirstUse(make_elsewhere)
 
     def make():
         with lock:
-            return threading.get_ident()
+            return threading.get_ident(), inner()
 
     with lock:
-        assert FirstUse(make, taken=lambda: True)() == threading.get_ident()
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert waits.wait(20)
+        assert FirstUse(make)() == (threading.get_ident(), threading.get_ident())
+    thread.join(20)
+    assert other.made == {(): "elsewhere"}
 
 
 def test_without_another_thread_it_is_made_at_once(monkeypatch):
@@ -97,7 +112,12 @@ def test_without_another_thread_it_is_made_at_once(monkeypatch):
 
 # -- processes that are interrupted, forked and ended ----------------------------------------------------------------
 
-posix = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks as on POSIX")
+
+def posix(test):
+    """A test that starts processes."""
+    skip = pytest.mark.skipif(not hasattr(os, "fork"), reason="signals and forks as on POSIX")
+    return pytest.mark.processes(skip(test))
+
 
 START = """
 import os, signal, sys, threading, time
@@ -133,8 +153,9 @@ def in_child(work):
 """
 
 
-def run(text):
-    done = processes.run(processes.python("-c", START + textwrap.dedent(text)), limit=60, env=processes.environment())
+def run(text, before=""):
+    command = processes.python("-c", before + START + textwrap.dedent(text))
+    done = processes.run(command, limit=60, env=processes.environment())
     assert not done.problem, f"{done.problem}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -294,4 +315,19 @@ def test_threads_that_fork_at_once():
         [thread.join() for thread in threads]
         assert not failures
         """
+    )
+
+
+@posix
+def test_a_handler_that_interrupts_a_fork_makes_things_itself():
+    """The thread that forks holds what another thread would wait for, which it would wait for in turn."""
+    run(
+        """
+        found = []
+        soon_in_fork.append(lambda: soon(lambda *_: found.append(things("c", 0.0)), 0.01))
+        assert in_child(lambda: found == ["C"] and things("b", 0.0) == "B") == 0
+        assert found == ["C"]
+        """,
+        "import os, time\nsoon_in_fork = []\n"  # before softbench registers what it does then, so it comes after that
+        "os.register_at_fork(before=lambda: [(act(), time.sleep(0.2)) for act in soon_in_fork])\n",
     )

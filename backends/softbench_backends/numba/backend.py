@@ -32,15 +32,11 @@ REMEMBERED: Final = 1024
 """Shapes of small calls whose kernel is remembered; for others it is looked up."""
 
 
-def _compiles() -> bool:
-    return "numba.core.compiler_lock" in sys.modules and bool(_module("numba_internals").holds_compiler_lock())
-
-
 def _module(name: str) -> Any:
     return importlib.import_module(f"{__package__}.{name}")
 
 
-_loaded: Final = FirstUse(_module, taken=_compiles)
+_loaded: Final = FirstUse(_module)
 """A module of this package by name, of those that import Numba."""
 
 

@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 from numba import types
 
-from softbench.interface.first_use import FirstUse, hold_during_fork
-from softbench_backends.numba import long_rows, losses, numba_internals, short_rows, soft_rows, split_rows, strided
+from softbench.interface.first_use import FirstUse
+from softbench_backends.numba import long_rows, losses, short_rows, soft_rows, split_rows, strided
 from softbench_backends.numba import threads as on_threads
 from softbench_backends.numba.calls import parallel_for
 from softbench_backends.numba.compiling import Compiled, compile_for
@@ -221,13 +221,10 @@ def _make(op: str, dtype: str, rows: Rows, parallel: bool) -> Callable[..., Any]
     return lambda args, n, chunks, streaming: share(reference, (*bound, *args), n, chunks, streaming)
 
 
-callable_kernel: Final = FirstUse(_make, taken=numba_internals.holds_compiler_lock)
+callable_kernel: Final = FirstUse(_make)
 """What Python calls: ``(op, dtype, rows, parallel)`` to a kernel for one dtype, compiled when first asked for.
 
 It is called as ``(*args, first, last, streaming)``; one that is ``parallel`` as ``(args, n, chunks, streaming)``. Of
 rows that lie apart ``args`` end on the size of a block, and blocks are counted, not rows. The caller answers for dtypes
 and contiguity. Every row is computed by one thread, so results do not depend on how many there are.
 """
-
-if (lock := numba_internals.compiler_lock()) is not None:
-    hold_during_fork(lock)

@@ -25,6 +25,7 @@ from typing import Any, Final
 import numba
 from llvmlite import ir
 
+from softbench.interface.first_use import hold_during_fork, make_at_once_if
 from softbench_backends.numba.float_mode import keep_subnormals
 from softbench_backends.numba.sources import source_hash
 
@@ -32,10 +33,8 @@ __all__ = [
     "MISSING",
     "PARTS",
     "call_kernel_at",
-    "compiler_lock",
     "device_options",
     "has_place",
-    "holds_compiler_lock",
     "keep_on_disk",
     "kernel_options",
     "machine_code",
@@ -284,20 +283,9 @@ def propagate_error(context: Any, builder: ir.IRBuilder, status: Any) -> None:
 
 # -- compiler lock --------------------------------------------------------------------------------------------------
 
-
-def compiler_lock() -> Any:
-    """Numba's lock on compiling, a `threading.RLock`; None if there is none."""
-    if "compiler lock" in MISSING:
-        return None
+if "compiler lock" not in MISSING:
     from numba.core.compiler_lock import global_compiler_lock
 
-    return global_compiler_lock._lock
-
-
-def holds_compiler_lock() -> bool:
-    """Whether this thread is compiling: in a signal handler, or in a function that Numba calls while it compiles."""
-    if "compiler lock" in MISSING:
-        return False
-    from numba.core.compiler_lock import global_compiler_lock
-
-    return bool(global_compiler_lock.is_locked())
+    hold_during_fork(global_compiler_lock._lock)
+    # This thread may be compiling: in a signal handler, or in a function that Numba calls while it compiles.
+    make_at_once_if(global_compiler_lock.is_locked)
