@@ -397,7 +397,7 @@ def test_a_built_in_backend_whose_library_is_broken_is_unavailable(monkeypatch):
     def broken(name):
         raise ValueError("bad environment")
 
-    monkeypatch.setattr(registry.importlib, "import_module", broken)
+    monkeypatch.setattr(registry, "_import", broken)
     with pytest.warns(UserWarning, match="bad environment"):
         states = sb.available_backends()
     assert "bad environment" in states["numba"].reason
