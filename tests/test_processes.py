@@ -12,7 +12,10 @@ import pytest
 
 from softbench import processes
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="process groups and timers as on POSIX")
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(os.name != "posix", reason="process groups and timers as on POSIX"),
+]
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
 
 PATIENCE = 30.0

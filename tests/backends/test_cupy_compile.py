@@ -75,9 +75,8 @@ def assert_in_registers(architecture: str, names: list[str]) -> None:
         assert spilled == 0, f"{name} for {architecture}: {spilled} bytes spilled, {registers} registers"
 
 
-@pytest.mark.parametrize(
-    "architecture", ["sm_90", *(pytest.param(a, marks=pytest.mark.gpu_static) for a in ARCHITECTURES if a != "sm_90")]
-)
+@pytest.mark.gpu_static
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_kernels_stay_in_registers(architecture: str) -> None:
     assert set(REPRESENTATIVES) <= set(plan.instances())
     assert_in_registers(architecture, REPRESENTATIVES)

@@ -98,6 +98,7 @@ def test_numba_is_loaded_with_the_first_kernel_only() -> None:
 # -- threads -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [3, 200, 70_000])
 def test_threads_do_not_change_a_bit(
@@ -197,11 +198,13 @@ def on_a_layer(layer: str, code: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("layer", LAYERS)
 def test_sixteen_threads_on_every_layer(layer: str) -> None:
     on_a_layer(layer, "[t.join() for t in threads(8)]\nsys.exit(failures[0] if failures else 0)\n")
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_forked_child_works_on_every_layer(layer: str) -> None:
@@ -226,6 +229,7 @@ for pid in children:
     on_a_layer(layer, code)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("chunks", [1, 2, 7])
 def test_memory_that_runs_out_on_any_thread_is_a_memory_error(chunks: int) -> None:
     from numba import njit, types
@@ -503,6 +507,7 @@ sys.stdout.write(str(hash(b"".join(np.asarray(r).tobytes() for r in results))))
 """
 
 
+@pytest.mark.processes
 def test_a_second_process_only_loads(tmp_path: Any) -> None:
     """On one thread and on all, with kernels called by address, with libm and with memory of their own."""
     environment = {"NUMBA_CACHE_DIR": str(tmp_path), "NUMBA_NUM_THREADS": "2", "PYTHONHASHSEED": "0"}
@@ -535,6 +540,7 @@ def test_without_a_place_for_the_cache_kernels_still_compile(tmp_path: Any) -> N
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(sys.platform == "win32", reason="RLIMIT_FSIZE is POSIX")
 @pytest.mark.parametrize("place", ["not-a-folder", "full-disk"])
 def test_a_cache_that_takes_no_file_costs_a_compilation_only(tmp_path: Any, place: str) -> None:
@@ -548,6 +554,7 @@ def test_a_cache_that_takes_no_file_costs_a_compilation_only(tmp_path: Any, plac
     assert not [path for path in tmp_path.rglob("*.nbc") if path.stat().st_size]
 
 
+@pytest.mark.processes
 def test_a_damaged_cache_costs_a_compilation_only(tmp_path: Any) -> None:
     assert run_python(_FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path)).returncode == 0
     for path in tmp_path.rglob("*.nbc"):

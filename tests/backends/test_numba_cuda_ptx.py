@@ -123,6 +123,7 @@ WIDE = r"\.f64\b"
 NARROW = [name for name in WITH_ENTRIES if name != "smooth_weighted"]
 
 
+@pytest.mark.gpu_static
 @pytest.mark.parametrize("name", ["softmax", *(pytest.param(n, marks=STATIC) for n in NARROW if n != "softmax")])
 def test_no_float64_per_element_of_float32_rows(sm_90, name):
     assert per_element(sm_90, WIDE, name) < 0.5  # the optimiser may move a conversion or two
@@ -213,6 +214,7 @@ def vectors(ptx):
     return [sum(bool(p.search(line)) for line in instructions(ptx)) for p in (LOAD, STORE)]
 
 
+@pytest.mark.gpu_static
 @BOTH_COMPILERS
 @pytest.mark.parametrize("dtype", ["bfloat16", *(pytest.param(d, marks=STATIC) for d in DTYPES if d != "bfloat16")])
 def test_a_tile_moves_16_bytes_at_a_time(compiler, dtype):

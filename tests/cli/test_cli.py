@@ -83,6 +83,7 @@ def test_list_cases(capsys):
     assert "digits" in told
 
 
+@pytest.mark.processes
 def test_info(capsys):
     assert main(["info"]) == 0
     told = capsys.readouterr().out
@@ -132,6 +133,7 @@ def test_wrong_arguments_are_explained(arguments, words, capsys):
     assert "Traceback" not in told.err
 
 
+@pytest.mark.processes
 def test_run_saves_one_json_and_one_picture(capsys, no_startup, tmp_path):
     assert main(TINY) == 0
     told = capsys.readouterr()
@@ -155,6 +157,7 @@ def test_run_prints_json_alone(capsys, no_startup, tmp_path):
     assert str(tmp_path) not in json.dumps(found)
 
 
+@pytest.mark.processes
 def test_an_unwritable_folder_costs_the_files_not_the_table(capsys, no_startup, tmp_path):
     (tmp_path / "file").touch()
     assert main([*TINY, "--out", "file/sub"]) == 1
@@ -164,6 +167,7 @@ def test_an_unwritable_folder_costs_the_files_not_the_table(capsys, no_startup, 
     assert "Traceback" not in told.err
 
 
+@pytest.mark.processes
 def test_without_matplotlib_the_rest_is_there(capsys, no_startup, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
@@ -174,6 +178,7 @@ def test_without_matplotlib_the_rest_is_there(capsys, no_startup, monkeypatch, t
     assert len(list((tmp_path / "softbench-results").glob("*.json"))) == 1
 
 
+@pytest.mark.processes
 def test_a_wrong_backend_is_shown_as_wrong(capsys, no_startup, monkeypatch):
     verdict = {
         "ok": False,

@@ -17,6 +17,8 @@ from softbench.conformance.junit import junit_xml
 from softbench.conformance.verdicts import Report, Result
 from softbench.errors import UnknownBackendError
 
+pytestmark = pytest.mark.processes
+
 HOSTILE = """
 import ctypes, os, signal, sys, threading, time
 from softbench_backends.numpy import NumpyBackend

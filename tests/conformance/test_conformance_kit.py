@@ -510,6 +510,7 @@ def _pytest(folder, *arguments):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.processes
 def test_base_class_for_a_suite_of_ones_own(tmp_path):
     (tmp_path / "test_mine.py").write_text(
         textwrap.dedent(
@@ -550,6 +551,7 @@ def test_base_class_for_a_suite_of_ones_own(tmp_path):
     assert "FAILED test_mine.py::TestStale::test_declared_deviations_occur" in out
 
 
+@pytest.mark.processes
 def test_any_backend_from_the_command_line_of_pytest(tmp_path):
     module = "softbench.conformance.check_backend"
     options = ["-p", "softbench.conformance.pytest_plugin", "--conformance-profile", "quick", "--pyargs", module]
@@ -558,6 +560,7 @@ def test_any_backend_from_the_command_line_of_pytest(tmp_path):
     assert "test_contract[softbench_backends.numpy:NumpyBackend-nan-row/softmax-float32]" in done.stdout
 
 
+@pytest.mark.processes
 def test_required_backend_that_is_not_here_fails(tmp_path, monkeypatch):
     (tmp_path / "conftest.py").write_text(
         textwrap.dedent(

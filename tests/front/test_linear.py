@@ -397,6 +397,7 @@ def test_an_invalid_label_that_is_not_validated_gives_nan(backend):
     assert np.isnan(backend.linear_loss_and_gradient(X, coef, intercept, target, validate=False)[1]).all()
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize("form", [np.array, np.asfortranarray, sp.csr_array])
 def test_memory_does_not_grow_with_the_rows(backend, form):
     """Nothing of the size of the logits, and nothing at all that grows with N."""

@@ -184,6 +184,7 @@ def test_sidecar_records_what_asv_does_not(suite, tmp_path, monkeypatch):
         sidecar.write(results, environments)
 
 
+@pytest.mark.processes
 def test_sidecar_collects_versions_threads_and_reasons(suite, tmp_path):
     from benchmarks import sidecar
 

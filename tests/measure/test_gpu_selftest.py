@@ -32,6 +32,8 @@ from softbench.measure.timing import Timing
 from softbench.measure.workloads import custom
 from softbench.results import record
 
+pytestmark = pytest.mark.gpu_static
+
 
 class FakeClock(Clock):
     """Host time as device time."""

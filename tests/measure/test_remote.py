@@ -9,6 +9,8 @@ from softbench.measure import remote as remotes
 from softbench.measure.remote import Remote, RemoteCandidate, RemoteError
 from softbench.measure.workloads import custom
 
+pytestmark = pytest.mark.processes
+
 SMALL = custom("softmax", (20, 10)).to_dict()
 
 MISBEHAVING = """

@@ -17,6 +17,8 @@ from softbench.measure.surroundings import thread_limit
 from softbench.measure.timing import Timing
 from softbench.measure.workloads import custom, select
 
+pytestmark = pytest.mark.processes
+
 TINY = Config(
     backends=("python", "numpy"),
     cases=("softmax-1x10-f32", "loss_and_gradient-64x10-f32", "softmax-60000x10-f32"),

@@ -39,6 +39,7 @@ class Raises(NumpyBackend):
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("cls", "problem"),
     [

@@ -73,10 +73,11 @@ def test_inputs_are_never_zeros_and_the_same_every_time(case):
     again = make_inputs(case)
     assert logits.shape == case.shape
     assert logits.dtype == case.dtype
-    assert np.array_equal(logits, again.logits)
-    assert np.count_nonzero(logits) > 0.999 * logits.size
+    assert logits.tobytes() == again.logits.tobytes()
+    some = logits.reshape(-1)[: 1 << 20]  # NumPy converts half precision slowly
+    assert np.count_nonzero(some) > 0.999 * some.size
     if case.elements >= 1000:
-        assert 2 < float(np.std(logits.astype(np.float64))) < 8
+        assert 2 < float(np.std(some.astype(np.float64))) < 8
     if case.target == "none":
         assert target is None
     else:
