@@ -117,7 +117,7 @@ TECHNIQUES: Final = (
         "another axis copied, not transposed", "backend", _set("NumbaBackend.accepts_strided", False), _OTHER_AXIS
     ),
     Technique("pages of the result visited again", "transposition", _set("along_rows", _along_rows), _OTHER_AXIS),
-    Technique("memory of results not kept", "results", _set("_CAN_KEEP", False), _NEW),
+    Technique("memory of results not kept", "results", _set("_keeper", lambda: None), _NEW),
 )
 AS_IT_IS: Final = "as it is"
 

@@ -60,6 +60,7 @@ class NumbaBackend(RowBackend):
 
     def __init__(self) -> None:
         self._small: dict[Any, Callable[..., Any]] = {}  # `_small_kernel` by its arguments
+        results.read_environment()
 
     def __reduce__(self) -> tuple[type[NumbaBackend], tuple[()]]:
         return type(self), ()  # kernels are found again
