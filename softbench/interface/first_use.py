@@ -195,32 +195,39 @@ _everything: weakref.WeakSet[FirstUse[Any]] = weakref.WeakSet()
 _making = threading.RLock()
 """Held while something is being made."""
 
-_others: list[Any] = []
+_others: list[Callable[[], Any]] = []
 _held: dict[int, list[list[Any]]] = {}
 """What a thread that forks has taken, and may be taking; twice, if a signal handler forks meanwhile."""
 _forked_too_soon = False
 
 
-def hold_during_fork(lock: Any) -> None:
-    """Have forks wait for another `threading.RLock` too: a compiler's own, which others take without asking here."""
-    if lock not in _others:
-        _others.append(lock)
+def hold_during_fork(find: Callable[[], Any]) -> None:
+    """Have forks wait for another `threading.RLock` too: a compiler's own, which others take without asking here.
+
+    ``find`` is asked for it at every fork; None if there is no such lock yet.
+    """
+    _others.append(find)
 
 
 def _before_fork() -> None:
     locks: list[Any] = []
     _held.setdefault(_thread.get_ident(), []).append(locks)
-    locks.extend(lock for lock in (_making, *_others) if lock.acquire(timeout=PATIENCE))
+    for find in (lambda: _making, *_others):
+        lock = find()  # when those before it are taken: nobody imports a compiler then
+        if lock is not None:
+            taken = lock.acquire(timeout=PATIENCE)
+            locks.append(lock if taken else None)
 
 
-def _after_fork() -> int:
-    """How many locks there were."""
+def _after_fork() -> bool:
+    """Whether all locks had been taken."""
     held = _held[_thread.get_ident()]
-    count = len(held[-1])
+    complete = None not in held[-1]
     while held[-1]:
-        held[-1].pop().release()
+        if (lock := held[-1].pop()) is not None:
+            lock.release()
     held.pop()
-    return count
+    return complete
 
 
 def _in_child() -> None:
@@ -229,7 +236,7 @@ def _in_child() -> None:
     for other in (set(_makers) | set(_held)) - {thread}:  # threads that are not there
         _makers.pop(other, None)
         _held.pop(other, None)
-    if _after_fork() <= len(_others):
+    if not _after_fork():
         _forked_too_soon = True
         _making = threading.RLock()
     for made in tuple(_everything):

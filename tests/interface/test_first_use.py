@@ -244,7 +244,7 @@ def test_a_fork_waits_for_a_lock_that_others_take():
     run(
         """
         lock = threading.RLock()
-        first_use.hold_during_fork(lock)
+        first_use.hold_during_fork(lambda: lock)
         def others():
             with lock:
                 time.sleep(0.5)

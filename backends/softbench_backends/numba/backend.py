@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import logging  # noqa: F401  # registers what happens at forks: not while another thread forks and waits for Numba's import
 import math
 import os
 import sys
@@ -16,7 +17,12 @@ from softbench.interface import Array, Availability, IndexTarget, RowBackend, So
 from softbench.interface.dtypes import sum_tolerance
 from softbench.interface.first_use import FirstUse
 from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore, flushes_subnormals
-from softbench_backends.numba import results, threads
+from softbench_backends.numba import (
+    compiler_lock,  # noqa: F401
+    results,
+    sources,  # noqa: F401  # sees the sources before they are loaded
+    threads,
+)
 
 __all__ = ["NumbaBackend"]
 

@@ -1,11 +1,11 @@
-"""What is used of Numba beyond its public interface: all of it is here, and each part can be missing.
+"""What is used of Numba beyond its public interface: all of it is listed here, and each part can be missing.
 
 | part | what it is for | without it |
 |---|---|---|
 | libraries | device functions are optimised with their kernel; kernels align their stack | slow first calls |
 | disk cache | kernels on disk are thrown away when any source of this package changes | none are kept |
 | entry points | kernels are called without a dispatcher, each other by address | slow calls; threads are Python's |
-| compiler lock | a fork waits for whoever compiles, not for this package only | see `softbench.interface.first_use` |
+| compiler lock (`compiler_lock`) | forks and signal handlers may meet anybody who compiles | only this package |
 
 Every part names what it needs (`PARTS`), with the parameters that it is used with. `MISSING` says which part Numba does
 not have, and why; then `softbench_backends.numba.compiling` takes Numba's public way. Whether the parameters are still
@@ -25,7 +25,6 @@ from typing import Any, Final
 import numba
 from llvmlite import ir
 
-from softbench.interface.first_use import hold_during_fork, make_at_once_if
 from softbench_backends.numba.float_mode import keep_subnormals
 from softbench_backends.numba.sources import source_hash
 
@@ -279,13 +278,3 @@ def call_kernel_at(
 def propagate_error(context: Any, builder: ir.IRBuilder, status: Any) -> None:
     """Return from the function that is being compiled with the exception that a call ended with."""
     context.call_conv.return_status_propagate(builder, status)
-
-
-# -- compiler lock --------------------------------------------------------------------------------------------------
-
-if "compiler lock" not in MISSING:
-    from numba.core.compiler_lock import global_compiler_lock
-
-    hold_during_fork(global_compiler_lock._lock)
-    # This thread may be compiling: in a signal handler, or in a function that Numba calls while it compiles.
-    make_at_once_if(global_compiler_lock.is_locked)
