@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +56,8 @@ def environment(result: dict, environments: Path) -> Path:
 
 def write(folder: Path, environments: Path) -> list[Path]:
     """Sidecars for the results in ``folder`` that have none; the paths written."""
+    from softbench import processes
+
     written = []
     for path in sorted(folder.glob("*-*.json")):
         target = path.with_suffix(".sidecar.jsonc")
@@ -65,10 +66,8 @@ def write(folder: Path, environments: Path) -> list[Path]:
         result = json.loads(path.read_text())
         python = environment(result, environments)
         # -P: the installed softbench that was measured, not the one of the current folder.
-        done = subprocess.run(
-            [python, "-P", __file__, "--collect"], check=True, capture_output=True, text=True, cwd=folder
-        )
-        record = {"commit": result["commit_hash"], **json.loads(done.stdout)}
+        done = processes.run([python, "-P", __file__, "--collect"], limit=600, cwd=folder)
+        record = {"commit": result["commit_hash"], **json.loads(done.checked())}
         target.write_text(json.dumps(record, indent=1) + "\n")
         written.append(target)
     return written
@@ -90,8 +89,8 @@ def main() -> int:
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    except subprocess.CalledProcessError as error:
-        print(f"the environment could not be asked:\n{error.stderr}", file=sys.stderr)
+    except RuntimeError as error:
+        print(f"the environment could not be asked: {error}", file=sys.stderr)
         return 1
     for path in written:
         print(f"wrote {path.relative_to(ROOT)}")

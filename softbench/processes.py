@@ -110,6 +110,12 @@ class Finished:
         """What went wrong; empty if nothing did."""
         return f"no end within {self.limit:g} s" if self.status is None else describe(self.status)
 
+    def checked(self) -> str:
+        """What it has printed; RuntimeError with what it said last if something went wrong."""
+        if self.problem:
+            raise RuntimeError(f"{self.problem}\n{self.stderr or self.stdout}".strip())
+        return self.stdout
+
 
 def start(
     command: Sequence[str | os.PathLike[str]], *, limit: float, env: Mapping[str, str] | None = None, **options: Any

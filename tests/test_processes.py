@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -270,3 +272,19 @@ def test_a_group_of_its_own():
     ) as child:
         assert started(child) == child.pid
         assert child.pid != os.getpgrp()
+
+
+def test_every_child_is_started_here():
+    """Elsewhere nothing starts a process; what is forked, or started by a pool, asks to end with its parent."""
+    root = Path(__file__).parents[1]
+    starts = re.compile(
+        r"subprocess\.(run|Popen|call|check_\w+|getoutput)\b|os\.(system|popen|spawn\w*|posix_spawn\w*)\b"
+    )
+    forks = re.compile(r"os\.(fork|forkpty)\(|ProcessPoolExecutor\(|\.Process\(|\.Pool\(")
+    for folder in ("softbench", "backends/softbench_backends", "benchmarks"):
+        for path in (root / folder).rglob("*.py"):
+            text = path.read_text()
+            if path != root / "softbench" / "processes.py":
+                assert not (found := starts.search(text)), f"{path.relative_to(root)}: {found.group()}"
+                if found := forks.search(text):
+                    assert "processes.end_with_parent" in text, f"{path.relative_to(root)}: {found.group()}"

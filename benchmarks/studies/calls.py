@@ -7,7 +7,6 @@ import json
 import math
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +17,7 @@ import numpy as np
 
 import softbench as sb
 from benchmarks.studies.common import add_dtype, add_seconds, parser, print_beside
+from softbench import processes
 from softbench.measure.timing import Candidate, interleave
 
 # -- what a call costs -------------------------------------------------------------------------------------------------
@@ -151,10 +151,8 @@ def first_call(op: str, n: int, k: int) -> float:
 def in_fresh_process(op: str, shape: tuple[int, int], cache: str) -> float:
     """`first_call` in a process of its own, with that cache."""
     command = [sys.executable, "-m", "benchmarks.studies", "first-calls", "--child", op, *map(str, shape)]
-    done = subprocess.run(
-        command, env={**os.environ, "NUMBA_CACHE_DIR": cache}, stdout=subprocess.PIPE, text=True, check=True
-    )
-    return float(json.loads(done.stdout))
+    done = processes.run(command, limit=600, env={**os.environ, "NUMBA_CACHE_DIR": cache})
+    return float(json.loads(done.checked()))
 
 
 def first_calls(arguments: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ import fnmatch
 import importlib.metadata
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 import softbench as sb
-from softbench import machine
+from softbench import machine, processes
 from softbench.measure.ceiling import ceiling
 from softbench.measure.timing import Candidate, Timing, interleave
 from softbench.registry import DISTRIBUTIONS
@@ -73,6 +74,9 @@ _FIRST: Final = (
     Goal("softmax", _IMAGENET, {"torch": 1.6}),
     Goal("loss_and_gradient", _IMAGENET, {"torch": 8.0}),
 )
+LIMIT: Final = 3600.0
+"""Seconds after which the process of a goal ends, whatever becomes of the study."""
+
 GOALS: Final = (
     *_FIRST,
     Goal("softmax", _MNIST, {"torch": 12.0, "jax": 1.5, "onnxruntime": 1.5}),
@@ -299,11 +303,17 @@ def goals(arguments: Sequence[str]) -> int:
         "goals": [],
     }
     # A process for each: with what peers keep of earlier cases, short calls take longer.
-    processes = ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1)
-    with contextlib.suppress(KeyboardInterrupt), processes:
+    fresh = ProcessPoolExecutor(
+        1,
+        mp_context=get_context("spawn"),
+        max_tasks_per_child=1,
+        initializer=processes.end_with_parent,
+        initargs=(os.getpid(), LIMIT),
+    )
+    with contextlib.suppress(KeyboardInterrupt), fresh:
         for goal in goals:
             with console.status(goal.name):
-                entry, record["threads"] = processes.submit(_alone, goal, parsed.seconds, peers).result()
+                entry, record["threads"] = fresh.submit(_alone, goal, parsed.seconds, peers).result()
             record["goals"].append(entry)
             _print(console, record["goals"][-1:], peers, header=len(record["goals"]) == 1)
     if parsed.out:

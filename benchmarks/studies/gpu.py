@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.studies.common import parser
+from softbench import processes
 
 TESTS = Path(__file__).parents[2] / "tests"
 
@@ -169,7 +169,7 @@ def stand_in() -> Iterator[dict[str, str]]:
     """The stand-in driver, built, as the environment of a process that is to find it; OSError without a compiler."""
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "libcuda.so.1"
-        subprocess.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, DRIVER, "-ldl"], check=True)
+        processes.run(["cc", "-O1", "-shared", "-fPIC", "-o", library, DRIVER, "-ldl"], limit=60).checked()
         yield {**os.environ, "LD_LIBRARY_PATH": folder, "NUMBA_ENABLE_CUDASIM": "0"}
 
 
@@ -279,4 +279,5 @@ def launches(arguments: Sequence[str]) -> int:
         return 0
     with stand_in() as environment:
         command = [sys.executable, "-m", "benchmarks.studies", "gpu-launches"]
-        return subprocess.run(command, env=environment, check=False).returncode
+        status = processes.run(command, limit=600, env=environment, stdout=None, stderr=None).status
+        return 1 if status is None else status

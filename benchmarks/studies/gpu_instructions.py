@@ -14,13 +14,13 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.common import parser
+from softbench import processes
 from softbench_backends.cupy.source import source
 
 LANES = 128 * 132 * 1.755e9  # lane-instructions per second of an H100 or H200 SXM: 132 processors at 1.755 GHz
@@ -106,7 +106,7 @@ def instructions(text: str, names: list[str]) -> list[int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        sass = subprocess.run([disassembler(), "-c", file.name], capture_output=True, text=True, check=True).stdout
+        sass = processes.run([disassembler(), "-c", file.name], limit=600).checked()
     found = []
     for name in names:
         symbol = ask("GetLoweredName", unit, name.encode()).decode()

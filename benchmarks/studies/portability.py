@@ -26,7 +26,7 @@ from typing import Any, Final
 import numpy as np
 
 from benchmarks.studies.goals import GOALS, Goal, _numba, _relative_spread, _spread
-from softbench import machine
+from softbench import machine, processes
 from softbench.measure.timing import Candidate, interleave
 from softbench.registry import DISTRIBUTIONS
 from softbench.results.units import duration, three_digits
@@ -93,19 +93,22 @@ def _has(name: str, kind: str) -> bool:
     return name == "haswell" and kind != "X86_V4" and not kind.startswith("AVX512")
 
 
-def start(name: str, seconds: float) -> subprocess.Popen[str]:
+LIMIT: Final = 6 * 3600
+"""Seconds after which a process for a processor ends, whatever becomes of the study."""
+
+
+def start(name: str, seconds: float) -> processes.Child:
     """A process that answers for the processor of that name."""
     named = {}
     if name != NATIVE:
         beyond = [kind for kind in np.show_config("dicts")["SIMD Extensions"]["found"] if not _has(name, kind)]
         named = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": " ".join(beyond)}
     command = [sys.executable, "-m", "benchmarks.studies", "portability", "--child", "--seconds", str(seconds)]
-    return subprocess.Popen(
-        command, env={**os.environ, **named}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    pipe = subprocess.PIPE
+    return processes.start(command, limit=LIMIT, env={**os.environ, **named}, stdin=pipe, stdout=pipe, text=True)
 
 
-def ask(child: subprocess.Popen[str], case: str) -> dict[str, Any]:
+def ask(child: processes.Child, case: str) -> dict[str, Any]:
     """The child's `measure` of a case; RuntimeError if it has died."""
     assert child.stdin
     assert child.stdout

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench import processes
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, Batch, View, batch
 from softbench.conformance.case import FLOATS, WIDE, Requirement, check
@@ -401,11 +402,13 @@ def _forked(backend: BackendUnderTest) -> None:
     rows = batch(300, 200, "float32") if backend.cost == "compiled" else batch(2, 5, "float32")
     due = view.run(backend, rows).tobytes()
     read, write = os.pipe()
+    parent = os.getpid()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # that forking beside threads is dangerous is the point
         child = os.fork()
     if child == 0:
         try:
+            processes.end_with_parent(parent, 2 * backend.patience)
             same = b"1" if view.run(backend, rows).tobytes() == due else b"0"
         except Exception:
             same = b"1"  # it raises: allowed
