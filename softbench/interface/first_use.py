@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import _thread
 import atexit
+import logging  # noqa: F401  # a fork takes its lock after those below, as it registered that first: who imports needs it
 import os
 import sys
 import threading

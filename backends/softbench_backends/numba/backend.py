@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import logging  # noqa: F401  # registers what happens at forks: not while another thread forks and waits for Numba's import
 import math
 import os
 import sys
