@@ -15,13 +15,14 @@ import copyreg
 import difflib
 import functools
 import importlib
+import inspect
 import os
 import pickle
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.front.backend import Backend
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 __all__ = [
+    "PEERS",
     "RESERVED",
     "availability",
     "available_backends",
@@ -51,7 +53,8 @@ class _Entry(NamedTuple):
     module: str
     attribute: str
     summary: str
-    requires: tuple[str, ...] = ()  # distributions, for a listing that imports nothing
+    requires: tuple[str, ...] = ()  # distributions, any of them, for a listing that imports nothing
+    peer: bool = False  # calls the functions of somebody else's library, whose deviations it declares
 
 
 BUILT_IN: Final[dict[str, _Entry]] = {
@@ -68,18 +71,39 @@ BUILT_IN: Final[dict[str, _Entry]] = {
     "cupy": _Entry(
         "softbench_backends.cupy", "CupyBackend", "CUDA C++ kernels through CuPy", ("cupy-cuda12x", "cupy-cuda13x")
     ),
-}
+    "torch": _Entry("softbench_backends.torch", "TorchBackend", "PyTorch on the CPU", ("torch",), peer=True),
+    "torch_cuda": _Entry(
+        "softbench_backends.torch", "TorchCudaBackend", "PyTorch on a CUDA GPU", ("torch",), peer=True
+    ),
+    "jax": _Entry("softbench_backends.jax", "JaxBackend", "JAX on the CPU, compiled by jax.jit", ("jax",), peer=True),
+    "scipy": _Entry("softbench_backends.scipy", "ScipyBackend", "scipy.special", ("scipy",), peer=True),
+    "onnxruntime": _Entry(
+        "softbench_backends.onnxruntime", "OnnxRuntimeBackend", "ONNX operators, a session per shape",
+        ("onnxruntime",), peer=True,
+    ),
+    "sklearn": _Entry(
+        "softbench_backends.sklearn", "SklearnBackend", "scikit-learn's multinomial loss", ("scikit-learn",), peer=True
+    ),
+    "array_api": _Entry(
+        "softbench_backends.array_api", "ArrayApiBackend", "any library of the Python array API standard",
+        ("array-api-compat",), peer=True,
+    ),
+}  # fmt: skip
+
+PEERS: Final = tuple(name for name, entry in BUILT_IN.items() if entry.peer)
+"""Other people's libraries, to compare with."""
 
 DISTRIBUTIONS: Final = tuple(dict.fromkeys(d for entry in BUILT_IN.values() for d in entry.requires))
 """What the built-in backends need, for a record of versions (`softbench.machine.versions`)."""
 
 #: Names that mean one thing forever, so that histories of results stay comparable.
-RESERVED: Final = (*BUILT_IN, "torch", "torch_cuda", "jax", "scipy", "onnxruntime", "sklearn", "array_api", "dask")
+RESERVED: Final = (*BUILT_IN, "dask")
 
 # Read once: what a library does must not depend on when the environment changed.
 _FROM_ENVIRONMENT: Final = os.environ.get("SOFTBENCH_BACKEND") or None
 _current: ContextVar[Backend | None] = ContextVar("softbench_backend", default=None)
 _instances: dict[str, Backend] = {}
+_with_options: dict[tuple[Any, ...], Backend] = {}
 
 _import: Final = FirstUse(importlib.import_module)  # of built-in backends: a signal handler may ask for one meanwhile
 
@@ -207,8 +231,16 @@ def _state(name: str, cls: type[RowBackend]) -> Availability:
         return state
 
 
-def get_backend(name: str | Backend) -> Backend:
+def get_backend(name: str | Backend, **options: Any) -> Backend:
     """The backend of this name, with the public functions as methods.
+
+    Parameters
+    ----------
+    name
+        One of `list_backends`, or a backend, which is returned as it is.
+    **options
+        What this backend lets its users choose, as documented at its class: ``get_backend("torch", compile=True)``. The
+        same options give the same object.
 
     Raises
     ------
@@ -216,42 +248,76 @@ def get_backend(name: str | Backend) -> Backend:
         (a ValueError) when no backend has this name; the message has close matches.
     BackendUnavailableError
         (an ImportError) when it cannot run here; the message says why, and the pip command if one helps.
+    TypeError
+        An option that this backend does not have; the message names those it has.
 
     Notes
     -----
-    There is one object for each name. It is pickled as that name (`multiprocessing`, joblib, dask): whoever unpickles
-    it gets the backend of that name there, or one of these errors.
+    There is one object for each name and its options. It is pickled as these (`multiprocessing`, joblib, dask): whoever
+    unpickles it gets that backend there, or one of these errors.
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> sb.get_backend("numpy").argmax([0.0, 2.0, 1.0])
+    np.int64(1)
     """
     if isinstance(name, Backend):
+        if options:
+            raise TypeError(f"options ({', '.join(options)}) need a backend's name, got the backend {name.name!r}")
         return name
     if not isinstance(name, str):
         raise TypeError(f"backend must be a name or a backend, got {type(name).__name__}")
     made = _instances.get(name)
-    if made is not None:
+    if made is not None and not options:
         return made
     cls = _load(name)
+    _check_options(name, cls, options)
+    key = (name, *sorted(options.items()))
+    if options and key in _with_options:
+        return _with_options[key]
     state = _state(name, cls)
     if not state.ok:
         install = f" (install: {state.install})" if state.install else ""
         raise BackendUnavailableError(f"backend {name!r} is not available here: {state.reason}{install}")
     with _blamed(name, "could not be made"):
-        rows = cls()
+        rows = cls(**options)
         if getattr(rows, "name", None) != name:
             rows.name = name  # type: ignore[misc]  # of this instance: one class may serve under several names
         backend = Backend(rows)
-    return _instances.setdefault(name, backend)
+    return _with_options.setdefault(key, backend) if options else _instances.setdefault(name, backend)
 
 
-def _by_name(backend: Backend) -> tuple[Callable[[str], Backend], tuple[str]]:
-    """How a backend is pickled: by name, as what it holds (kernels, devices) belongs to its process."""
-    if _instances.get(backend.name) is not backend:
-        cls = type(backend.rows)
-        raise pickle.PicklingError(
-            f"backend {backend.name!r} cannot be pickled: it was made from {cls.__module__}.{cls.__qualname__}, and "
-            "backends are pickled by name, which only those that get_backend returns have; make it in each process, or "
-            f"register its class (entry point group {ENTRY_POINT_GROUP!r})"
-        )
-    return get_backend, (backend.name,)
+def _check_options(name: str, cls: type[RowBackend], options: dict[str, Any]) -> None:
+    """TypeError unless the class takes options of these names, with values that can tell one backend from another."""
+    if not options:
+        return
+    known = [option for option in inspect.signature(cls).parameters if not option.startswith("_")]
+    for option, value in options.items():
+        if option not in known:
+            has = ", ".join(known) if known else "none"
+            raise TypeError(f"backend {name!r} has no option {option!r}: it has {has}")
+        if not isinstance(value, Hashable):
+            raise TypeError(f"option {option} of backend {name!r} is a {type(value).__name__}: it must be hashable")
+
+
+def _by_name(backend: Backend) -> tuple[Callable[..., Backend], tuple[str, dict[str, Any]]]:
+    """How a backend is pickled: by name and options, as what it holds (kernels, devices) belongs to its process."""
+    if _instances.get(backend.name) is backend:
+        return _named, (backend.name, {})
+    for (name, *options), made in list(_with_options.items()):
+        if made is backend:
+            return _named, (name, dict(options))
+    cls = type(backend.rows)
+    raise pickle.PicklingError(
+        f"backend {backend.name!r} cannot be pickled: it was made from {cls.__module__}.{cls.__qualname__}, and "
+        "backends are pickled by name, which only those that get_backend returns have; make it in each process, or "
+        f"register its class (entry point group {ENTRY_POINT_GROUP!r})"
+    )
+
+
+def _named(name: str, options: dict[str, Any]) -> Backend:
+    return get_backend(name, **options)
 
 
 copyreg.pickle(Backend, _by_name)

@@ -47,6 +47,6 @@ def test_figures_are_of_the_peers_that_can_be_installed_again() -> None:
     pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
     assert asked <= {*pinned, "scikit-learn"}
     measured = json.loads((ROOT / "docs/goals-epyc-zen4-2core.json").read_text(encoding="utf-8"))["versions"]
-    assert {name: version for name, version in pinned.items() if name != "onnx"} == {
-        name: measured[name].partition("+")[0] for name in pinned if name != "onnx"
-    }
+    timed = [name for name in pinned if name in measured]
+    assert {"torch", "jax", "onnxruntime"} <= {*timed}
+    assert {name: pinned[name] for name in timed} == {name: measured[name].partition("+")[0] for name in timed}

@@ -53,6 +53,8 @@ class BackendUnderTest:
         The backend: a `softbench.front.backend.Backend`, or anything with its methods.
     cost
         ``compiled``, ``interpreted`` or ``simulated``: how much work cases ask for.
+    few_shapes
+        Whether each shape costs a compilation (attribute ``compiles_per_shape``), so that cases are to ask for few.
     deviations
         What the backend declares to do otherwise: pattern of case ids, or row of the contract, to reason (attribute
         ``deviations`` of its class).
@@ -80,6 +82,7 @@ class BackendUnderTest:
         self.cost: str = declared if (declared := getattr(rows, "cost", "")) in COSTS else COSTS[0]
         self.provides: Collection[str] = getattr(rows, "provides", FUNCTIONS)
         self.profile = profile
+        self.few_shapes = profile != "deep" and getattr(rows, "compiles_per_shape", False) is True
         self.deviations: dict[str, str] = _mapping(rows, "deviations")
         self.gates: dict[str, Any] = _mapping(rows, "gates")
         self.flushes_subnormals = getattr(rows, "flushes_subnormals", False) is True
@@ -96,9 +99,10 @@ class BackendUnderTest:
         return _MAX_K[self.cost]
 
     def ks(self, *ks: int) -> list[int]:
-        """The numbers of classes among ``ks`` that this backend's cost allows; in a simulator two of them."""
+        """The numbers of classes among ``ks`` that this backend's cost allows; two of them where each costs much."""
         found = [k for k in ks if k <= self.max_k]
-        return found if self.cost != "simulated" or len(found) < 3 else [found[len(found) // 2], found[-1]]
+        many = self.cost != "simulated" and not self.few_shapes
+        return found if many or len(found) < 3 else [found[len(found) // 2], found[-1]]
 
     def rows_of(self, k: int, rows: int) -> int:
         """At most ``rows`` rows of ``k`` classes, fewer for slow backends; at least 2."""

@@ -17,7 +17,7 @@ from softbench.conformance import (
 from softbench.conformance.case import Case, Requirement
 from softbench.conformance.profiles import PROFILES, Profile
 
-__all__ = ["SECTIONS", "all_cases", "all_requirements", "cases"]
+__all__ = ["SECTIONS", "all_cases", "all_requirements", "cases", "sample"]
 
 SECTIONS: Final[dict[str, tuple[Requirement, ...]]] = {
     "Values": contract_values.REQUIREMENTS,
@@ -51,3 +51,22 @@ def cases(profile: Profile = "standard") -> list[Case]:
     """The cases of a profile: ``quick`` within ``standard`` within ``deep``."""
     rank = PROFILES.index(profile)
     return [case for case in all_cases() if PROFILES.index(case.profile) <= rank]
+
+
+@functools.cache
+def sample(profile: Profile = "quick") -> frozenset[str]:
+    """Ids of a few cases of each row, for a look at a backend that compiles every shape anew; all cases if deep."""
+    by_row: dict[str, list[str]] = {}
+    for case in cases(profile):
+        by_row.setdefault(case.id.partition("/")[0], []).append(case.id)
+    chosen: list[str] = []
+    for ids in by_row.values():
+        if profile in _SAMPLED:
+            ids = [name for name in ids if not name.endswith(("float16", "float64"))] or ids  # bfloat16 too
+            ids = ids[:: -(-len(ids) // _SAMPLED[profile])]
+        chosen += ids
+    return frozenset(chosen)
+
+
+_SAMPLED: Final[dict[Profile, int]] = {"quick": 2, "standard": 6}
+"""Cases of each row, at most."""

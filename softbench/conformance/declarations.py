@@ -64,12 +64,15 @@ def _dtypes(value: Any) -> Iterator[str]:
         yield from _one_of(tuple(formats), dtype, "dtype")
 
 
-def _provides(value: Any) -> Iterator[str]:
-    if not _is_collection(value) or not value:
-        yield f"provides is {value!r}, expected a set of names of functions"
-        return
-    for function in value:
-        yield from _one_of(FUNCTIONS, function, "function")
+def _functions(name: str, empty: bool = False) -> Callable[[Any], Iterator[str]]:
+    def judge(value: Any) -> Iterator[str]:
+        if not _is_collection(value) or not (value or empty):
+            yield f"{name} is {value!r}, expected a set of names of functions"
+            return
+        for function in value:
+            yield from _one_of(FUNCTIONS, function, "function")
+
+    return judge
 
 
 def _flag(name: str) -> Callable[[Any], Iterator[str]]:
@@ -114,7 +117,10 @@ _DECLARATIONS: Final[dict[str, Callable[[Any], Iterator[str]]]] = {
     "requires": _modules,
     "dtypes": _dtypes,
     "accepts_strided": _flag("accepts_strided"),
-    "provides": _provides,
+    "native_loss": _flag("native_loss"),
+    "writes_out": _functions("writes_out", empty=True),
+    "compiles_per_shape": _flag("compiles_per_shape"),
+    "provides": _functions("provides"),
     "deviations": _deviations,
     "gates": _gates,
     "flushes_subnormals": _flag("flushes_subnormals"),

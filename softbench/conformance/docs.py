@@ -66,8 +66,8 @@ def render() -> str:
         parts.append(f"* `{name}` ({column.mark}): {column.where}.\n")
     parts.append(
         "\nA dash: the row is about arrays in host memory and does not concern the backend. None of these backends "
-        "declares a deviation; one that did would be listed here, and the test suite would hold it to that. Where "
-        "SciPy, PyTorch and scikit-learn deviate from these rows, with the issues that report it: [peers](peers.md).\n"
+        "declares a deviation. Where other people's libraries deviate from these rows, with the issues that report it: "
+        "[peers](peers.md).\n"
     )
     for section, rows in contract.SECTIONS.items():
         parts.append(f"\n## {section}\n\n")

@@ -35,6 +35,8 @@ _BEYOND: Final = (
     49152,
 )
 """And where rows become longer than a tile, a block or the caches of a core."""
+_FEW: Final = (1, 2, 3, 31, 129, 1025)
+"""All there is to a sweep where each number of classes is compiled anew."""
 _MANY: Final = 19  # rows: more than any tile of them, and a multiple of none
 
 
@@ -48,6 +50,8 @@ def _sweep_ks(backend: BackendUnderTest) -> list[int]:
         dense = min(dense, 140)
     step = {"quick": 173, "standard": 17, "deep": 1}[backend.profile]
     beyond = _BEYOND[:5] if backend.profile == "quick" else _BEYOND
+    if backend.few_shapes:
+        return list(_FEW)
     found = [k for k in range(1, top + 1) if k <= dense or k % step == 5 or k in _AROUND]
     return found + [k for k in beyond if k <= backend.max_k]
 

@@ -31,7 +31,7 @@ from softbench.interface import (
     check_pair,
     messages,
 )
-from softbench.interface.dtypes import numpy_dtype, result_dtype, row_dtype
+from softbench.interface.dtypes import name_of, numpy_dtype, result_dtype, row_dtype
 
 __all__ = ["Backend"]
 
@@ -68,6 +68,7 @@ class Backend(LinearFunctions):
         self.name = rows.name
         self._formats: dict[Any, tuple[str, str]] = {}  # by dtype, whose name is slow to ask for
         self._takes_plain = takes_plain(type(rows))
+        self._sums_losses = not rows.native_loss  # else the kernels do
         for function in FUNCTIONS:
             if function not in rows.provides:  # in place of the method, so that the others need not ask
                 setattr(self, function, functools.partial(_refuse, rows, function))
@@ -104,21 +105,22 @@ class Backend(LinearFunctions):
             raise ValueError(
                 f"logits has no classes along axis {axis} (shape {r.x.shape}): argmax of nothing is undefined"
             )
-        out = self.rows.empty((r.n,), "int64")
-        if r.n:
+        if r.n == 0:
+            out = self.rows.full((0,), 0, "int64")
+        else:
+            out = self.rows.empty((r.n,), "int64")
             out = self._returned("argmax", self.rows.argmax(self._as_rows(r), out), out, (r.n,), "int64")
         return self.rows.wrap(out.reshape(r.outer), logits)
 
     def logsumexp(self, logits: Any, *, axis: int = -1, keepdims: bool = False) -> Any:
         """See `softbench.logsumexp`."""
         r = self._lower(logits, axis)
-        if r.k == 0:
+        if r.n * r.k == 0:
             out = self.rows.full((r.n,), -math.inf, r.compute)
         else:
             out = self.rows.empty((r.n,), r.compute)
-            if r.n:
-                result = self.rows.logsumexp(self._as_rows(r), out)
-                out = self._returned("logsumexp", result, out, (r.n,), r.compute)
+            result = self.rows.logsumexp(self._as_rows(r), out)
+            out = self._returned("logsumexp", result, out, (r.n,), r.compute)
         shape = r.x.shape[: r.axis] + (1,) + r.x.shape[r.axis + 1 :] if keepdims else r.outer
         return self._per_row(out, shape, r, logits)
 
@@ -130,7 +132,7 @@ class Backend(LinearFunctions):
             buffer = rows.empty(shape, logits.dtype)
             if (result := rows.softmax(logits, buffer)) is buffer:
                 return result
-            name = logits.dtype.name
+            name = name_of(logits.dtype)
             return rows.from_rows(self._returned("softmax", result, buffer, shape, name), shape, 1, name)
         return self._map("softmax", logits, axis, out)
 
@@ -162,7 +164,7 @@ class Backend(LinearFunctions):
         losses = self._losses(r)
         if r.n * r.k:
             result = self.rows.log_loss(self._as_rows(r), lowered, losses)
-            losses = self._returned("log_loss", result, losses, (r.n,), "float64")
+            losses = self._returned("log_loss", result, losses, self._losses_shape(r, reduction), "float64")
         return self._reduce(losses, reduction, divisor, r, probs)
 
     def loss(
@@ -182,11 +184,14 @@ class Backend(LinearFunctions):
         if (
             reduction == "mean"
             and self._takes_plain
+            and self._sums_losses
             and (shape := plain_shape(logits, axis))
             and is_only_labels(target, outer := shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
         ):  # Spelled out as in `softmax`.
             rows = self.rows
-            only = IndexTarget(rows.index_labels(target, shape[1], None, validate))
+            only = IndexTarget(
+                rows.index_labels(target, shape[1], None, validate), None, None, 0.0, False, not validate
+            )
             losses = rows.empty(outer, FLOAT64)
             if (result := rows.loss(logits, only, losses)) is not losses:
                 losses = self._returned("loss", result, losses, outer, "float64")
@@ -199,7 +204,7 @@ class Backend(LinearFunctions):
         losses = self._losses(r)
         if r.n * r.k:
             result = self.rows.loss(self._as_rows(r), lowered, losses)
-            losses = self._returned("loss", result, losses, (r.n,), "float64")
+            losses = self._returned("loss", result, losses, self._losses_shape(r, reduction), "float64")
         return self._reduce(losses, reduction, divisor, r, logits)
 
     def gradient(
@@ -260,7 +265,8 @@ class Backend(LinearFunctions):
             buffer, direct = self._buffer(r, x, given)
             pair = self.rows.loss_and_gradient(x, lowered, 1 if divisor is None else divisor, losses, buffer)
             check_pair(self.name, pair)
-            losses = self._returned("loss_and_gradient (losses)", pair[0], losses, (r.n,), "float64")
+            due = self._losses_shape(r, reduction)
+            losses = self._returned("loss_and_gradient (losses)", pair[0], losses, due, "float64")
             result = self._returned("loss_and_gradient (gradient)", pair[1], buffer, x.shape, r.compute)
             gradient = self._raise(result, buffer, direct, r, given, out, logits)
         return self._reduce(losses, reduction, divisor, r, logits), gradient
@@ -318,7 +324,7 @@ class Backend(LinearFunctions):
             buffer = self.rows.empty(shape, logits.dtype) if out is None else out
             if (result := kernel(logits, buffer)) is buffer:
                 return result
-            name = logits.dtype.name
+            name = name_of(logits.dtype)
             result = self._returned(method, result, buffer, shape, name)
             return self.rows.from_rows(result, shape, 1, name, out)
         r = self._lower(logits, axis)
@@ -339,7 +345,7 @@ class Backend(LinearFunctions):
         if result is buffer is not None:
             return result
         form = getattr(result, "dtype", None)
-        name = getattr(form, "name", "")
+        name = name_of(form) if isinstance(form, np.dtype) else getattr(form, "name", "")
         fits = name == dtype or (dtype != "int64" and (name == "bfloat16" or getattr(form, "kind", "") == "f"))
         if not fits or result.shape != shape:
             what = f"a {type(result).__name__}"
@@ -355,6 +361,10 @@ class Backend(LinearFunctions):
         if r.n * r.k == 0:
             return self.rows.full((r.n,), 0.0, "float64")
         return self.rows.empty(r.outer if r.plain else (r.n,), FLOAT64 if r.plain else "float64")
+
+    def _losses_shape(self, r: _Rows, reduction: Reduction) -> tuple[int, ...]:
+        """The shape of the losses that a kernel returns."""
+        return (r.n,) if self._sums_losses or reduction == "none" else ()
 
     def _in_order(self, r: _Rows) -> bool:
         """Whether a result of a kernel lies in memory as the caller wants it."""
@@ -385,7 +395,7 @@ class Backend(LinearFunctions):
 
     def _raise_nothing(self, r: _Rows, out: Any, logits: Any) -> Any:
         """The result in the shape of empty logits."""
-        return out if out is not None else self.rows.wrap(self.rows.empty(r.x.shape, r.result), logits)
+        return out if out is not None else self.rows.wrap(self.rows.full(r.x.shape, 0.0, r.result), logits)
 
     def _check_out(
         self, out: Any, r: _Rows, target: Any = None, sample_weight: Any = None, class_weight: Any = None
@@ -445,11 +455,16 @@ class Backend(LinearFunctions):
         reduction: Reduction,
         validate: bool,
     ) -> tuple[Target, Any]:
-        """A target lowered to the waist, and the divisor of its mean; None for other reductions."""
+        """A target lowered to the waist, and the divisor of its mean; None where nothing is left to divide by."""
         rows = self.rows
-        mean = reduction == "mean"
+        native = rows.native_loss and r.n * r.k != 0
+        asked: Reduction = reduction if native else "none"  # of the kernel
+        mean = reduction == "mean" and not native
         if r.plain and is_only_labels(target, r.outer, class_weight, sample_weight, ignore_index, smoothing):
-            return IndexTarget(rows.index_labels(target, r.k, None, validate)), float(r.n) if mean else None
+            labels = rows.index_labels(target, r.k, None, validate)
+            return IndexTarget(labels, None, None, 0.0, False, labels is not target, asked), float(
+                r.n
+            ) if mean else None
         t = rows.accept(target, "target")
         ignored = check_ignore_index(ignore_index)
         eps = check_smoothing(smoothing)
@@ -481,11 +496,14 @@ class Backend(LinearFunctions):
         w = self._weights(class_weight, "class_weight", (r.k,), validate)
         s = self._weights(sample_weight, "sample_weight", r.outer, validate)
         if index:
-            labels = rows.index_labels(t.reshape(-1), r.k, ignored, validate)
+            flat = t.reshape(-1)
+            labels = rows.index_labels(flat, r.k, ignored, validate)
+            may_ignore = labels is not flat and ignored is not None
+            may_be_invalid = labels is not flat and not validate
             divisor = None
             if mean:
-                divisor = float(r.n) if w is s is ignored is None else rows.divisor(labels, s, w)
-            return IndexTarget(labels, s, w, eps), divisor
+                divisor = float(r.n) if r.n == 0 or w is s is ignored is None else rows.divisor(labels, s, w)
+            return IndexTarget(labels, s, w, eps, may_ignore, may_be_invalid, asked), divisor
         r.strided = False
         if r.k == 0 and r.n and validate:
             raise messages.empty_target(t.shape)
@@ -494,11 +512,11 @@ class Backend(LinearFunctions):
         y = rows.as_rows(t, r.axis, t.dtype.name)
         if validate:
             rows.check_distribution(y)
-        plain = w is None and s is None and eps == 0.0
+        plain = native or (w is None and s is None and eps == 0.0)
         wide = rows.wide_soft_targets and not (plain and t.dtype.name == r.compute)
         dtype = row_dtype(r.compute, _WIDE) if wide else r.compute
         if plain:
-            return SoftTarget(rows.as_rows(y, 1, dtype)), float(r.n) if mean else None
+            return SoftTarget(rows.as_rows(y, 1, dtype), s, w, eps, asked), float(r.n) if mean else None
         # q is rounded once, with all it is multiplied and divided by: the gradient's bound leaves room for no more.
         divisor = 1.0 if not mean else float(r.n) if s is None else rows.divisor(None, s, None)
         return SoftTarget(rows.soft_rows(y, dtype, eps, w, s, divisor)), 1.0 if mean else None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 from numpy.exceptions import AxisError
 
+from softbench.interface import Reduction
+
 __all__ = ["Reduction", "check_axis", "check_ignore_index", "check_reduction", "check_smoothing"]
 
-Reduction = Literal["mean", "sum", "none"]
 _REDUCTIONS: Final = get_args(Reduction)
 
 

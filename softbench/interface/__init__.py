@@ -7,7 +7,7 @@ rules; `docs/adding-a-backend.md` walks through a complete one.
 from softbench.interface.labels import IGNORED, INVALID
 from softbench.interface.linear import CompressedMatrix, Features, LinearTarget, SoftRows
 from softbench.interface.row_backend import FUNCTIONS, Array, Availability, Kind, RowBackend, check_pair
-from softbench.interface.targets import IndexTarget, SoftTarget, Target
+from softbench.interface.targets import IndexTarget, Reduction, SoftTarget, Target
 
 __all__ = [
     "FUNCTIONS",
@@ -20,6 +20,7 @@ __all__ = [
     "IndexTarget",
     "Kind",
     "LinearTarget",
+    "Reduction",
     "RowBackend",
     "SoftRows",
     "SoftTarget",

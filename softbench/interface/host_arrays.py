@@ -149,7 +149,7 @@ class HostArrays:
         """Integer labels ``(N,)`` of any width as contiguous int64: a class, IGNORED (-1) or INVALID (-2).
 
         ValueError naming the first row whose label is neither a class nor ``ignore_index``; with
-        ``validate=False`` such labels become INVALID.
+        ``validate=False`` such labels become INVALID. ``labels`` itself comes back only where each is a class.
         """
         wide = labels
         if labels.dtype is not _INT64 or not labels.flags.c_contiguous:

@@ -13,7 +13,9 @@ from softbench.errors import NotProvidedError
 
 __all__ = [
     "captured",
+    "elsewhere",
     "empty_target",
+    "forked",
     "in_host_memory",
     "masked",
     "negative_target",
@@ -87,6 +89,14 @@ def on_another_device(argument: str, device: int, current: int) -> TypeError:
     )
 
 
+def elsewhere(argument: str, obj: Any, device: Any, wanted: str) -> TypeError:
+    """An array whose library says that it lies on another kind of device, or nowhere."""
+    return TypeError(
+        f"{argument} is a {type_name(obj)} on device {device}, and this backend computes on {wanted}: convert it with "
+        f"the backend's asarray(), or select a backend of that device"
+    )
+
+
 # -- values --------------------------------------------------------------------------------------------
 
 
@@ -119,6 +129,14 @@ def empty_target(shape: tuple[int, ...]) -> ValueError:
 
 
 # -- circumstances -------------------------------------------------------------------------------------
+
+
+def forked(library: str) -> RuntimeError:
+    """A call in a forked child, where a library that has threads of its own would wait for them for ever."""
+    return RuntimeError(
+        f"{library} hangs in a forked child of a process that has used it: start children by spawn "
+        f"(multiprocessing.get_context('spawn'))"
+    )
 
 
 def captured() -> RuntimeError:

@@ -108,16 +108,30 @@ class RowBackend(LinearKernels, abc.ABC):
     Results are those of the same row among contiguous ones, bit for bit. `log_loss` and calls with a `SoftTarget` get
     ``(N, K)`` all the same.
     """
+    native_loss: ClassVar[bool] = False
+    """Whether the library has a cross-entropy with weights, smoothing and reductions of its own, to be called as it is.
+
+    Its kernels then get targets with nothing folded in and with the ``reduction`` the caller asked for. A loss is
+    ``(N,)`` for "none" and 0-d otherwise, of any float dtype, and a gradient is that of the reduced loss; ``divisor``
+    is 1. `total` gets such a 0-d loss, and gives it the dtype that the caller is promised.
+    """
+    writes_out: ClassVar[Collection[str] | None] = None
+    """Functions (by public name) whose results the library itself can write into given memory; None: all.
+
+    ``out=`` works for the others too, by a copy of the result: what a measurement must not charge to the library.
+    """
     cost: ClassVar[Literal["compiled", "interpreted", "simulated"]] = "compiled"
     """How much work the conformance kit may ask for."""
     provides: ClassVar[Collection[str]] = frozenset(FUNCTIONS)
     """The public functions that this backend has, by default all. One that names fewer implements the row kernels of
     those alone (``loss`` and ``gradient`` by kernels of their own or by `loss_and_gradient`); asked for another it
     raises `softbench.NotProvidedError`, and the conformance kit asks for no other."""
+    compiles_per_shape: ClassVar[bool] = False
+    """Whether each shape is compiled anew, so that the kit is to ask for few of them."""
     deviations: ClassVar[Mapping[str, str]] = {}
     """What it does otherwise than the contract, by row (``"layouts"``) or pattern of case ids (``"out/*"``), and why. A
-    declared case that fails counts as a deviation, one that no longer fails as a failure. Nothing in this project
-    declares any."""
+    declared case that fails counts as a deviation, one that no longer fails as a failure. Of this project only
+    backends over other people's libraries declare any."""
     gates: ClassVar[Mapping[str, float | Mapping[str, float]]] = {}
     """Looser bounds than the contract's, by key of `softbench.accuracy.gates.GATES`: one number, or one by dtype."""
     flushes_subnormals: ClassVar[bool] = False

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-__all__ = ["IndexTarget", "SoftTarget", "Target"]
+__all__ = ["IndexTarget", "Reduction", "SoftTarget", "Target"]
 
 Array = Any
+
+Reduction = Literal["mean", "sum", "none"]
 
 
 @dataclass(slots=True)  # not frozen, which takes longer to make than a small batch to compute
@@ -27,6 +29,12 @@ class IndexTarget:
     sample_weight: Array | None = None
     class_weight: Array | None = None
     smoothing: float = 0.0
+    may_ignore: bool = True
+    """Whether some labels may be `IGNORED`; False: none is, so nobody need look."""
+    may_be_invalid: bool = True
+    """Whether some labels may be `INVALID`."""
+    reduction: Reduction = "none"
+    """What is to come of the row losses; always "none" but for a `RowBackend.native_loss`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +47,17 @@ class SoftTarget:
 
     ``loss_i = sum_k q_ik (lse_i - x_ik)``, where ``q_ik == 0`` contributes 0 even if ``x_ik == -inf``;
     ``grad_i = (sum_k q_ik) p_i - q_i``.
+
+    For a `RowBackend.native_loss` nothing is folded in: ``q`` is the caller's distribution, and the target is
+    ``sample_weight_i class_weight_k ((1 - smoothing) q_ik + smoothing / K)``. A mean is over the sum of the sample
+    weights (N without).
     """
 
     q: Array
+    sample_weight: Array | None = None
+    class_weight: Array | None = None
+    smoothing: float = 0.0
+    reduction: Reduction = "none"
 
 
 Target = IndexTarget | SoftTarget

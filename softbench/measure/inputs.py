@@ -97,7 +97,8 @@ def make_call(
 ) -> Callable[[], Any]:
     """A call of the workload on a backend, without arguments: arrays are converted, and results allocated, here.
 
-    In place, the call overwrites its own copy of the logits. ``logits``: those of the inputs, converted already.
+    In place, the call overwrites its own copy of the logits. ``logits``: those of the inputs, converted already. A
+    library that cannot write into given memory makes a new result: no copy of ours is timed as if it were its own.
     """
     function = getattr(backend, workload.op)
     if logits is None:
@@ -107,11 +108,19 @@ def make_call(
     if inputs.target is not None:
         arguments += (backend.asarray(inputs.target),)
         options["reduction"] = reduction
-    if workload.result == "in place":
+    if not fills_out(backend, workload.op):
+        pass
+    elif workload.result == "in place":
         options["out"] = logits
     elif workload.result == "out":
         options["out"] = backend.asarray(np.zeros(workload.shape, numpy_dtype(workload.dtype)))
     return functools.partial(function, *arguments, **options)
+
+
+def fills_out(backend: Backend, op: str) -> bool:
+    """Whether the backend's own library writes results of ``op`` into given memory."""
+    filled = getattr(backend.rows, "writes_out", None)
+    return filled is None or op in filled
 
 
 def own_logits(workload: Workload, backend: Backend, inputs: Inputs) -> Any:
