@@ -20,11 +20,12 @@ html_sourcelink_suffix = ""
 autodoc_typehints = "none"  # numpydoc's sections have the types
 autodoc_member_order = "bysource"
 
+autosummary_generate = False  # numpydoc brings autosummary, which has nothing to do here
 numpydoc_show_class_members = False
-numpydoc_validation_checks = {"GL03", "GL08", "PR01", "PR02", "PR03", "RT01"}
-"""A public function documents all its parameters, in order, and what it returns."""
-numpydoc_validation_exclude = {r"\.Backend\.", r"\.RowBackend\."}
-"""Methods that say where their documentation is, or what differs from it."""
+numpydoc_validation_checks = {"GL03", "GL07", "GL08", "PR01", "PR02", "PR03", "PR04", "PR07", "RT01", "RT03", "EX01"}
+"""A public function documents all its parameters, in order and with types, what it returns, and shows an example."""
+numpydoc_validation_exclude = {r"\.Backend\.", r"\.RowBackend\.", r"\.Report\."}
+"""Methods that say where their documentation is, or that need no example."""
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

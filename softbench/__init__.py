@@ -4,20 +4,11 @@
 >>> sb.softmax([1.0, 2.0, 3.0])
 array([0.09003057, 0.24472847, 0.66524096])
 >>> with sb.use_backend("python"):
-...     sb.loss([[1.0, 2.0, 3.0]], [2])
-np.float64(0.40760596444438013)
+...     round(sb.loss([[1.0, 2.0, 3.0]], [2]), 6)
+np.float64(0.407606)
 """
 
-from softbench.api import (
-    argmax,
-    gradient,
-    log_loss,
-    log_softmax,
-    logsumexp,
-    loss,
-    loss_and_gradient,
-    softmax,
-)
+from softbench.api import argmax, log_loss, log_softmax, logsumexp, softmax
 from softbench.errors import BackendUnavailableError, NotProvidedError, UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import Availability
@@ -28,6 +19,7 @@ from softbench.linear import (
     linear_loss_and_gradient,
     linear_softmax,
 )
+from softbench.losses import gradient, loss, loss_and_gradient
 from softbench.registry import available_backends, get_backend, list_backends, use_backend
 
 __version__ = "0.1.0"

@@ -1,7 +1,6 @@
-"""The public functions. Each picks a backend and hands over; `softbench.front.backend` does the work.
+"""The public functions of logits, and of probabilities. Each picks a backend and hands over: `softbench.front` works.
 
-Shapes are written for logits ``(..., K, ...)`` with the K classes along ``axis``; "outer shape" is the
-logits' shape without that axis. A 1-d array is one row.
+The losses of logits are in `softbench.losses`, the functions of linear logits in `softbench.linear`.
 
 Equations (1)-(11) are those of Lei Zhao, *Softmax Regression*.
 """
@@ -14,107 +13,218 @@ from softbench.front.backend import Backend
 from softbench.front.options import Reduction
 from softbench.registry import select_backend
 
-__all__ = [
-    "argmax",
-    "gradient",
-    "log_loss",
-    "log_softmax",
-    "logsumexp",
-    "loss",
-    "loss_and_gradient",
-    "softmax",
-]
+__all__ = ["argmax", "log_loss", "log_softmax", "logsumexp", "softmax"]
 
 
 def argmax(logits: Any, *, axis: int = -1, backend: str | Backend | None = None) -> Any:
-    """The decision: index of the largest logit, the first one on ties. Zhao eq. (1), (2).
-
-    Taken from the logits, not from probabilities (where ``[0, 1e-17]`` would tie); ``-0 == +0``; the first NaN
-    wins over everything, as in NumPy.
+    """The class with the largest logit, the first one on ties. Zhao eq. (1), (2) [1]_.
 
     Parameters
     ----------
-    logits
-        Array of floats (float16, bfloat16, float32, float64) or integers, shape ``(..., K, ...)``, K >= 1. CPU
-        backends take whatever `numpy.asarray` takes; GPU backends take arrays of their device.
-    axis
-        Axis of the classes.
-    backend
-        Name of a backend, or what `get_backend` returned. None: the current one (see `use_backend`).
+    logits : array_like, shape (..., K, ...)
+        Floats (float16, bfloat16, float32, float64) or integers, with the K classes along ``axis``. CPU backends take
+        whatever `numpy.asarray` takes; GPU backends take arrays of their device. A 1-d array is one row. K >= 1. Never
+        written.
+    axis : int, default -1
+        Axis of the classes. The "outer shape" below is the shape of the logits without it.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
 
     Returns
     -------
-    int64 array of the outer shape (a NumPy integer for 1-d logits).
+    array of int64, outer shape
+        Indices along ``axis``; a NumPy integer for 1-d logits.
 
     Raises
     ------
     TypeError
         Logits that are 0-d, bool, complex, longdouble, object, str, sparse or masked, or on another device.
     ValueError
-        K = 0. ``numpy.exceptions.AxisError`` (also an IndexError): no such axis.
+        K = 0: the largest of nothing is undefined.
+    numpy.exceptions.AxisError
+        No such axis. It is a ValueError and an IndexError.
     UnknownBackendError, BackendUnavailableError
-        See `get_backend`.
+        No such backend, or it cannot run here: see `get_backend`.
+
+    Notes
+    -----
+    The decision is taken from the logits, not from probabilities, where ``[0, 1e-17]`` would tie. ``-0`` and ``+0`` are
+    equal. The first NaN wins over everything, as in NumPy.
+
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (1), (2).
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> sb.argmax([[1.0, 3.0, 3.0], [0.0, 1e-17, -1.0]])
+    array([1, 1])
     """
     return select_backend(backend).argmax(logits, axis=axis)
 
 
 def logsumexp(logits: Any, *, axis: int = -1, keepdims: bool = False, backend: str | Backend | None = None) -> Any:
-    """``log(sum_k exp(o_k))``, the smooth maximum. Zhao eq. (3).
-
-    Computed as ``m + log1p(s)``, ``m`` the maximum and ``s`` the sum of the *other* ``exp(o_k - m)``. Within 1 ulp of
-    the result plus 4 ulp of ``log1p(s)``. An empty axis gives ``-inf``; a row with ``+inf`` gives ``+inf``; a row of
-    ``-inf`` gives ``-inf``; NaN gives NaN.
-
-    Parameters, errors: as `softmax`. ``keepdims=True`` keeps the axis with length 1.
-
-    Returns
-    -------
-    Array of the outer shape in the logits' dtype (integers: float64); a NumPy scalar when that is 0-d.
-    """
-    return select_backend(backend).logsumexp(logits, axis=axis, keepdims=keepdims)
-
-
-def softmax(logits: Any, *, axis: int = -1, out: Any = None, backend: str | Backend | None = None) -> Any:
-    """``p_k = exp(o_k) / sum_j exp(o_j)``. Zhao eq. (4), (5).
-
-    Every component is within 4 ulp of the exact result (1 ulp in half precision), for any finite input.
+    """The logarithm of the sum of exponentials, ``log(sum_k exp(o_k))``. Zhao eq. (3) [1]_.
 
     Parameters
     ----------
-    logits
-        Array of floats (float16, bfloat16, float32, float64) or integers, shape ``(..., K, ...)``. CPU backends take
-        whatever `numpy.asarray` takes; GPU backends take arrays of their device. Never written, unless it is ``out``.
-    axis
-        Axis of the classes.
-    out
-        Array to write into and return: the logits' shape, the result's dtype. The logits themselves are fine
-        (in place, bitwise the same result).
-    backend
-        Name of a backend, or what `get_backend` returned. None: the current one (see `use_backend`).
+    logits : array_like, shape (..., K, ...)
+        Floats (float16, bfloat16, float32, float64) or integers, with the K classes along ``axis``. CPU backends take
+        whatever `numpy.asarray` takes; GPU backends take arrays of their device. A 1-d array is one row. Never written.
+    axis : int, default -1
+        Axis of the classes. The "outer shape" below is the shape of the logits without it.
+    keepdims : bool, default False
+        Whether the result keeps the axis, with length 1.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
 
     Returns
     -------
-    Array of the logits' shape and dtype (integers: float64). A row with NaN, ``+inf`` or only ``-inf`` is all NaN;
-    ``-inf`` among finite logits gives 0.
+    array, outer shape
+        Of the logits' dtype (integers: float64); a NumPy scalar where that is 0-d. A row with NaN gives NaN, otherwise
+        one with ``+inf`` gives ``+inf``; a row of ``-inf``, or of no classes, gives ``-inf``.
 
     Raises
     ------
     TypeError
         Logits that are 0-d, bool, complex, longdouble, object, str, sparse or masked, or on another device.
-    ValueError
-        ``out`` of another shape or dtype, read-only, with a zero stride, or overlapping the logits otherwise than
-        by being them. ``numpy.exceptions.AxisError``: no such axis. ``out`` is untouched when an error is raised.
+    numpy.exceptions.AxisError
+        No such axis. It is a ValueError and an IndexError.
     UnknownBackendError, BackendUnavailableError
-        See `get_backend`.
+        No such backend, or it cannot run here: see `get_backend`.
+
+    Notes
+    -----
+    Computed as ``m + log1p(s)``, where ``m`` is the maximum and ``s`` the sum of the *other* ``exp(o_k - m)``. The
+    error is within 1 ulp of the result plus 4 ulp of ``log1p(s)``.
+
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (3).
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> sb.logsumexp([[0.0, 0.0], [1000.0, 1000.0]])
+    array([6.93147181e-01, 1.00069315e+03])
+    """
+    return select_backend(backend).logsumexp(logits, axis=axis, keepdims=keepdims)
+
+
+def softmax(logits: Any, *, axis: int = -1, out: Any = None, backend: str | Backend | None = None) -> Any:
+    """Probabilities of the classes, ``p_k = exp(o_k) / sum_j exp(o_j)``. Zhao eq. (4), (5) [1]_.
+
+    Parameters
+    ----------
+    logits : array_like, shape (..., K, ...)
+        Floats (float16, bfloat16, float32, float64) or integers, with the K classes along ``axis``. CPU backends take
+        whatever `numpy.asarray` takes; GPU backends take arrays of their device. A 1-d array is one row. Never written,
+        unless it is ``out``.
+    axis : int, default -1
+        Axis of the classes.
+    out : array, optional
+        Where to write the result, which is then returned: an array of the logits' shape and the result's dtype. It may
+        be the logits themselves, which gives the same bits.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
+
+    Returns
+    -------
+    array, shape of the logits
+        Of the logits' dtype (integers: float64); ``out`` if that was given. A row with NaN, ``+inf`` or only ``-inf``
+        is all NaN; ``-inf`` among finite logits gives 0.
+
+    Raises
+    ------
+    TypeError
+        Logits that are 0-d, bool, complex, longdouble, object, str, sparse or masked, or on another device; an ``out``
+        that cannot be written in place.
+    ValueError
+        ``out`` of another shape or dtype, read-only, with a zero stride, or in memory of the logits otherwise than by
+        being them. It is untouched when an error is raised.
+    numpy.exceptions.AxisError
+        No such axis. It is a ValueError and an IndexError.
+    UnknownBackendError, BackendUnavailableError
+        No such backend, or it cannot run here: see `get_backend`.
+
+    See Also
+    --------
+    log_softmax : Logarithms of these, without the cancellation.
+    loss_and_gradient : What training needs, from one reading of the logits.
+
+    Notes
+    -----
+    Every component is within 4 ulp of the exact result (1 ulp in half precision), for any finite input.
+
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (4), (5).
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> sb.softmax([1.0, 2.0, 3.0])
+    array([0.09003057, 0.24472847, 0.66524096])
     """
     return select_backend(backend).softmax(logits, axis=axis, out=out)
 
 
 def log_softmax(logits: Any, *, axis: int = -1, out: Any = None, backend: str | Backend | None = None) -> Any:
-    """``log p_k = (o_k - m) - log1p(s)``, the logarithm of Zhao eq. (4) without its cancellation.
+    """Logarithms of the probabilities, ``log p_k``. The logarithm of Zhao eq. (4) [1]_.
 
-    Every component is within 4 ulp of the exact result, also where ``p_k`` is near 1 (``log_softmax([0, -40])[0]`` is
-    ``-4.2e-18``, not 0). Parameters, result and errors: as `softmax`; ``-inf`` among finite logits gives ``-inf``.
+    Parameters
+    ----------
+    logits : array_like, shape (..., K, ...)
+        Floats (float16, bfloat16, float32, float64) or integers, with the K classes along ``axis``. CPU backends take
+        whatever `numpy.asarray` takes; GPU backends take arrays of their device. A 1-d array is one row. Never written,
+        unless it is ``out``.
+    axis : int, default -1
+        Axis of the classes.
+    out : array, optional
+        Where to write the result, which is then returned: an array of the logits' shape and the result's dtype. It may
+        be the logits themselves, which gives the same bits.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
+
+    Returns
+    -------
+    array, shape of the logits
+        Of the logits' dtype (integers: float64); ``out`` if that was given. A row with NaN, ``+inf`` or only ``-inf``
+        is all NaN; ``-inf`` among finite logits gives ``-inf``.
+
+    Raises
+    ------
+    TypeError
+        Logits that are 0-d, bool, complex, longdouble, object, str, sparse or masked, or on another device; an ``out``
+        that cannot be written in place.
+    ValueError
+        ``out`` of another shape or dtype, read-only, with a zero stride, or in memory of the logits otherwise than by
+        being them. It is untouched when an error is raised.
+    numpy.exceptions.AxisError
+        No such axis. It is a ValueError and an IndexError.
+    UnknownBackendError, BackendUnavailableError
+        No such backend, or it cannot run here: see `get_backend`.
+
+    See Also
+    --------
+    softmax : The probabilities themselves.
+
+    Notes
+    -----
+    Computed as ``(o_k - m) - log1p(s)``, where ``m`` is the maximum and ``s`` the sum of the *other* ``exp(o_k - m)``:
+    nothing cancels. Every component is within 4 ulp of the exact result (1 ulp in half precision), also where ``p_k``
+    is near 1.
+
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (4).
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> sb.log_softmax([0.0, -40.0])
+    array([-4.24835426e-18, -4.00000000e+01])
     """
     return select_backend(backend).log_softmax(logits, axis=axis, out=out)
 
@@ -131,14 +241,75 @@ def log_loss(
     validate: bool = True,
     backend: str | Backend | None = None,
 ) -> Any:
-    """Cross-entropy from *probabilities*, ``-sum_k y_k log p_k``. Zhao eq. (6)-(8).
+    """Cross-entropy loss of *probabilities*, ``-sum_k y_k log p_k``. Zhao eq. (6)-(8) [1]_.
 
-    Use `loss` when you have logits: it is exact where probabilities have already rounded to 0 or 1. Compared with
-    `sklearn.metrics.log_loss` the arguments come in the other order and nothing is clipped: ``p_y = 0`` gives ``inf``.
-    ``0 log 0`` is 0. ``-log p`` is within 2 ulp for the given ``p``.
+    Use `loss` where you have logits: it is exact where probabilities have already rounded to 0 or 1.
 
-    Parameters, result and errors: as `loss`, without smoothing. ``validate`` also rejects probabilities that are
-    negative, above 1 or NaN, but not rows that do not sum to 1.
+    Parameters
+    ----------
+    probs : array_like, shape (..., K, ...)
+        Probabilities, of the dtypes that logits may have, with the K classes along ``axis``. A 1-d array is one row.
+        Never written.
+    target : array_like
+        Classes: integers in ``[0, K)``, of the outer shape. Or distributions: real, >= 0, rows that sum to 1, of the
+        shape of the probabilities. The number of dimensions alone decides which of the two it is.
+    axis : int, default -1
+        Axis of the classes. The "outer shape" below is the shape of the probabilities without it.
+    class_weight : array_like, shape (K,), optional
+        Finite and >= 0: multiplies the target's entry of each class.
+    sample_weight : array_like, outer shape, optional
+        Finite and >= 0: multiplies the loss of each row.
+    ignore_index : int, optional
+        Rows with this label have loss 0, whatever else they hold. Only where the target is classes.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        "none": one loss per row. "sum": their sum. "mean": their sum over the total weight, which is
+        ``sum_i s_i w[y_i]`` over the rows not ignored for classes, ``sum_i s_i`` for distributions (``s``, ``w``:
+        sample and class weights).
+    validate : bool, default True
+        False skips the checks of *values* (labels, distributions, weights, probabilities), never of shape, dtype or
+        overlap. A label that is no class then gives NaN for its row.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
+
+    Returns
+    -------
+    array or scalar
+        "none": the outer shape, in the probabilities' dtype (integers: float64). "sum" and "mean": a float64 scalar (on
+        a GPU a 0-d device array), accumulated in a fixed order. The mean of nothing is NaN.
+
+    Raises
+    ------
+    TypeError
+        Probabilities that are 0-d, bool, complex, longdouble, object, str, sparse or masked, or on another device;
+        labels that are not integers; options of the wrong type.
+    ValueError
+        A label out of range (the message names the first bad row and its value); a probability that is negative, above
+        1 or NaN; a target that is no distribution; shapes that do not fit; a weight that is negative or not finite; an
+        unknown reduction; ``ignore_index`` where the target is distributions; K = 0 where it is classes.
+    numpy.exceptions.AxisError
+        No such axis. It is a ValueError and an IndexError.
+    UnknownBackendError, BackendUnavailableError
+        No such backend, or it cannot run here: see `get_backend`.
+
+    See Also
+    --------
+    loss : The same from logits.
+
+    Notes
+    -----
+    Nothing is clipped: ``p_y = 0`` gives ``inf``, and ``0 log 0`` is 0. ``-log p`` is within 2 ulp for the given ``p``.
+    Rows of probabilities need not sum to 1. Compared with `sklearn.metrics.log_loss` the arguments come in the other
+    order.
+
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (6)-(8).
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> sb.log_loss([[0.25, 0.75], [1.0, 0.0]], [0, 0], reduction="none")
+    array([1.38629436, 0.        ])
     """
     return select_backend(backend).log_loss(
         probs,
@@ -149,149 +320,4 @@ def log_loss(
         ignore_index=ignore_index,
         reduction=reduction,
         validate=validate,
-    )
-
-
-def loss(
-    logits: Any,
-    target: Any,
-    *,
-    axis: int = -1,
-    class_weight: Any = None,
-    sample_weight: Any = None,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    reduction: Reduction = "mean",
-    validate: bool = True,
-    backend: str | Backend | None = None,
-) -> Any:
-    """Cross-entropy loss from logits. Zhao eq. (9), (10).
-
-    What PyTorch calls ``cross_entropy`` and ONNX ``SoftmaxCrossEntropyLoss``, with the same meaning of every option.
-    Per row ``log1p(s) - (o_y - m)``, within 4 ulp (soft targets: 8 ulp).
-
-    Parameters
-    ----------
-    logits
-        As for `softmax`.
-    target
-        Class indices (integers, the outer shape) or distributions over the classes (any real dtype, the logits'
-        shape, rows summing to 1); which one is decided by the number of dimensions alone.
-    axis
-        Axis of the classes.
-    class_weight
-        ``(K,)``, >= 0, or None: multiplies the target's entry of each class.
-    sample_weight
-        Outer shape, >= 0, or None: multiplies the loss of each row.
-    ignore_index
-        Rows with this label have loss 0 and gradient 0, whatever their logits; None ignores nothing. Class
-        indices only.
-    label_smoothing
-        ``eps`` in [0, 1]: the target becomes ``(1 - eps) y + eps / K``.
-    reduction
-        "none": one loss per row. "sum". "mean": the sum over the total weight of the rows, that is ``sum_i s_i w[y_i]``
-        over rows not ignored for class indices and ``sum_i s_i`` for distributions.
-    validate
-        False skips checks of *values* (labels in range, targets that are distributions, weights >= 0), never of
-        shape, dtype or overlap. An invalid label then gives NaN for its row.
-    backend
-        Name of a backend, or what `get_backend` returned. None: the current one (see `use_backend`).
-
-    Returns
-    -------
-    "none": array of the outer shape in the logits' dtype (integers: float64). "sum", "mean": a float64 scalar (on a
-    GPU a 0-d device array), accumulated in a fixed order; the mean of nothing is NaN.
-
-    Raises
-    ------
-    TypeError
-        As `softmax`; class indices that are not integers; options of the wrong type.
-    ValueError
-        A label out of range (the first bad row and its value are named), a target that is no distribution,
-        shapes that do not fit, a negative weight, an unknown reduction, smoothing outside [0, 1], ``ignore_index``
-        with distributions, K = 0 with class indices. ``numpy.exceptions.AxisError``: no such axis.
-    UnknownBackendError, BackendUnavailableError
-        See `get_backend`.
-    """
-    return select_backend(backend).loss(
-        logits,
-        target,
-        axis=axis,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        validate=validate,
-    )
-
-
-def gradient(
-    logits: Any,
-    target: Any,
-    *,
-    axis: int = -1,
-    class_weight: Any = None,
-    sample_weight: Any = None,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    reduction: Reduction = "mean",
-    validate: bool = True,
-    out: Any = None,
-    backend: str | Backend | None = None,
-) -> Any:
-    """Gradient of `loss` with respect to the logits, ``softmax(o) - y``. Zhao eq. (11).
-
-    The label's entry is minus the sum of the *other* probabilities, so that it stays within 4 ulp where ``p_y`` has
-    rounded to 1. ``reduction="none"`` holds the gradient of each row's own loss, unscaled: bitwise that of "sum".
-
-    Parameters and errors: as `loss`, and ``out`` as for `softmax`; it must not overlap target or weights.
-
-    Returns
-    -------
-    Array of the logits' shape and dtype (integers: float64), or ``out``.
-    """
-    return select_backend(backend).gradient(
-        logits,
-        target,
-        axis=axis,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        validate=validate,
-        out=out,
-    )
-
-
-def loss_and_gradient(
-    logits: Any,
-    target: Any,
-    *,
-    axis: int = -1,
-    class_weight: Any = None,
-    sample_weight: Any = None,
-    ignore_index: int | None = None,
-    label_smoothing: float = 0.0,
-    reduction: Reduction = "mean",
-    validate: bool = True,
-    out: Any = None,
-    backend: str | Backend | None = None,
-) -> tuple[Any, Any]:
-    """`loss` and `gradient` from one reading of the logits: ``(loss, gradient)``. Zhao eq. (9)-(11).
-
-    Bitwise the results of the two calls, in the time of about one. Parameters, results and errors: as there.
-    """
-    return select_backend(backend).loss_and_gradient(
-        logits,
-        target,
-        axis=axis,
-        class_weight=class_weight,
-        sample_weight=sample_weight,
-        ignore_index=ignore_index,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-        validate=validate,
-        out=out,
     )

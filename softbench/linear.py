@@ -18,22 +18,36 @@ __all__ = ["linear_argmax", "linear_hessian_product", "linear_loss", "linear_los
 
 
 def linear_argmax(X: Any, coef: Any, intercept: Any = None, *, backend: str | Backend | None = None) -> Any:
-    """The class with the largest logit ``X coef' + intercept`` in each row, the first one on ties. Zhao eq. (1), (2).
+    """The class with the largest logit ``X coef' + intercept``, the first one on ties. Zhao eq. (1), (2) [1]_.
 
     Parameters
     ----------
-    X, coef, intercept, backend
-        As for `linear_loss`.
+    X : array_like or sparse, shape (N, p)
+        float16, bfloat16, float32, float64 or integers, in any layout. CSR and CSC of SciPy stay sparse. Never written.
+    coef : array_like, shape (K, p)
+        Coefficients: real, K >= 1.
+    intercept : array_like, shape (K,), optional
+        None: the logits have none.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
 
     Returns
     -------
-    int64 array ``(N,)``
+    array of int64, shape (N,)
         Taken from the logits as computed; the first NaN wins over everything, as in `argmax`.
 
     Raises
     ------
-    TypeError, ValueError
-        As `linear_loss`.
+    TypeError
+        Features or parameters of a dtype or kind that logits may not have; ``X`` in another sparse format.
+    ValueError
+        Shapes that do not fit.
+    UnknownBackendError, BackendUnavailableError
+        No such backend, or it cannot run here: see `get_backend`.
+
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (1), (2).
 
     Examples
     --------
@@ -47,24 +61,39 @@ def linear_argmax(X: Any, coef: Any, intercept: Any = None, *, backend: str | Ba
 def linear_softmax(
     X: Any, coef: Any, intercept: Any = None, *, out: Any = None, backend: str | Backend | None = None
 ) -> Any:
-    """Probabilities of the classes, ``softmax(X coef' + intercept)``. Zhao eq. (4), (5).
+    """Probabilities of the classes, ``softmax(X coef' + intercept)``. Zhao eq. (4), (5) [1]_.
 
     Parameters
     ----------
-    X, coef, intercept, backend
-        As for `linear_loss`.
-    out
-        Array ``(N, K)`` of the result's dtype to write into and return.
+    X : array_like or sparse, shape (N, p)
+        float16, bfloat16, float32, float64 or integers, in any layout. CSR and CSC of SciPy stay sparse. Never written.
+    coef : array_like, shape (K, p)
+        Coefficients: real, K >= 1.
+    intercept : array_like, shape (K,), optional
+        None: the logits have none.
+    out : array, shape (N, K), optional
+        Where to write the result, which is then returned; of its dtype.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
 
     Returns
     -------
-    Array ``(N, K)`` of the dtype of ``X`` (integers: float64), or ``out``
-        Within the bounds of `softmax` for the logits as rounded; `linear_loss` says how these are computed.
+    array, shape (N, K)
+        Of the dtype of ``X`` (integers: float64); ``out`` if that was given. Within the bounds of `softmax` for the
+        logits as rounded; `linear_loss` says how these are computed.
 
     Raises
     ------
-    TypeError, ValueError
-        As `linear_loss`; for ``out`` as `softmax`.
+    TypeError
+        Features or parameters of a dtype or kind that logits may not have; ``X`` in another sparse format.
+    ValueError
+        Shapes that do not fit; ``out`` that does not, or in the memory of an argument (it is untouched then).
+    UnknownBackendError, BackendUnavailableError
+        No such backend, or it cannot run here: see `get_backend`.
+
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (4), (5).
 
     Examples
     --------
@@ -89,52 +118,52 @@ def linear_loss(
     validate: bool = True,
     backend: str | Backend | None = None,
 ) -> Any:
-    """Cross-entropy loss of the logits ``X coef' + intercept``, which never exist as a whole. Zhao eq. (9), (10).
+    """Cross-entropy loss of the logits ``X coef' + intercept``, which never exist as a whole. Zhao eq. (9), (10) [1]_.
 
     The value of ``loss(X @ coef.T + intercept, target, ...)``, from one reading of ``X`` and in memory that does not
     grow with ``N``.
 
     Parameters
     ----------
-    X
-        ``(N, p)``: an array of floats (float16, bfloat16, float32, float64) or integers in any layout, or a sparse
-        matrix or array of SciPy in CSR or CSC format, which is not made dense. Never written.
-    coef
-        ``(K, p)``, K >= 1, of a real dtype.
-    intercept
-        ``(K,)``, or None for logits without one.
-    target
-        Class indices (integers, ``(N,)``) or distributions over the classes (any real dtype, ``(N, K)``, rows summing
-        to 1), as for `loss`.
-    class_weight
-        ``(K,)``, >= 0, or None: multiplies the target's entry of each class.
-    sample_weight
-        ``(N,)``, >= 0, or None: multiplies the loss of each row.
-    ignore_index
-        Rows with this label count for nothing, whatever they hold; None ignores nothing. Class indices only.
-    label_smoothing
+    X : array_like or sparse, shape (N, p)
+        float16, bfloat16, float32, float64 or integers, in any layout. CSR and CSC of SciPy stay sparse. Never written.
+    coef : array_like, shape (K, p)
+        Coefficients: real, K >= 1.
+    intercept : array_like, shape (K,), or None
+        None: there is none.
+    target : array_like
+        Classes: integers in ``[0, K)``, ``(N,)``. Or distributions: real, >= 0, rows that sum to 1, ``(N, K)``.
+    class_weight : array_like, shape (K,), optional
+        Finite and >= 0: multiplies the target's entry of each class.
+    sample_weight : array_like, shape (N,), optional
+        Finite and >= 0: multiplies the loss of each row.
+    ignore_index : int, optional
+        Rows with this label count for nothing, whatever else they hold. Only where the target is classes.
+    label_smoothing : float, default 0.0
         ``eps`` in [0, 1]: the target becomes ``(1 - eps) y + eps / K``.
-    reduction
-        "none": one loss per row. "sum". "mean": the sum over the total weight of the rows, as for `loss`.
-    validate
-        False skips checks of values, never of shape, dtype or overlap: see `loss`.
-    backend
-        Name of a backend, or what `get_backend` returned. None: the current one (see `use_backend`).
+    reduction : {"mean", "sum", "none"}, default "mean"
+        "none": one loss per row. "sum": their sum. "mean": their sum over the total weight, as for `loss`.
+    validate : bool, default True
+        False skips the checks of *values* (labels, distributions, weights), never of shape, dtype or overlap.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
 
     Returns
     -------
-    float64 scalar, or array ``(N,)``
+    array or scalar
         "sum", "mean": a float64 scalar (on a GPU a 0-d device array); the mean of nothing is NaN. "none": the dtype of
         ``X`` (integers: float64).
 
     Raises
     ------
     TypeError
-        ``X`` of a dtype or kind that logits may not have, or in another sparse format; see `loss`.
+        Features or parameters of a dtype or kind that logits may not have; ``X`` in another sparse format; labels that
+        are not integers; options of the wrong type.
     ValueError
-        Shapes that do not fit; see `loss`.
+        Shapes that do not fit; a label out of range; a target that is no distribution; a weight that is negative or not
+        finite; an unknown reduction; smoothing outside [0, 1]; ``ignore_index`` where the target is distributions.
     UnknownBackendError, BackendUnavailableError
-        See `get_backend`.
+        No such backend, or it cannot run here: see `get_backend`.
 
     Notes
     -----
@@ -142,11 +171,15 @@ def linear_loss(
     are rounded. Their error is a small multiple of the unit roundoff ``u`` times ``sum_j |x_ij coef_kj|``, and what
     follows meets the bounds of `loss` for the logits as rounded.
 
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (9), (10).
+
     Examples
     --------
-    >>> import softbench as sb
-    >>> sb.linear_loss([[1.0, 0.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 3.0]], None, [0, 1])
-    np.float64(0.04858735157374206)
+    >>> import numpy as np, softbench as sb
+    >>> sb.linear_loss(np.eye(2), [[3.0, 0.0], [0.0, 3.0]], None, [0, 1], reduction="none")
+    array([0.04858735, 0.04858735])
     """
     return select_backend(backend).linear_loss(
         X,
@@ -177,36 +210,63 @@ def linear_loss_and_gradient(
     out: Any = None,
     backend: str | Backend | None = None,
 ) -> tuple[Any, Any, Any]:
-    """`linear_loss` and its gradients from one reading of ``X``: what a solver needs. Zhao eq. (9)-(11).
+    """`linear_loss` and its gradients from one reading of ``X``: what a solver needs. Zhao eq. (9)-(11) [1]_.
 
     With ``G`` the gradient of the loss with respect to the logits (`gradient`), the gradients are ``G' X`` and
     ``G' 1``. Neither the logits nor ``G`` exist as a whole: memory besides the arguments does not grow with ``N``.
 
     Parameters
     ----------
-    X, coef, intercept, target, class_weight, sample_weight, ignore_index, label_smoothing, validate, backend
-        As for `linear_loss`.
-    reduction
-        As for `linear_loss`. "none": the loss is one number per row, and the gradients are those of their sum.
-    out
-        Where to write the gradients: an array for that of ``coef``, or a pair of arrays, either of which may be None.
-        Of the result's shape and dtype; memory of no argument.
+    X : array_like or sparse, shape (N, p)
+        float16, bfloat16, float32, float64 or integers, in any layout. CSR and CSC of SciPy stay sparse. Never written.
+    coef : array_like, shape (K, p)
+        Coefficients: real, K >= 1.
+    intercept : array_like, shape (K,), or None
+        None: there is none.
+    target : array_like
+        Classes: integers in ``[0, K)``, ``(N,)``. Or distributions: real, >= 0, rows that sum to 1, ``(N, K)``.
+    class_weight : array_like, shape (K,), optional
+        Finite and >= 0: multiplies the target's entry of each class.
+    sample_weight : array_like, shape (N,), optional
+        Finite and >= 0: multiplies the loss of each row.
+    ignore_index : int, optional
+        Rows with this label count for nothing, whatever else they hold. Only where the target is classes.
+    label_smoothing : float, default 0.0
+        ``eps`` in [0, 1]: the target becomes ``(1 - eps) y + eps / K``.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        "none": a loss per row, gradients as of "sum". "sum": their sum. "mean": that over the total weight, see `loss`.
+    validate : bool, default True
+        False skips the checks of *values* (labels, distributions, weights), never of shape, dtype or overlap.
+    out : array or pair of arrays, optional
+        For the gradient of ``coef``, or for both; either of a pair may be None. Of the result's shape and dtype.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
 
     Returns
     -------
-    loss
+    loss : array or scalar
         As of `linear_loss`.
-    coef_gradient
-        ``(K, p)`` of the dtype of ``X`` (integers: float64). Summed over rows in float64, in an order that does not
-        depend on the number of threads; its error is a small multiple of ``u sum_i |g_ik x_ij|``.
-    intercept_gradient
-        ``(K,)``, likewise; None without intercept.
+    coef_gradient : array, shape (K, p)
+        Of the dtype of ``X`` (integers: float64). Summed over rows in float64, in an order that does not depend on the
+        number of threads; its error is a small multiple of ``u sum_i |g_ik x_ij|``.
+    intercept_gradient : array, shape (K,), or None
+        Likewise; None without intercept.
 
     Raises
     ------
-    TypeError, ValueError
-        As `linear_loss`. ``out`` of another shape or dtype, read-only, with a zero stride, or in the memory of an
-        argument. It is untouched when an error is raised.
+    TypeError
+        Features or parameters of a dtype or kind that logits may not have; ``X`` in another sparse format; labels that
+        are not integers; options of the wrong type.
+    ValueError
+        Shapes that do not fit; a label out of range; a target that is no distribution; a weight that is negative or not
+        finite; an unknown reduction; smoothing outside [0, 1]; ``ignore_index`` where the target is distributions;
+        ``out`` that does not fit, or in the memory of an argument. It is untouched when an error is raised.
+    UnknownBackendError, BackendUnavailableError
+        No such backend, or it cannot run here: see `get_backend`.
+
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (9)-(11).
 
     Examples
     --------
@@ -253,36 +313,65 @@ def linear_hessian_product(
     """The Hessian of `linear_loss`, times a direction: what Newton's method with conjugate gradients needs.
 
     With ``U = X direction' + intercept_direction`` and ``P`` the probabilities, ``R' X`` and ``R' 1``, where
-    ``R = P (U - rowsum(P U))``, entry by entry, times each row's weight. The derivative of Zhao eq. (11).
+    ``R = P (U - rowsum(P U))``, entry by entry, times each row's weight. The derivative of Zhao eq. (11) [1]_.
 
     Parameters
     ----------
-    X, coef, intercept, class_weight, sample_weight, ignore_index, label_smoothing, reduction, validate, backend
-        As for `linear_loss`; ``reduction="none"`` means "sum".
-    direction
-        ``(K, p)``.
-    intercept_direction
-        ``(K,)``, or None for 0.
-    target
-        As for `linear_loss`, or None: the Hessian depends on the target by the weights of rows alone, so it is needed
-        with ``class_weight`` and ``ignore_index`` only.
-    probs
-        Probabilities kept from `linear_softmax` at this ``coef`` and ``intercept``, ``(N, K)``: a product then takes no
-        exponential and one product of matrices less. None: they are computed, a block of rows at a time.
-    out
-        As for `linear_loss_and_gradient`.
+    X : array_like or sparse, shape (N, p)
+        float16, bfloat16, float32, float64 or integers, in any layout. CSR and CSC of SciPy stay sparse. Never written.
+    coef : array_like, shape (K, p)
+        Coefficients: real, K >= 1.
+    intercept : array_like, shape (K,), or None
+        None: there is none.
+    direction : array_like, shape (K, p)
+        What the Hessian is multiplied by.
+    intercept_direction : array_like, shape (K,), optional
+        Its part for the intercept; 0 by default.
+    target : array_like, optional
+        As for `linear_loss`. The Hessian depends on it by the weights of rows alone, so it is needed with
+        ``class_weight`` and ``ignore_index`` only.
+    probs : array_like, shape (N, K), optional
+        Probabilities kept from `linear_softmax` at this ``coef`` and ``intercept``: a product then takes no exponential
+        and one product of matrices less. By default they are computed, a block of rows at a time.
+    class_weight : array_like, shape (K,), optional
+        Finite and >= 0: multiplies the target's entry of each class.
+    sample_weight : array_like, shape (N,), optional
+        Finite and >= 0: multiplies the loss of each row.
+    ignore_index : int, optional
+        Rows with this label count for nothing, whatever else they hold. Only where the target is classes.
+    label_smoothing : float, default 0.0
+        ``eps`` in [0, 1]: the target becomes ``(1 - eps) y + eps / K``.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Of the loss; "none" means "sum" here.
+    validate : bool, default True
+        False skips the checks of *values* (labels, distributions, weights), never of shape, dtype or overlap.
+    out : array or pair of arrays, optional
+        For the product of ``coef``, or for both; either of a pair may be None. Of the result's shape and dtype.
+    backend : str or Backend, optional
+        Name of a backend, or what `get_backend` returned. By default the current one, see `use_backend`.
 
     Returns
     -------
-    coef_product
-        ``(K, p)`` of the dtype of ``X`` (integers: float64).
-    intercept_product
-        ``(K,)``; None without intercept.
+    coef_product : array, shape (K, p)
+        Of the dtype of ``X`` (integers: float64).
+    intercept_product : array, shape (K,), or None
+        Likewise; None without intercept.
 
     Raises
     ------
-    TypeError, ValueError
-        As `linear_loss_and_gradient`.
+    TypeError
+        Features or parameters of a dtype or kind that logits may not have; ``X`` in another sparse format; labels that
+        are not integers; options of the wrong type.
+    ValueError
+        Shapes that do not fit; a label out of range; a target that is no distribution; a weight that is negative or not
+        finite; an unknown reduction; smoothing outside [0, 1]; ``ignore_index`` where the target is distributions;
+        ``out`` that does not fit, or in the memory of an argument. It is untouched when an error is raised.
+    UnknownBackendError, BackendUnavailableError
+        No such backend, or it cannot run here: see `get_backend`.
+
+    References
+    ----------
+    .. [1] Lei Zhao, *Softmax Regression*, eq. (11).
 
     Examples
     --------

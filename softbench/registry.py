@@ -196,9 +196,21 @@ def _unknown(name: object) -> str:
 
 
 def list_backends() -> dict[str, str]:
-    """Names of all backends, each with a one-line summary. Imports no backend library.
+    """Names of all backends, each with a one-line summary.
 
-    Plugins (entry-point group ``softbench.backends``) are listed with the distribution they come from.
+    Imports no backend library, so it is quick, and says nothing of which of them can run here: `available_backends`
+    does. Plugins (entry-point group ``softbench.backends``) are listed with the distribution they come from.
+
+    Returns
+    -------
+    dict of str to str
+        Summaries by name, built-in backends first.
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> sb.list_backends()["numba"]
+    'fused parallel CPU kernels'
     """
     summaries = {name: entry.summary for name, entry in BUILT_IN.items()}
     return summaries | {name: origin(name) for name in _plugins()}
@@ -207,8 +219,23 @@ def list_backends() -> dict[str, str]:
 def available_backends() -> dict[str, Availability]:
     """Every name with whether it can run here, on what, and if not why and what to install.
 
-    Probes libraries and devices, so the first call may take a moment. Never raises: a plugin that fails to
-    load is reported with a warning.
+    Probes libraries and devices, so the first call may take a moment. Never raises: a plugin that fails to load is
+    reported with a warning.
+
+    Returns
+    -------
+    dict of str to Availability
+        Also those that are not available, with the reason.
+
+    See Also
+    --------
+    list_backends : The names, without asking a library.
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> sb.available_backends()["numpy"]
+    Availability(ok=True, kind='cpu', reason='', install='')
     """
     return {name: availability(name) for name in _names()}
 
@@ -236,20 +263,24 @@ def get_backend(name: str | Backend, **options: Any) -> Backend:
 
     Parameters
     ----------
-    name
-        One of `list_backends`, or a backend, which is returned as it is.
-    **options
-        What this backend lets its users choose, as documented at its class: ``get_backend("torch", compile=True)``. The
-        same options give the same object.
+    name : str or Backend
+        A name of `list_backends`; a `Backend` is returned as it is.
+    **options : object
+        What this backend lets its users choose, as documented at its class: ``get_backend("torch", compile=True)``.
+
+    Returns
+    -------
+    Backend
+        The same object each time, for the same options. Nothing falls back: it is this backend, or an error.
 
     Raises
     ------
-    UnknownBackendError
-        (a ValueError) when no backend has this name; the message has close matches.
-    BackendUnavailableError
-        (an ImportError) when it cannot run here; the message says why, and the pip command if one helps.
     TypeError
-        An option that this backend does not have; the message names those it has.
+        Neither a name nor a backend; an option that this backend does not have, the message names those it has.
+    UnknownBackendError
+        No backend has this name; the message has close matches. It is a ValueError.
+    BackendUnavailableError
+        It cannot run here; the message says why, and the pip command if one helps. It is an ImportError.
 
     Notes
     -----
@@ -259,8 +290,9 @@ def get_backend(name: str | Backend, **options: Any) -> Backend:
     Examples
     --------
     >>> import softbench as sb
-    >>> sb.get_backend("numpy").argmax([0.0, 2.0, 1.0])
-    np.int64(1)
+    >>> be = sb.get_backend("numpy")
+    >>> be.softmax([0.0, 0.0])
+    array([0.5, 0.5])
     """
     if isinstance(name, Backend):
         if options:
@@ -340,10 +372,36 @@ def current_backend() -> Backend:
 
 @contextlib.contextmanager
 def use_backend(name: str | Backend) -> Iterator[Backend]:
-    """Make a backend the current one inside a ``with`` block; nests, and is restored on exit.
+    """Make a backend the current one inside a ``with`` block.
 
+    Blocks nest, and the backend before is restored on exit. Outside of any block the current one is that of the
+    environment variable ``SOFTBENCH_BACKEND``, or else "numpy".
+
+    Parameters
+    ----------
+    name : str or Backend
+        As for `get_backend`.
+
+    Yields
+    ------
+    Backend
+        The backend.
+
+    Raises
+    ------
+    TypeError, UnknownBackendError, BackendUnavailableError
+        As `get_backend`, on entry.
+
+    Notes
+    -----
     It is a `contextvars.ContextVar`: asyncio tasks started inside inherit it, threads already running do not.
-    Raises as `get_backend` does, on entry.
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> with sb.use_backend("python") as be:
+    ...     print(be.name, sb.argmax([1.0, 2.0]))
+    python 1
     """
     backend = get_backend(name)
     token = _current.set(backend)

@@ -1,9 +1,14 @@
 """What the documents show is what the repository holds."""
 
+import doctest
+import importlib
+import inspect
 import json
 import re
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -30,6 +35,14 @@ def test_documents_link_to_files_that_exist() -> None:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
+def test_documents_name_modules_that_exist() -> None:
+    files = [path.relative_to(ROOT).as_posix() for top in ("softbench", "backends", "benchmarks", "examples", "tests")
+             for path in (ROOT / top).rglob("*.py")]  # fmt: skip
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for name in re.findall(r"(?<![\w/.])((?:\w+/)*\w+\.py)\b", document.read_text(encoding="utf-8")):
+            assert any(f"/{file}".endswith(f"/{name}") for file in files), f"{document.name} names {name}"
+
+
 def test_tables_of_the_performance_guide_are_those_of_the_runs_it_links_to() -> None:
     from benchmarks.studies import goals, portability
 
@@ -50,3 +63,79 @@ def test_figures_are_of_the_peers_that_can_be_installed_again() -> None:
     timed = [name for name in pinned if name in measured]
     assert {"torch", "jax", "onnxruntime"} <= {*timed}
     assert {name: pinned[name] for name in timed} == {name: measured[name].partition("+")[0] for name in timed}
+
+
+EXAMPLES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "softbench").rglob("*.py")
+    if ">>>" in path.read_text(encoding="utf-8")
+)
+
+
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_examples_of_docstrings_run(module: str) -> None:
+    ran = doctest.testmod(importlib.import_module(module))
+    assert ran.attempted
+    assert not ran.failed
+
+
+PUBLIC = {
+    f"{module}.{name}": public
+    for module in ("softbench", "softbench.interface")
+    for name in importlib.import_module(module).__all__
+    if getattr(public := getattr(importlib.import_module(module), name), "__module__", "").startswith("softbench")
+}
+
+
+def _section(text: str, title: str) -> str:
+    """What stands under a heading of numpydoc, if there is one."""
+    found = re.search(rf"^{title}\n-+\n(.*?)(?=^\S[^\n]*\n-+\n|\Z)", text, re.MULTILINE | re.DOTALL)
+    return found[1] if found else ""
+
+
+def lacking(function: object) -> list[str]:
+    """What the docstring of a public function does not have."""
+    text = inspect.getdoc(function) or ""
+    described = {
+        name.strip(" *")
+        for line in _section(text, "Parameters").splitlines()
+        for name in (line.partition(" : ")[0].split(",") if re.match(r"\S.* : ", line) else ())
+    }
+    lacks = [name for name in inspect.signature(function).parameters if name not in described]
+    lacks += [title for title in ("Raises", "Examples") if not _section(text, title)]
+    if not _section(text, "Returns") and not _section(text, "Yields"):
+        lacks.append("Returns")
+    return lacks
+
+
+@pytest.mark.parametrize("name", [name for name, public in PUBLIC.items() if inspect.isfunction(public)])
+def test_functions_document_every_parameter_what_they_return_and_raise(name: str) -> None:
+    never_raises = {"Raises"} if name.endswith("_backends") else set()
+    assert not set(lacking(PUBLIC[name])) - never_raises
+
+
+@pytest.mark.parametrize("name", [name for name, public in PUBLIC.items() if inspect.isclass(public)])
+def test_classes_show_an_example(name: str) -> None:
+    assert _section(inspect.getdoc(PUBLIC[name]) or "", "Examples")
+
+
+def test_what_a_docstring_lacks_is_named() -> None:
+    def function(x: float, y: float) -> float:
+        """Something.
+
+        Parameters
+        ----------
+        x : float
+            One of two.
+        """
+        return x + y
+
+    assert lacking(function) == ["y", "Raises", "Examples", "Returns"]
+
+
+def test_functions_cite_the_equations() -> None:
+    from softbench.interface import FUNCTIONS
+
+    for name in (*FUNCTIONS, *(name for name in PUBLIC if "linear_" in name)):
+        text = inspect.getdoc(PUBLIC.get(name) or PUBLIC[f"softbench.{name}"]) or ""
+        assert re.search(r"Lei Zhao, \*Softmax Regression\*, eq\. \(\d+\)", _section(text, "References")), name

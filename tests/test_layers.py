@@ -17,7 +17,7 @@ FLOORS = (
     {"regression"},
     {"conformance"},
     {"softbench"},  # the package itself: the public names
-    {"api", "linear"},
+    {"api", "losses", "linear"},
     {"registry", "loading"},
     {"front", "accuracy", "machine", "processes"},
     {"interface", "results"},

@@ -255,9 +255,16 @@ def table(record: dict[str, Any]) -> list[str]:
             cells.append(_marked(ratio, goal["verdicts"].get(f"{name} / numba")))
         limit = medians.get("copy", medians.get("read"))
         verdict = goal["verdicts"].get("numba / copy", goal["verdicts"].get("numba / read"))
-        cells.append(_marked(f"{ours / limit:.2f}" if limit else "", verdict))
+        cells.append(_marked(_of_limit(ours, limit), verdict))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _of_limit(time: float, limit: float | None) -> str:
+    """A time in units of the limit's. One below the limit is none: something was wrong with that limit."""
+    if not limit:
+        return ""
+    return f"{time / limit:.2f}" if time >= limit else "refused"
 
 
 def _marked(ratio: str, verdict: dict[str, Any] | None) -> str:

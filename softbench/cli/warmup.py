@@ -9,9 +9,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from softbench import api
 from softbench.cli.arguments import UsageError
 from softbench.cli.progress import show_progress
+from softbench.interface import FUNCTIONS
 from softbench.interface.dtypes import formats
 from softbench.registry import get_backend, list_backends, origin
 
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
     )
     warmup.add_argument("names", nargs="*", metavar="NAME", help="backends (default: all that can run here)")
     # No `choices`: names of backends may follow the last value (`_names_apart`).
-    warmup.add_argument("--op", nargs="+", action="extend", metavar="OP", help=f"only these: {', '.join(api.__all__)}")
+    warmup.add_argument("--op", nargs="+", action="extend", metavar="OP", help=f"only these: {', '.join(FUNCTIONS)}")
     warmup.add_argument(
         "--dtype",
         nargs="+",
@@ -46,12 +46,12 @@ def add_parser(commands: Any) -> None:
 def _warmup(parsed: argparse.Namespace) -> int:
     from softbench.measure.remote import Remote
 
-    for option, choices in (("op", api.__all__), ("dtype", sorted(formats))):
+    for option, choices in (("op", FUNCTIONS), ("dtype", sorted(formats))):
         setattr(parsed, option, _names_apart(getattr(parsed, option), choices, f"--{option}", parsed.names))
     for name in parsed.names:
         get_backend(name)  # raises for one that is unknown, or not here
     names = list(dict.fromkeys(parsed.names)) or list(list_backends())
-    asked = {"ops": parsed.op or api.__all__, "dtypes": parsed.dtype or list(formats)}
+    asked = {"ops": parsed.op or FUNCTIONS, "dtypes": parsed.dtype or list(formats)}
     lines: list[tuple[str, bool]] = []
     with show_progress() as progress, contextlib.ExitStack() as stack:
         remotes = {name: stack.enter_context(Remote(name)) for name in names}

@@ -58,7 +58,7 @@ def _compiles(backend: Any) -> bool:
 
 
 def main(names: Iterable[str]) -> None:
-    """Judge backends by the quick profile from behind, and keep the verdicts to oneself."""
+    """Judge backends by the quick profile, from the last case to the first, for what that compiles."""
     from softbench.conformance import contract
     from softbench.conformance.backend_under_test import under_test
     from softbench.conformance.runner import judge_case

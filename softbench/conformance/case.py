@@ -58,19 +58,37 @@ class Raises:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One line of the verdict."""
+    """One line of the verdict.
+
+    Parameters
+    ----------
+    requirement : str
+        Id of the `Requirement` it belongs to.
+    name : str
+        Unique in the requirement.
+    check : callable
+        Takes the backend under test. Raises `Failure` (or anything else) when it is wrong, `NotApplicable` when it
+        cannot be asked.
+    needs : frozenset of str
+        ``host`` (arrays in host memory), or modules that must be importable: ``pandas``, ``ml_dtypes``.
+    profile : {"quick", "standard", "deep"}
+        The smallest profile that runs it.
+    max_k : int
+        Number of classes it takes, where a smaller number would make no sense.
+
+    Examples
+    --------
+    >>> from softbench.conformance import Case
+    >>> Case("argmax-ties", "two-rows", lambda backend: None).id
+    'argmax-ties/two-rows'
+    """
 
     requirement: str
-    """Id of the `Requirement` it belongs to."""
     name: str
     check: Callable[[BackendUnderTest], None]
-    """Raises `Failure` (or anything else) when the backend is wrong, `NotApplicable` when it cannot be asked."""
     needs: frozenset[str] = frozenset()
-    """``host`` (arrays in host memory), or modules that must be importable: ``pandas``, ``ml_dtypes``."""
     profile: Profile = "quick"
-    """The smallest profile that runs it."""
     max_k: int = 0
-    """Number of classes it takes, where a smaller number would make no sense."""
 
     @property
     def id(self) -> str:
@@ -169,7 +187,25 @@ def must_raise(
 
 @dataclass(frozen=True)
 class Requirement:
-    """A row of the contract: what case it is, what must come of it, and the cases that decide."""
+    """A row of the contract: what case it is, what must come of it, and the cases that decide.
+
+    Parameters
+    ----------
+    id : str
+        Its name, by which runs select it and backends declare deviations.
+    case, result : str
+        When it applies, and what must come of it then, as a reader of the table sees them.
+    examples : tuple of Example
+        Cases that are one call each.
+    checks : tuple of Case
+        The others.
+
+    Examples
+    --------
+    >>> from softbench.conformance import Requirement
+    >>> Requirement("argmax-ties", "argmax of equal logits", "the first").cases()
+    []
+    """
 
     id: str
     case: str

@@ -57,15 +57,15 @@ def run(
 
     Parameters
     ----------
-    backend
+    backend : str, Backend, RowBackend or object
         A name, ``"module:Class"``, a `softbench.front.backend.Backend`, a `softbench.interface.RowBackend` (class or
         instance), or any object with the public functions as methods.
-    profile
+    profile : {"quick", "standard", "deep"}, default "standard"
         ``"quick"`` (seconds), ``"standard"``, or ``"deep"`` (minutes: every sweep in full).
-    progress
+    progress : callable, optional
         Called after each case with the number judged, the number to judge, and the `Result`.
-    select
-        Patterns of case ids (`fnmatch`, or the id of a row); None: all.
+    select : iterable of str, optional
+        Patterns of case ids (`fnmatch`, or the id of a row). By default all.
 
     Returns
     -------
@@ -79,6 +79,12 @@ def run(
         See `softbench.get_backend`; and for ``module:Class`` `softbench.loading.load`.
     ValueError
         An unknown profile, or a pattern of ``select`` that matches no case.
+
+    Examples
+    --------
+    >>> from softbench.conformance import run
+    >>> run("numpy", "quick", select=["argmax-ties"]).ok
+    True
     """
     chosen = selected(profile, select)
     found = under_test(backend, profile)

@@ -60,6 +60,18 @@ class Backend(LinearFunctions):
     """One backend under the public interface; made by `softbench.get_backend`.
 
     ``be.softmax(x)`` and the others are documented at the functions of the same names in `softbench`.
+
+    Parameters
+    ----------
+    rows : RowBackend
+        The row kernels.
+
+    Examples
+    --------
+    >>> import softbench as sb
+    >>> be = sb.get_backend("numpy")
+    >>> be.log_softmax([0.0, 0.0])
+    array([-0.69314718, -0.69314718])
     """
 
     def __init__(self, rows: RowBackend) -> None:

@@ -4,9 +4,10 @@ A backend subclasses `RowBackend` and sees nothing else of softbench. `softbench
 rules; `docs/adding-a-backend.md` walks through a complete one.
 """
 
+from softbench.interface.availability import Availability, Kind
 from softbench.interface.labels import IGNORED, INVALID
 from softbench.interface.linear import CompressedMatrix, Features, LinearTarget, SoftRows
-from softbench.interface.row_backend import FUNCTIONS, Array, Availability, Kind, RowBackend, check_pair
+from softbench.interface.row_backend import FUNCTIONS, Array, RowBackend, check_pair
 from softbench.interface.targets import IndexTarget, Reduction, SoftTarget, Target
 
 __all__ = [

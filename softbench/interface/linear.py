@@ -47,18 +47,36 @@ class CompressedMatrix:
 
     Entry ``n`` of row (column) ``i``, for ``indptr[i] <= n < indptr[i + 1]``, is ``data[n]`` in column (row)
     ``indices[n]``. Entries that occur twice are added; they may come in any order. Indices lie within the shape.
+
+    Parameters
+    ----------
+    data : array, shape (entries,)
+        Of any dtype that logits may have.
+    indices : array of int32 or int64, shape (entries,)
+        Columns of the entries (CSC: rows).
+    indptr : array, shape (rows + 1,)
+        Of the dtype of ``indices``; CSC: one more than columns.
+    shape : tuple of int
+        Rows and columns.
+    order : {"csr", "csc"}
+        How it is stored.
+    source : object
+        The matrix it was made of.
+
+    Examples
+    --------
+    >>> from scipy.sparse import csr_array
+    >>> import softbench as sb
+    >>> sb.get_backend("numpy").rows.accept_features(csr_array([[0.0, 2.0]]), "X").data
+    array([2.])
     """
 
     data: Array
-    """Of any dtype that logits may have."""
     indices: Array
-    """int32 or int64."""
     indptr: Array
-    """Of the dtype of ``indices``."""
     shape: tuple[int, int]
     order: Literal["csr", "csc"]
     source: Any
-    """The matrix it was made of."""
 
     @property
     def dtype(self) -> Any:
@@ -74,11 +92,30 @@ Features: TypeAlias = Any
 class SoftRows:
     """A distribution per row with what it is multiplied and divided by, folded in block by block (`SoftTarget`).
 
-    ``q_ik = s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``, ``y`` ``(N, K)`` of any real dtype.
+    ``q_ik = s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``.
+
+    Parameters
+    ----------
+    y : array, shape (N, K), or None
+        Of any real dtype. None, for a Hessian only: any distribution, which has mass 1.
+    sample_weight : array of float64, shape (N,), or None
+        None: all ones.
+    class_weight : array of float64, shape (K,), or None
+        None: all ones.
+    smoothing : float
+        ``eps`` of label smoothing, in [0, 1].
+    divisor : float or array
+        Of a mean: what the backend's own ``divisor`` returned, else 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softbench.interface import SoftRows
+    >>> SoftRows(np.array([[0.5, 0.5]]), smoothing=0.1).folded
+    True
     """
 
     y: Array | None
-    """None, for a Hessian only: any distribution, which has mass 1."""
     sample_weight: Array | None = None
     class_weight: Array | None = None
     smoothing: float = 0.0

@@ -28,11 +28,11 @@ import abc
 import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Literal, NoReturn
 
 from softbench.interface import messages
+from softbench.interface.availability import Availability, Kind
 from softbench.interface.labels import IGNORED, INVALID
 from softbench.interface.linear import LinearKernels
 from softbench.interface.targets import IndexTarget, SoftTarget, Target
@@ -52,19 +52,6 @@ __all__ = [
 #: An array of the backend's own library. The front passes on what the backend's primitives returned.
 Array = Any
 
-Kind = Literal["cpu", "gpu", "simulator", "distributed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Availability:
-    """Whether a backend can run here, and if not, why and what would change that."""
-
-    ok: bool
-    kind: Kind
-    reason: str = ""
-    install: str = ""
-
-
 FUNCTIONS: Final = (
     "argmax",
     "logsumexp",
@@ -82,7 +69,21 @@ class RowBackend(LinearKernels, abc.ABC):
     """Row kernels of one library. Subclass it, name it, implement the six abstract methods.
 
     Notation: ``m = max_k x_k``; ``d_k = x_k - m``; ``s = sum of exp(d_k)`` over all ``k`` but one argmax;
-    ``S = 1 + s``; ``L = log1p(s)``; ``lse = m + L``; ``p_k = exp(d_k) / S``.
+    ``S = 1 + s``; ``L = log1p(s)``; ``lse = m + L``; ``p_k = exp(d_k) / S``. Equations are those of Lei Zhao, *Softmax
+    Regression*.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import softbench as sb
+    >>> from softbench.interface import RowBackend
+    >>> class Argmax(RowBackend):
+    ...     name = "argmax_only"
+    ...     provides = ("argmax",)  # the other functions need no kernel then
+    ...     def argmax(self, x, out):
+    ...         return np.argmax(x, axis=1)
+    >>> sb.Backend(Argmax()).argmax([[1.0, 3.0], [5.0, 2.0]])
+    array([1, 0])
     """
 
     name: ClassVar[str]
@@ -155,22 +156,46 @@ class RowBackend(LinearKernels, abc.ABC):
 
     @classmethod
     def availability(cls) -> Availability:
-        """Say whether this backend can run here. Never raises; a GPU backend overrides it to probe its driver."""
+        """Whether this backend can run here; a GPU backend overrides it to probe its driver.
+
+        Returns
+        -------
+        Availability
+            Never an error: by default it says which of the modules in `requires` are missing.
+        """
         missing = [module for module in cls.requires if find_spec(module) is None]
         if missing:
             return Availability(False, cls.kind, f"{', '.join(missing)} is not installed", cls.install)
         return Availability(True, cls.kind)
 
     def info(self) -> dict[str, object]:
-        """Versions, device and threads: whatever a reader of a result needs to know about this backend."""
+        """Whatever a reader of a result needs to know about this backend.
+
+        Returns
+        -------
+        dict
+            Versions, device, threads: numbers, strings, and lists and dicts of them.
+        """
         return {"device": "cpu"}
 
     def kernels(self, ops: Collection[str], dtypes: Collection[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
         """What first calls would have to compile, for ``softbench warmup``: by default nothing.
 
-        ``ops`` are names of public functions, ``dtypes`` row dtypes among `dtypes`. Yields what to call a kernel before
-        people, and a function that compiles it (at once if it is compiled already) and says whether later processes
-        will find it. Nothing is compiled by asking.
+        Nothing is compiled by asking.
+
+        Parameters
+        ----------
+        ops : collection of str
+            Names of public functions.
+        dtypes : collection of str
+            Row dtypes among `dtypes`.
+
+        Yields
+        ------
+        name : str
+            What to call a kernel before people.
+        compile : callable
+            Compiles it (at once if it is compiled already), and says whether later processes will find it.
         """
         return iter(())
 
@@ -178,46 +203,150 @@ class RowBackend(LinearKernels, abc.ABC):
 
     @abc.abstractmethod
     def argmax(self, x: Array, out: Array) -> Array:
-        """Index of the first NaN, else of the first maximum; ``out`` is ``(N,)`` int64. Zhao eq. (1), (2)."""
+        """Index of the first NaN of each row, else of its first maximum. Zhao eq. (1), (2).
+
+        Parameters
+        ----------
+        x : array, shape (N, K)
+            Rows.
+        out : array of int64, shape (N,)
+            May take the result.
+
+        Returns
+        -------
+        array of int64, shape (N,)
+            ``out``, or an array of its own.
+        """
 
     @abc.abstractmethod
     def logsumexp(self, x: Array, out: Array) -> Array:
-        """``lse`` of each row; ``out`` is ``(N,)`` of the rows' dtype. Zhao eq. (3)."""
+        """``lse`` of each row. Zhao eq. (3).
+
+        Parameters
+        ----------
+        x : array, shape (N, K)
+            Rows.
+        out : array, shape (N,)
+            May take the result; of the rows' dtype.
+
+        Returns
+        -------
+        array, shape (N,)
+            ``out``, or an array of its own.
+        """
 
     @abc.abstractmethod
     def softmax(self, x: Array, out: Array) -> Array:
-        """``p`` of each row; ``out`` is ``(N, K)`` of the rows' dtype. Zhao eq. (4), (5)."""
+        """``p`` of each row. Zhao eq. (4), (5).
+
+        Parameters
+        ----------
+        x : array, shape (N, K)
+            Rows.
+        out : array, shape (N, K)
+            May take the result; of the rows' dtype. May be ``x`` itself.
+
+        Returns
+        -------
+        array, shape (N, K)
+            ``out``, or an array of its own.
+        """
 
     @abc.abstractmethod
     def log_softmax(self, x: Array, out: Array) -> Array:
-        """``d_k - L`` of each row (never ``x - lse``, which loses digits); ``out`` is ``(N, K)`` of the rows' dtype."""
+        """``d_k - L`` of each row, never ``x - lse``, which loses digits. The logarithm of Zhao eq. (4).
+
+        Parameters
+        ----------
+        x : array, shape (N, K)
+            Rows.
+        out : array, shape (N, K)
+            May take the result; of the rows' dtype. May be ``x`` itself.
+
+        Returns
+        -------
+        array, shape (N, K)
+            ``out``, or an array of its own.
+        """
 
     @abc.abstractmethod
     def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
-        """Row losses and their gradient from one reading of each row. Zhao eq. (9), (10), (11).
+        """Row losses and their gradient, from one reading of each row. Zhao eq. (9), (10), (11).
 
-        ``loss`` is ``(N,)`` **float64** whatever the rows' dtype, not divided. ``out`` is ``(N, K)`` of the
-        rows' dtype: the gradient divided by ``divisor`` *before* its last rounding. ``divisor`` is 1 for
-        reductions "none" and "sum", else what the backend's own ``divisor`` primitive returned (a number; on a
-        device an array, so that nobody waits for it). It is 0 when nothing has weight: rows then become NaN, except
-        `IGNORED` ones, which are +0 always.
+        Parameters
+        ----------
+        x : array, shape (N, K)
+            Rows.
+        target : IndexTarget or SoftTarget
+            A class or a distribution per row.
+        divisor : float or array
+            What the gradient is divided by *before* its last rounding: 1 for the reductions "none" and "sum", else what
+            the backend's own ``divisor`` returned (a number; on a device an array, so that nobody waits for it). It is
+            0 where nothing has weight: rows then become NaN, except `IGNORED` ones, which are +0 always.
+        loss : array of float64, shape (N,)
+            May take the losses, which are float64 whatever the rows' dtype, and not divided.
+        out : array, shape (N, K)
+            May take the gradient; of the rows' dtype. May be ``x`` itself.
+
+        Returns
+        -------
+        losses : array of float64, shape (N,)
+            ``loss``, or an array of its own.
+        gradient : array, shape (N, K)
+            ``out``, or an array of its own.
         """
 
     @abc.abstractmethod
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
-        """``sum_k q_k (-log p_k)`` of each row of probabilities; ``loss`` is ``(N,)`` float64. Zhao eq. (6)-(8).
+        """``sum_k q_k (-log p_k)`` of each row of probabilities. Zhao eq. (6)-(8).
 
         ``p_y == 0`` gives ``+inf``; ``q_k == 0`` contributes 0; ``p_y == 1`` gives ``+0``. No clipping.
+
+        Parameters
+        ----------
+        p : array, shape (N, K)
+            Rows of probabilities.
+        target : IndexTarget or SoftTarget
+            A class or a distribution per row.
+        loss : array of float64, shape (N,)
+            May take the losses.
+
+        Returns
+        -------
+        array of float64, shape (N,)
+            ``loss``, or an array of its own.
         """
 
     # -- row kernels: derived, override for speed ------------------------------------------------------
 
     def loss(self, x: Array, target: Target, loss: Array) -> Array:
-        """The first result of `loss_and_gradient`, bit for bit."""
+        """The first result of `loss_and_gradient`, bit for bit.
+
+        Parameters
+        ----------
+        x, target, loss
+            As there.
+
+        Returns
+        -------
+        array of float64, shape (N,)
+            ``loss``, or an array of its own.
+        """
         return check_pair(self.name, self.loss_and_gradient(x, target, 1, loss, self.empty(x.shape, x.dtype)))[0]
 
     def gradient(self, x: Array, target: Target, divisor: Any, out: Array) -> Array:
-        """The second result of `loss_and_gradient`, bit for bit."""
+        """The second result of `loss_and_gradient`, bit for bit.
+
+        Parameters
+        ----------
+        x, target, divisor, out
+            As there.
+
+        Returns
+        -------
+        array, shape (N, K)
+            ``out``, or an array of its own.
+        """
         rows = math.prod(x.shape) // x.shape[1]
         pair = self.loss_and_gradient(x, target, divisor, self.empty((rows,), "float64"), out)
         return check_pair(self.name, pair)[1]
@@ -237,7 +366,31 @@ class _NotProvided:
 
 
 def check_pair(name: str, returned: Any) -> tuple[Array, Array]:
-    """What ``loss_and_gradient`` of the backend ``name`` returned; TypeError unless it is a pair."""
+    """What ``loss_and_gradient`` of a backend returned, if that is a pair.
+
+    Parameters
+    ----------
+    name : str
+        Of the backend, for the message.
+    returned : object
+        What came back.
+
+    Returns
+    -------
+    tuple of array
+        ``returned``.
+
+    Raises
+    ------
+    TypeError
+        It is no pair.
+
+    Examples
+    --------
+    >>> from softbench.interface import check_pair
+    >>> check_pair("mine", (1.0, 2.0))
+    (1.0, 2.0)
+    """
     if type(returned) is not tuple or len(returned) != 2:
         raise TypeError(
             f"backend {name!r}: loss_and_gradient returned a {type(returned).__name__}, expected a tuple of row losses "

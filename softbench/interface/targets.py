@@ -23,6 +23,24 @@ class IndexTarget:
     With ``smoothing == 0``: ``loss_i = s w[y] (lse - x_y)`` and the gradient is ``s w[y] (p - onehot(y))``,
     its label entry minus the sum of the *other* probabilities (never ``p_y - 1``, which cancels).
     Otherwise the formulas of `SoftTarget` hold for the ``q`` above.
+
+    Parameters
+    ----------
+    labels : array of int64, shape (N,)
+        Classes, `IGNORED` or `INVALID`.
+    sample_weight : array of float64, shape (N,), or None
+        None: all ones.
+    class_weight : array of float64, shape (K,), or None
+        None: all ones.
+    smoothing : float
+        ``eps`` of label smoothing, in [0, 1].
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softbench.interface import IGNORED, IndexTarget
+    >>> IndexTarget(np.array([2, IGNORED])).smoothing
+    0.0
     """
 
     labels: Array
@@ -51,6 +69,18 @@ class SoftTarget:
     For a `RowBackend.native_loss` nothing is folded in: ``q`` is the caller's distribution, and the target is
     ``sample_weight_i class_weight_k ((1 - smoothing) q_ik + smoothing / K)``. A mean is over the sum of the sample
     weights (N without).
+
+    Parameters
+    ----------
+    q : array, shape (N, K)
+        Of the rows' dtype (float32 for rows of half precision), C-contiguous. Rows need not sum to 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softbench.interface import SoftTarget
+    >>> SoftTarget(np.array([[0.25, 0.75]])).q.shape
+    (1, 2)
     """
 
     q: Array

@@ -78,7 +78,7 @@ def digits_logits() -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     from scipy.optimize import minimize
     from sklearn.datasets import load_digits
 
-    from softbench.api import loss_and_gradient
+    from softbench.losses import loss_and_gradient
 
     pixels, labels = load_digits(return_X_y=True)
     x = np.column_stack([pixels / 16.0, np.ones(len(pixels))])

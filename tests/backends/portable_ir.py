@@ -69,7 +69,7 @@ def compile_for_aarch64(modules: Iterable[str]) -> int:
 
 def kernels(words: Iterable[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
     """Kernels whose labels begin with one of ``words``; all of them without any."""
-    from softbench.api import __all__ as ops
+    from softbench.interface import FUNCTIONS as ops
     from softbench_backends.numba import NumbaBackend
 
     wanted = tuple(words) or ("",)

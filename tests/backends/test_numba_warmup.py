@@ -13,9 +13,9 @@ import pytest
 
 import softbench
 from softbench import processes
-from softbench.api import __all__ as OPS
 from softbench.conformance import ahead
 from softbench.front.backend import Backend
+from softbench.interface import FUNCTIONS as OPS
 
 pytest.importorskip("numba", reason="numba is not installed")
 

@@ -1,16 +1,18 @@
 """``softbench warmup``: what is compiled, what is said of it, and who is harmed by a backend that fails (nobody)."""
 
 import json
+import re
 
 import pytest
 
-import softbench
 from softbench.cli import main
+from softbench.interface import FUNCTIONS
 
 PLUGIN = """
 import json
 
 class Compiling(NumpyBackend):
+    dtypes = frozenset({"float32", "float64"})
     outcomes = json.loads(os.environ["OUTCOMES"])
 
     def kernels(self, ops, dtypes):
@@ -55,7 +57,7 @@ def test_warmup_compiles_what_is_named_and_says_how_long_it_took(capsys, compili
     told = capsys.readouterr()
     assert "compiling: 2 kernels ready after" in told.out
     assert "[2/2] compiling: kernel1" in told.err
-    assert "compiling: kernel1: 0.00 s" in told.err
+    assert re.search(r"^compiling: kernel1: \d+\.\d\d s$", told.err, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +80,7 @@ def test_warmup_of_nobody_in_particular_is_of_all_that_are_here(capsys, compilin
     names = dict.fromkeys(("python", "compiling", "no_such"), "")
     monkeypatch.setattr("softbench.cli.warmup.list_backends", lambda: names)
     main(["warmup"])
-    assert asked() == [softbench.api.__all__, ["float32", "float64"]]
+    assert asked() == [list(FUNCTIONS), ["float32", "float64"]]
     told = capsys.readouterr().out
     assert "compiling: 1 kernels" in told
     assert "python: offers nothing" in told

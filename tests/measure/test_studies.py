@@ -163,3 +163,13 @@ def test_the_folder_of_the_suite_holds_the_suite():
     folder = Path(__file__).parents[2] / "benchmarks"
     found = {path.name for path in folder.iterdir() if path.name != "__pycache__"}
     assert found == {"__init__.py", "common.py", "metrics.py", "speed.py", "sidecar.py", "peers.txt", "studies"}
+
+
+def test_a_time_below_the_limit_is_refused():
+    from benchmarks.studies import goals
+
+    times = {name: {"median": median} for name, median in (("numba", 1.0), ("torch", 2.0), ("copy", 1.5))}
+    record = {"goals": [{"name": "softmax-1x1-f32", "times": times, "verdicts": {}}]}
+    assert goals.table(record)[-1] == "| softmax-1x1-f32 | 1.00 s | 2.00x |  |  | refused |"
+    times["copy"]["median"] = 0.8
+    assert goals.table(record)[-1].endswith("| 1.25 |")

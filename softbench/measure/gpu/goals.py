@@ -17,7 +17,7 @@ OF_READ: Final = 0.90
 """Of the measured read, at any of those K: the loss alone."""
 CALL_SHAPE: Final = (128, 1000)
 CALLS: Final = 1.5
-"""Call time of CuPy's softmax of an array of that shape, in calls of PyTorch's eager one."""
+"""Call time of softmax of the cupy backend for that shape, as a multiple of PyTorch's in eager mode."""
 
 # As reported for github.com/Dao-AILab/quack: on an H100, of its nominal bandwidth. (op, dtype): fraction by K.
 PUBLISHED: Final[dict[tuple[str, str], dict[int, float]]] = {

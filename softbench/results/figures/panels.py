@@ -275,7 +275,7 @@ FIGURES: Final = (
     Picture(
         "fractions",
         "Fraction of the limit",
-        "How much of the measured memory bandwidth each backend reaches on each case. Nobody can be beyond 100%.",
+        "How much of the measured memory bandwidth each backend reaches on each case. More than 100% is impossible.",
         _one_panel(fractions, _per_case),
     ),
     Picture(
