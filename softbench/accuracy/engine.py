@@ -1,7 +1,6 @@
 """What an arithmetic of the oracle must offer: the quantities of a row, and the weighting of a target.
 
-`softbench.accuracy.oracle` has two engines of its own (float64 and x87 longdouble); `softbench.accuracy.arb` is the
-third.
+`softbench.accuracy.numpy_engine` has two of them, float64 and x87 longdouble; `softbench.accuracy.arb` is the third.
 """
 
 from __future__ import annotations
