@@ -43,7 +43,8 @@ class _Format(NamedTuple):
         return -(self.c + self.bias) * LN2
 
 
-# Truncation: 0.046 ulp in float32 and 0.072 ulp in float64.
+# Coefficients are those that `python -m benchmarks.studies exponential` finds. The polynomials themselves are off by
+# 0.045 ulp in float32 (at t = -0.346574) and 0.071 ulp in float64 (at t = -0.335780) at most.
 _FORMATS: Final = {
     32: _Format(
         mantissa=23,
@@ -71,16 +72,19 @@ _FORMATS: Final = {
             float.fromhex("0x1.000000000000ap-1"),
             float.fromhex("0x1.55555555554fap-3"),
             float.fromhex("0x1.555555555088cp-5"),
-            float.fromhex("0x1.1111111127b9cp-7"),
-            float.fromhex("0x1.6c16c1842674dp-10"),
-            float.fromhex("0x1.a01a012a69a3fp-13"),
-            float.fromhex("0x1.a0199a16cb835p-16"),
-            float.fromhex("0x1.71df253a3fd1ep-19"),
-            float.fromhex("0x1.28ad68b8868dfp-22"),
-            float.fromhex("0x1.ad7f7af9f265ap-26"),
+            float.fromhex("0x1.1111111127b9dp-7"),
+            float.fromhex("0x1.6c16c184266dep-10"),
+            float.fromhex("0x1.a01a012a69052p-13"),
+            float.fromhex("0x1.a0199a16df60cp-16"),
+            float.fromhex("0x1.71df253be4167p-19"),
+            float.fromhex("0x1.28ad68a509e1dp-22"),
+            float.fromhex("0x1.ad7f77fea9c8ap-26"),
         ),
     ),
 }
+
+EXPONENTIALS: Final = {f"float{bits}": fmt.exp for bits, fmt in _FORMATS.items()}
+"""Coefficients by dtype; ``python -m benchmarks.studies exponential`` finds them."""
 
 # log(1 + f) = 2 z + z (w^2 polynomial), z = f / (2 + f): fdlibm's s_log1p.c (Sun Microsystems, 1993).
 _LOG: Final = (

@@ -1,0 +1,238 @@
+"""Studies of the numba backend's arithmetic: where its coefficients come from, and the inputs on which it errs most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+
+import softbench as sb
+from benchmarks.studies.common import parser
+
+__all__ = ["Fit", "exponential", "fit", "worst_errors"]
+
+# -- the exponential's coefficients ------------------------------------------------------------------------------------
+
+BITS: Final = 200
+"""Of the arithmetic that coefficients are found in."""
+
+_GRID: Final = 300  # intervals in which the error is looked at
+_EXCHANGES: Final = 20
+_ALIKE: Final = 1 + 1e-9
+
+
+class Fit(NamedTuple):
+    """A polynomial ``P`` for ``exp(t) = 1 + t + t^2 P(t)``, ``|t| <= ln(2) / 2``, and how far off that is."""
+
+    coefficients: tuple[float, ...]
+    error: float
+    """Largest relative error."""
+    ulp: float
+    """Largest error in ulp."""
+    worst: float
+    """The ``t`` of that."""
+
+
+def fit(count: int, dtype: str) -> Fit:
+    """``count`` coefficients, rounded to ``dtype``, that make the largest relative error smallest before rounding.
+
+    The error is linear in the coefficients, and its extrema are of one size and alternate in sign (Chebyshev). They are
+    found by exchange (Remez, 1934): solve for errors of one size at some points; put the extrema in their place.
+    """
+    import flint
+
+    before, flint.ctx.prec = flint.ctx.prec, BITS
+    try:
+        half = flint.arb(2).log() / 2
+        grid = [half * (flint.arb(2 * i) / _GRID - 1) for i in range(_GRID)] + [half]
+        points = [-half * flint.arb(math.cos(math.pi * (2 * i + 1) / (2 * count + 2))) for i in range(count + 1)]
+        for _ in range(_EXCHANGES):
+            exact, level = _solve(points, count)
+            extrema = _extrema(exact, grid)
+            while len(extrema) > count + 1:
+                extrema.pop(0 if abs(extrema[0][1]) < abs(extrema[-1][1]) else -1)
+            points = [t for t, _ in extrema]
+            if max(abs(error) for _, error in extrema) <= _ALIKE * level:
+                break
+        return judged([float(np.dtype(dtype).type(float(c.mid()))) for c in exact], dtype)
+    finally:
+        flint.ctx.prec = before
+
+
+def judged(coefficients: Sequence[float], dtype: str) -> Fit:
+    """The errors of given coefficients."""
+    import flint
+
+    before, flint.ctx.prec = flint.ctx.prec, BITS
+    try:
+        half = flint.arb(2).log() / 2
+        exact = [flint.arb(c) for c in coefficients]
+        extrema = [
+            *((-half, _error(exact, -half)), (half, _error(exact, half))),
+            *_extrema(exact, [half * (flint.arb(2 * i) / _GRID - 1) for i in range(_GRID)] + [half]),
+        ]
+        relative = max(abs(float(error)) for _, error in extrema)
+        in_ulp = [(abs(float(e * t.exp())) / _ulp(float(t.exp()), dtype), float(t)) for t, e in extrema]
+        return Fit(tuple(coefficients), relative, *max(in_ulp))
+    finally:
+        flint.ctx.prec = before
+
+
+def _ulp(value: float, dtype: str) -> float:
+    return float(np.finfo(dtype).eps) * 2.0 ** (math.frexp(value)[1] - 1)
+
+
+def _error(coefficients: Sequence[Any], t: Any) -> Any:
+    """Relative error of ``1 + t + t^2 P(t)``."""
+    p = t * 0
+    for c in reversed(coefficients):
+        p = p * t + c
+    return (1 + t + t * t * p) * (-t).exp() - 1
+
+
+def _solve(points: Sequence[Any], count: int) -> tuple[list[Any], float]:
+    """Coefficients with errors of one size and alternating signs at ``count + 1`` points, and that size."""
+    import flint
+
+    matrix, right = flint.arb_mat(count + 1, count + 1), flint.arb_mat(count + 1, 1)
+    for i, t in enumerate(points):
+        weight = (-t).exp()
+        for j in range(count):
+            matrix[i, j] = t ** (j + 2) * weight
+        matrix[i, count] = (-1) ** i
+        right[i, 0] = 1 - (1 + t) * weight
+    solution = matrix.solve(right)
+    return [flint.arb(solution[j, 0].mid()) for j in range(count)], abs(float(solution[count, 0].mid()))
+
+
+def _extrema(coefficients: Sequence[Any], grid: Sequence[Any]) -> list[tuple[Any, float]]:
+    """The largest error, and where it is, between two changes of its sign."""
+    import flint
+
+    found: list[tuple[int, float]] = []
+    for i, t in enumerate(grid):
+        error = float(_error(coefficients, t).mid())
+        if error == 0:
+            continue
+        if not found or (found[-1][1] > 0) != (error > 0):
+            found.append((i, error))
+        elif abs(error) > abs(found[-1][1]):
+            found[-1] = i, error
+    extrema = []
+    for i, _ in found:
+        t = grid[i]
+        if 0 < i < len(grid) - 1:
+            low, high = grid[i - 1], grid[i + 1]
+            for _ in range(50):  # thirds, of which one is left out
+                a, b = (flint.arb((low + (high - low) * part / 3).mid()) for part in (1, 2))
+                if abs(float(_error(coefficients, a).mid())) < abs(float(_error(coefficients, b).mid())):
+                    low = a
+                else:
+                    high = b
+            t = flint.arb(((low + high) / 2).mid())
+        extrema.append((t, float(_error(coefficients, t).mid())))
+    return extrema
+
+
+def exponential(arguments: Sequence[str]) -> int:
+    """Find the coefficients of the numba backend's exponentials anew, and say how far off the polynomials are.
+
+    Ends with 1 if the backend has others.
+    """
+    parser("exponential", exponential).parse_args(arguments)
+    from softbench_backends.numba.numerics import EXPONENTIALS
+
+    status = 0
+    for dtype, used in EXPONENTIALS.items():
+        found = fit(len(used), dtype)
+        same = found.coefficients == used
+        status |= not same
+        print(f"{dtype}: the backend has {'these' if same else 'others'}")
+        for i, c in enumerate(found.coefficients):
+            print(f"  t^{i + 2:<3} {c.hex()}" + ("" if c == used[i] else f"   there {used[i].hex()}"))
+        print(f"  relative error {found.error:.3g}, {found.ulp:.3f} ulp at t = {found.worst:.6f}")
+    return status
+
+
+# -- worst errors ------------------------------------------------------------------------------------------------------
+
+CLASSES: Final = {"short": (2, 3, 10, 32), "long": (65, 100, 1000, 4099)}
+_CALLS: Final[tuple[tuple[str, str], ...]] = (
+    ("softmax", ""),
+    ("log_softmax", ""),
+    ("logsumexp", ""),
+    ("gradient", "index"),
+    ("loss", "index"),
+    ("gradient", "soft"),
+    ("loss", "soft"),
+)
+
+
+class Worst(NamedTuple):
+    """The largest error of a kernel that was found, and the input: `softbench.accuracy.hard_inputs`, by seed."""
+
+    error: float
+    family: str
+    classes: int
+    seed: int
+    entry: tuple[int, ...]
+
+
+def _cases(rows: str, dtype: str, elements: int, seeds: int) -> Iterator[tuple[str, int, int, Any]]:
+    """Names of families, classes, seeds, and logits."""
+    from softbench.accuracy.hard_inputs import HARD_INPUTS
+
+    for family, draw in HARD_INPUTS.items():
+        for k in CLASSES[rows]:
+            for seed in range(seeds):
+                yield family, k, seed, draw(np.random.default_rng(seed), max(2, elements // k), k, dtype)
+
+
+def _target(kind: str, x: Any, seed: int) -> tuple[Any, ...]:
+    """No target; labels, half of them at the maximum; or distributions."""
+    rng = np.random.default_rng(seed)
+    n, k = x.shape
+    if kind == "index":
+        labels = rng.integers(0, k, n)
+        labels[::2] = np.argmax(x[::2], axis=1)
+        return (labels,)
+    if kind == "soft":
+        q = rng.exponential(size=(n, k))
+        return ((q / q.sum(axis=1, keepdims=True)).astype(x.dtype),)
+    return ()
+
+
+def worst(rows: str, dtype: str, elements: int, seeds: int) -> dict[str, Worst]:
+    """The largest error found of every part of every result (keys of `softbench.accuracy.gates.GATES`)."""
+    from softbench.accuracy import gates
+
+    backend, found = sb.get_backend("numba"), dict[str, Worst]()
+    for family, k, seed, x in _cases(rows, dtype, elements, seeds):
+        for op, kind in _CALLS:
+            target = _target(kind, x, seed)
+            options: dict[str, Any] = {"reduction": "none"} if target else {}
+            if kind == "soft":
+                options["validate"] = False
+            result = getattr(backend, op)(x, *target, **options)
+            options.pop("validate", None)
+            for part, stats in gates.judge(op, result, x, *target, **options).stats.items():
+                if part not in found or stats.max > found[part].error:
+                    found[part] = Worst(stats.max, family, k, seed, stats.worst)
+    return found
+
+
+def worst_errors(arguments: Sequence[str]) -> int:
+    """Search the hard inputs for those on which numba errs most; the unit is that of the gates, mostly ulp."""
+    options = parser("worst-errors", worst_errors)
+    options.add_argument("--elements", type=int, default=20_000, help="of each array (default: 20000)")
+    options.add_argument("--seeds", type=int, default=1, help="arrays of each kind and size (default: 1)")
+    parsed = options.parse_args(arguments)
+    print(f"{'dtype':<9}{'rows':<7}{'result':<20}{'error':>7}  input")
+    for dtype in ("float32", "float64"):
+        for rows in CLASSES:
+            for part, w in worst(rows, dtype, parsed.elements, parsed.seeds).items():
+                place = f"{w.family}, {w.classes} classes, seed {w.seed}, entry {list(map(int, w.entry))}"
+                print(f"{dtype:<9}{rows:<7}{part:<20}{w.error:>7.3f}  {place}", flush=True)
+    return 0
