@@ -11,7 +11,7 @@ import numpy as np
 import softbench as sb
 from benchmarks.studies.common import parser
 
-__all__ = ["Fit", "exponential", "fit", "worst_errors"]
+__all__ = ["Fit", "exponential", "fit", "judged", "target", "worst", "worst_errors"]
 
 # -- the exponential's coefficients ------------------------------------------------------------------------------------
 
@@ -159,6 +159,7 @@ def exponential(arguments: Sequence[str]) -> int:
 # -- worst errors ------------------------------------------------------------------------------------------------------
 
 CLASSES: Final = {"short": (2, 3, 10, 32), "long": (65, 100, 1000, 4099)}
+ELEMENTS: Final = 20_000
 _CALLS: Final[tuple[tuple[str, str], ...]] = (
     ("softmax", ""),
     ("log_softmax", ""),
@@ -190,7 +191,7 @@ def _cases(rows: str, dtype: str, elements: int, seeds: int) -> Iterator[tuple[s
                 yield family, k, seed, draw(np.random.default_rng(seed), max(2, elements // k), k, dtype)
 
 
-def _target(kind: str, x: Any, seed: int) -> tuple[Any, ...]:
+def target(kind: str, x: Any, seed: int) -> tuple[Any, ...]:
     """No target; labels, half of them at the maximum; or distributions."""
     rng = np.random.default_rng(seed)
     n, k = x.shape
@@ -211,13 +212,13 @@ def worst(rows: str, dtype: str, elements: int, seeds: int) -> dict[str, Worst]:
     backend, found = sb.get_backend("numba"), dict[str, Worst]()
     for family, k, seed, x in _cases(rows, dtype, elements, seeds):
         for op, kind in _CALLS:
-            target = _target(kind, x, seed)
-            options: dict[str, Any] = {"reduction": "none"} if target else {}
+            given = target(kind, x, seed)
+            options: dict[str, Any] = {"reduction": "none"} if given else {}
             if kind == "soft":
                 options["validate"] = False
-            result = getattr(backend, op)(x, *target, **options)
+            result = getattr(backend, op)(x, *given, **options)
             options.pop("validate", None)
-            for part, stats in gates.judge(op, result, x, *target, **options).stats.items():
+            for part, stats in gates.judge(op, result, x, *given, **options).stats.items():
                 if part not in found or stats.max > found[part].error:
                     found[part] = Worst(stats.max, family, k, seed, stats.worst)
     return found
@@ -226,7 +227,7 @@ def worst(rows: str, dtype: str, elements: int, seeds: int) -> dict[str, Worst]:
 def worst_errors(arguments: Sequence[str]) -> int:
     """Search the hard inputs for those on which numba errs most; the unit is that of the gates, mostly ulp."""
     options = parser("worst-errors", worst_errors)
-    options.add_argument("--elements", type=int, default=20_000, help="of each array (default: 20000)")
+    options.add_argument("--elements", type=int, default=ELEMENTS, help=f"of each array (default: {ELEMENTS})")
     options.add_argument("--seeds", type=int, default=1, help="arrays of each kind and size (default: 1)")
     parsed = options.parse_args(arguments)
     print(f"{'dtype':<9}{'rows':<7}{'result':<20}{'error':>7}  input")

@@ -5,6 +5,8 @@ Arrays are 1-d uint64 that begin on a cache line and end on one. The parallel ve
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from typing import Any, Final
 
 import llvmlite.ir as ir
@@ -17,6 +19,21 @@ __all__ = ["copy_all", "read_all", "read_one", "stream_all", "update_all", "upda
 LINE: Final = 64
 BLOCK: Final = 1 << 16  # bytes per parallel block: small enough to balance, large enough to amortise
 _WORDS: Final = BLOCK // 8
+
+
+def _compiled(**options: bool) -> Callable[[Any], Any]:
+    """As `numba.njit`; what it compiles is kept on disk where Numba can tell what it belongs to.
+
+    It cannot for modules without sources.
+    """
+
+    def decorate(function: Any) -> Any:
+        dispatcher = njit(nogil=True, **options)(function)
+        with contextlib.suppress(RuntimeError, AttributeError):  # AttributeError: NUMBA_DISABLE_JIT
+            dispatcher.enable_caching()
+        return dispatcher
+
+    return decorate
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -44,7 +61,7 @@ def _fence(_: Any) -> Any:
     return types.void(), generate
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@_compiled()
 def read_one(a: Any) -> Any:
     """Read on one core: the exclusive or of all words."""
     total = np.uint64(0)
@@ -53,14 +70,14 @@ def read_one(a: Any) -> Any:
     return total
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@_compiled(parallel=True)
 def read_all(a: Any, partial: Any) -> None:
     """Read on all cores: the exclusive or of each block into ``partial``."""
     for block in prange(partial.size):
         partial[block] = read_one(a[block * _WORDS : (block + 1) * _WORDS])
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@_compiled(parallel=True)
 def copy_all(a: Any, b: Any) -> None:
     """Copy on all cores with ordinary stores."""
     for block in prange((a.size + _WORDS - 1) // _WORDS):
@@ -68,7 +85,7 @@ def copy_all(a: Any, b: Any) -> None:
         b[part] = a[part]
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@_compiled(parallel=True)
 def stream_all(a: Any, b: Any) -> None:
     """Copy on all cores with streaming stores."""
     source, target = np.uintp(a.ctypes.data), np.uintp(b.ctypes.data)
@@ -79,14 +96,14 @@ def stream_all(a: Any, b: Any) -> None:
         _fence()
 
 
-@njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@_compiled()
 def update_one(a: Any) -> None:
     """Read, change and write back every word on one core."""
     for i in range(a.size):
         a[i] += np.uint64(1)
 
 
-@njit(parallel=True, nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@_compiled(parallel=True)
 def update_all(a: Any) -> None:
     """Read, change and write back every word on all cores."""
     for block in prange((a.size + _WORDS - 1) // _WORDS):

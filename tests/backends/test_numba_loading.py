@@ -49,6 +49,7 @@ import sys
 import numpy as np
 import softbench as sb
 assert sys.argv[1] in sb.__file__, sb.__file__
+import softbench.measure.memory_kernels  # compiled functions outside the backend
 from softbench_backends.numba import sources
 print(sb.argmax(np.eye(3, 10, dtype="f")[::-1], backend="numba").tolist(), sources.source_hash())
 """

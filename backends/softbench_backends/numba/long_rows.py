@@ -1,8 +1,35 @@
 """Kernels for long rows: one row at a time, its classes along the lanes.
 
-Three passes over a row: the maximum; the exponentials and their sum; the results. A row that fits the
-caches is read from memory once. Sums are taken tile by tile, and every tile in groups of four vectors, so
-their order depends on the length of a row and its dtype only.
+Three passes over a row, which is read from memory once if it fits the caches:
+
+1. The maximum ``m``, and the minimum. A row of ordinary range is *narrow* (`numerics.is_narrow`): none of its
+   exponentials underflows, and the next two passes take a shorter way to the same bits.
+2. ``e_k = exp(x_k - m)`` of the exact difference ``d + r``, and ``s``, their sum without one maximum. It is taken by
+   segments, and each segment in groups of four vectors, so its order depends on the length of a row and its dtype
+   only. It is a float64; of float64 terms a second one carries the rounding errors.
+3. The results, where ``L = log1p(s)``:
+   softmax ``e_k / (1 + s)``, one division for a row, a product with a correction for an element, rounded once; what is
+   subnormal is computed again without the digits that its exponential had lost;
+   log_softmax ``(d - L) + r``; logsumexp ``m + L``; loss ``(L - d) - r`` of the label;
+   gradient as softmax, at the label ``-(1 + s - e_y) / (1 + s)``, summed without it.
+
+argmax takes the first pass, and looks for the first element that is the maximum.
+
+The largest errors that ``python -m benchmarks.studies worst-errors`` finds, in the units of the contract's gates (ulp,
+but for logsumexp), and the inputs that give them:
+
+    softmax            float32  2.355  normal-4, 65 classes, seed 0, entry [61, 61]
+    softmax            float64  2.233  normal-4, 65 classes, seed 0, entry [80, 29]
+    log_softmax        float32  1.694  offset, 65 classes, seed 0, entry [217, 29]
+    log_softmax        float64  1.938  ascending, 65 classes, seed 0, entry [211, 64]
+    logsumexp          float32  1.994  offset, 65 classes, seed 0, entry [233]
+    logsumexp          float64  2.000  one-dominant, 65 classes, seed 0, entry [31]
+    index_loss         float32  1.556  uniform-350, 100 classes, seed 0, entry [104]
+    index_loss         float64  1.500  normal-30, 65 classes, seed 0, entry [296]
+    label_gradient     float32  1.554  offset, 65 classes, seed 0, entry [68, 1]
+    label_gradient     float64  1.440  one-dominant, 65 classes, seed 0, entry [281, 35]
+    off_label_gradient float32  2.355  normal-4, 65 classes, seed 0, entry [61, 61]
+    off_label_gradient float64  2.233  normal-4, 65 classes, seed 0, entry [80, 29]
 """
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls

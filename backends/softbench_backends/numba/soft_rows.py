@@ -1,4 +1,21 @@
-"""Kernels for long rows with soft targets or smoothed labels: one row at a time, as `long_rows`."""
+"""Kernels for long rows with soft targets or smoothed labels: one row at a time, as `long_rows`.
+
+1. The maximum ``m``, and the minimum.
+2. In one pass: ``s``, the sum of the exponentials without one maximum; ``sum q``; and ``sum q (m - x)``, all three with
+   their rounding errors.
+3. The loss, ``(sum q) log1p(s) + sum q (m - x)``: of terms that are not negative where ``q`` is not.
+4. The gradient, ``(sum q) p - q``, from products with their rounding errors, rounded once.
+
+Smoothed labels are ``q = a u + h [k = y]`` with one ``u`` for all rows, so that ``q`` is not written out.
+
+The largest errors that ``python -m benchmarks.studies worst-errors`` finds, in the units of the contract's gates (ulp,
+but for these two), and the inputs that give them:
+
+    soft_loss          float32  0.554  log-probabilities, 65 classes, seed 0, entry [142]
+    soft_loss          float64  1.672  log-probabilities, 65 classes, seed 0, entry [133]
+    soft_gradient      float32  3.992  two-dominant, 1000 classes, seed 0, entry [14, 426]
+    soft_gradient      float64  3.992  one-dominant, 1000 classes, seed 0, entry [5, 537]
+"""
 
 # mypy: allow-untyped-decorators, allow-untyped-defs, allow-untyped-calls
 from __future__ import annotations

@@ -1,7 +1,11 @@
 """Kernels for a few huge rows: every row is shared out to the threads, segment by segment.
 
-The segments are those of `long_rows.row_sum`, and their sums are added in the same order, so results are the same. A
-kernel runs on one thread; ``parallel`` and ``jobs`` are the addresses (`calls`) of `calls.parallel_for` and of
+1. Every thread finds the extrema of its segments; then one thread those of the row.
+2. Every thread sums the exponentials of its segments; then one thread adds the sums, in the order of
+   `long_rows.row_sum`, whose segments they are: results are the same bits, and so are the largest errors.
+3. Every thread writes the results of its segments.
+
+A kernel runs on one thread; ``parallel`` and ``jobs`` are the addresses (`calls`) of `calls.parallel_for` and of
 `segment_jobs`, by which it has all threads do something to every segment.
 """
 
