@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
+pytestmark = pytest.mark.deep
 
 import softbench as sb
 from benchmarks.studies import numerics
