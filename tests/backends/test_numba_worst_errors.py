@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
-pytestmark = pytest.mark.deep
 
 import softbench as sb
 from benchmarks.studies import numerics
 from softbench.accuracy import gates
 from softbench.accuracy.hard_inputs import HARD_INPUTS
 from softbench_backends.numba import long_rows, short_rows, soft_rows
+
+pytestmark = pytest.mark.deep
 
 LINE = r"^ +(\w+) +(float\d+) +([\d.]+)  ([\w-]+), (\d+) classes, seed (\d+), entry \[([\d, ]+)\]$"
 CALLS = {
