@@ -1,10 +1,13 @@
 """What the documents show is what the repository holds."""
 
+import dataclasses
 import doctest
 import importlib
 import inspect
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -99,7 +102,7 @@ def lacking(function: object) -> list[str]:
     described = {
         name.strip(" *")
         for line in _section(text, "Parameters").splitlines()
-        for name in (line.partition(" : ")[0].split(",") if re.match(r"\S.* : ", line) else ())
+        for name in (line.partition(" : ")[0].split(",") if re.match(r"\S", line) else ())
     }
     lacks = [name for name in inspect.signature(function).parameters if name not in described]
     lacks += [title for title in ("Raises", "Examples") if not _section(text, title)]
@@ -115,8 +118,11 @@ def test_functions_document_every_parameter_what_they_return_and_raise(name: str
 
 
 @pytest.mark.parametrize("name", [name for name, public in PUBLIC.items() if inspect.isclass(public)])
-def test_classes_show_an_example(name: str) -> None:
-    assert _section(inspect.getdoc(PUBLIC[name]) or "", "Examples")
+def test_classes_show_an_example_and_document_what_they_are_made_of(name: str) -> None:
+    public = PUBLIC[name]
+    assert _section(inspect.getdoc(public) or "", "Examples")
+    if dataclasses.is_dataclass(public):
+        assert not {field.name for field in dataclasses.fields(public)} & set(lacking(public))
 
 
 def test_what_a_docstring_lacks_is_named() -> None:
@@ -139,3 +145,13 @@ def test_functions_cite_the_equations() -> None:
     for name in (*FUNCTIONS, *(name for name in PUBLIC if "linear_" in name)):
         text = inspect.getdoc(PUBLIC.get(name) or PUBLIC[f"softbench.{name}"]) or ""
         assert re.search(r"Lei Zhao, \*Softmax Regression\*, eq\. \(\d+\)", _section(text, "References")), name
+
+
+@pytest.mark.packaging
+def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
+    """Links between documents, and what numpydoc asks of docstrings, are judged here too."""
+    for module in ("sphinx", "myst_parser", "numpydoc", "pydata_sphinx_theme"):
+        pytest.importorskip(module, reason=f"needs {module}, of the extra docs")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "docs", str(tmp_path / "docs")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr

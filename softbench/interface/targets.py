@@ -34,6 +34,10 @@ class IndexTarget:
         None: all ones.
     smoothing : float
         ``eps`` of label smoothing, in [0, 1].
+    may_ignore, may_be_invalid : bool
+        Whether some labels may be `IGNORED`, or `INVALID`; False: none is, so nobody need look.
+    reduction : {"none", "sum", "mean"}
+        What is to come of the row losses; always "none" but for a `RowBackend.native_loss`.
 
     Examples
     --------
@@ -48,11 +52,8 @@ class IndexTarget:
     class_weight: Array | None = None
     smoothing: float = 0.0
     may_ignore: bool = True
-    """Whether some labels may be `IGNORED`; False: none is, so nobody need look."""
     may_be_invalid: bool = True
-    """Whether some labels may be `INVALID`."""
     reduction: Reduction = "none"
-    """What is to come of the row losses; always "none" but for a `RowBackend.native_loss`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,12 @@ class SoftTarget:
     ----------
     q : array, shape (N, K)
         Of the rows' dtype (float32 for rows of half precision), C-contiguous. Rows need not sum to 1.
+    sample_weight, class_weight : array of float64, shapes (N,) and (K,), or None
+        For a `RowBackend.native_loss` only. None: all ones.
+    smoothing : float
+        For a `RowBackend.native_loss` only.
+    reduction : {"none", "sum", "mean"}
+        As of `IndexTarget`.
 
     Examples
     --------
