@@ -28,6 +28,13 @@ STUDIES: Final = {
     "overhead": Study("calls", "overhead", "what the public call costs on small arrays, layer by layer"),
     "strided": Study("calls", "strided", "another axis than the last, beside PyTorch"),
     "first-calls": Study("calls", "first_calls", "first calls of the numba backend in a fresh process"),
+    "half-precision": Study(
+        "half_precision", "half_precision", "numba in float16 and bfloat16, beside PyTorch and float32"
+    ),
+    "half-precision-elsewhere": Study(
+        "half_precision", "half_precision_elsewhere", "numpy and python in float16 and bfloat16, beside their float32"
+    ),
+    "half-precision-memory": Study("half_precision", "memory", "memory that numba takes beside input and output"),
     "gpu-accuracy": Study("gpu", "accuracy", "largest errors of the CuPy kernels, executed on the CPU"),
     "gpu-calls": Study("gpu", "calls", "host time of calls of the CuPy backend, without a card"),
     "gpu-launches": Study("gpu", "launches", "host time of kernel launches from Python, without a card"),

@@ -31,7 +31,7 @@ from softbench.interface import (
     check_pair,
     messages,
 )
-from softbench.interface.dtypes import name_of, numpy_dtype, result_dtype, row_dtype
+from softbench.interface.dtypes import ITEMSIZE, name_of, numpy_dtype, result_dtype, row_dtype
 
 __all__ = ["Backend"]
 
@@ -79,6 +79,7 @@ class Backend(LinearFunctions):
         """The row kernels (`softbench.interface.RowBackend`)."""
         self.name = rows.name
         self._formats: dict[Any, tuple[str, str]] = {}  # by dtype, whose name is slow to ask for
+        self._halves: set[Any] = set()  # of these dtypes, those in half precision that kernels take as they are
         self._takes_plain = takes_plain(type(rows))
         self._sums_losses = not rows.native_loss  # else the kernels do
         for function in FUNCTIONS:
@@ -138,7 +139,7 @@ class Backend(LinearFunctions):
 
     def softmax(self, logits: Any, *, axis: int = -1, out: Any = None) -> Any:
         """See `softbench.softmax`."""
-        if out is None and self._takes_plain and (shape := plain_shape(logits, axis)):
+        if out is None and self._takes_plain and (shape := plain_shape(logits, axis, self._halves)):
             # As `_map` does. The commonest call is spelled out, because on one small row the calls of functions count.
             rows = self.rows
             buffer = rows.empty(shape, logits.dtype)
@@ -197,7 +198,7 @@ class Backend(LinearFunctions):
             reduction == "mean"
             and self._takes_plain
             and self._sums_losses
-            and (shape := plain_shape(logits, axis))
+            and (shape := plain_shape(logits, axis, self._halves))
             and is_only_labels(target, outer := shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
         ):  # Spelled out as in `softmax`.
             rows = self.rows
@@ -288,17 +289,19 @@ class Backend(LinearFunctions):
     def _lower(self, logits: Any, axis: int, argument: str = "logits") -> _Rows:
         r = _Rows()
         r.name = argument
-        if self._takes_plain and (shape := plain_shape(logits, axis)):
+        if self._takes_plain and (shape := plain_shape(logits, axis, self._halves)):
             r.x, r.axis, r.strided, r.plain = logits, 1, False, True
             r.n, r.k = shape
             r.outer = shape[:1]
-            r.result = r.compute = "float32" if logits.dtype is FLOAT32 else "float64"
+            r.result = r.compute = "float32" if logits.dtype is FLOAT32 else name_of(logits.dtype)
             return r
         x = self.rows.accept(logits, argument)
         try:
             r.result, r.compute = self._formats[x.dtype]
         except KeyError:
             r.result, r.compute = self._formats[x.dtype] = self._format(x.dtype.name, argument)
+            if r.result == r.compute and ITEMSIZE[r.result] == 2 and x.dtype == numpy_dtype(r.result):
+                self._halves.add(numpy_dtype(r.result))
         if x.ndim == 0:
             raise TypeError(f"{argument} is 0-d: expected an array with at least one axis of classes")
         shape = x.shape
@@ -331,7 +334,7 @@ class Backend(LinearFunctions):
     def _map(self, method: str, logits: Any, axis: int, out: Any) -> Any:
         """A function from logits to an array of their shape."""
         kernel: Callable[[Array, Array], Array] = getattr(self.rows, method)
-        shape = plain_shape(logits, axis) if self._takes_plain else None
+        shape = plain_shape(logits, axis, self._halves) if self._takes_plain else None
         if shape and (out is None or is_plain_out(out, logits)):
             buffer = self.rows.empty(shape, logits.dtype) if out is None else out
             if (result := kernel(logits, buffer)) is buffer:

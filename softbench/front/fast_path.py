@@ -8,6 +8,7 @@ takes the long way through `softbench.front.backend`, to the same results and er
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Any, Final
 
 import numpy as np
@@ -30,12 +31,17 @@ def takes_plain(rows: type[RowBackend]) -> bool:
     return rows.kind == "cpu" and all(getattr(rows, name) is getattr(HostArrays, name) for name in _SKIPPED)
 
 
-def plain_shape(x: Any, axis: Any) -> tuple[int, ...] | None:
-    """The shape of ``x`` if it is rows already: a native float matrix with elements, C-contiguous and aligned."""
+def plain_shape(x: Any, axis: Any, halves: Container[Any] = ()) -> tuple[int, ...] | None:
+    """The shape of ``x`` if it is rows already: a native float matrix with elements, C-contiguous and aligned.
+
+    ``halves`` are the dtypes in half precision that are known to be rows of the backend.
+    """
     if type(x) is not np.ndarray or (axis is not _LAST and axis is not _SECOND):
         return None
     shape = x.shape
-    if len(shape) != 2 or 0 in shape or ((dtype := x.dtype) is not FLOAT32 and dtype is not FLOAT64):
+    if len(shape) != 2 or 0 in shape:
+        return None
+    if (dtype := x.dtype) is not FLOAT32 and dtype is not FLOAT64 and dtype not in halves:
         return None
     flags = x.flags
     # The first says it of arrays that can be written.

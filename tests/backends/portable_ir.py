@@ -73,7 +73,7 @@ def kernels(words: Iterable[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
     from softbench_backends.numba import NumbaBackend
 
     wanted = tuple(words) or ("",)
-    for label, compile_kernel in NumbaBackend().kernels(ops, ["float32", "float64"]):
+    for label, compile_kernel in NumbaBackend().kernels(ops, ["float16", "bfloat16", "float32", "float64"]):
         if label.startswith(wanted):
             yield label, compile_kernel
 

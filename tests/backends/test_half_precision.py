@@ -1,4 +1,5 @@
-"""How the numba backend reads and writes float16 and bfloat16: every number of the formats, on every code path."""
+"""The numba backend in float16 and bfloat16: every number of the formats is read and written right, on every code path;
+results are those of float32, rounded; and no copy of the logits is made."""
 
 from __future__ import annotations
 
@@ -13,6 +14,9 @@ import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
 ml_dtypes = pytest.importorskip("ml_dtypes", reason="a bfloat16 array needs ml_dtypes")
+
+from softbench.front.backend import Backend  # noqa: E402
+from softbench_backends.numba import NumbaBackend  # noqa: E402
 
 FORMATS = {"float16": np.dtype("float16"), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 EVERY = np.arange(1 << 16).astype(np.uint16)
@@ -138,3 +142,89 @@ def test_scalars_and_vectors_are_converted_alike(converted):
     _, _, results = converted
     np.testing.assert_array_equal(results["wide"].view(np.uint32), results["wide_scalar"].view(np.uint32))
     np.testing.assert_array_equal(results["narrow"], results["narrow_scalar"])
+
+
+# -- kernels ------------------------------------------------------------------------------------------------------
+
+
+# Short and long rows, on one thread and on all, another axis than the last, a row that all threads share.
+_SHAPES = [
+    (5, 10), (4000, 9), (9, 100), (40, 1000), (3, 33, 40), (2, 100, 50), (1, 70_000), (2, 300, 200), (7, 3, 3000),
+]  # fmt: skip
+
+
+def _calls(be, x, half):
+    """Every function of logits, by name."""
+    axis, k, outer = 1, x.shape[1], x.shape[:1] + x.shape[2:]
+    rng = np.random.default_rng(2)
+    labels, q = rng.integers(0, k, outer), rng.random(x.shape)
+    q = (q / q.sum(axis=axis, keepdims=True)).astype(np.float32)
+    half = q.astype(half).astype(x.dtype)
+    options = {"axis": axis, "reduction": "sum"}
+    yield "argmax", be.argmax(x, axis=axis)
+    yield "logsumexp", be.logsumexp(x, axis=axis)
+    yield "softmax", be.softmax(x, axis=axis)
+    yield "in place", be.softmax(copy := x.copy(), axis=axis, out=copy)
+    yield "log_softmax", be.log_softmax(x, axis=axis)
+    for name, pair in {
+        "labels": be.loss_and_gradient(x, labels, **options),
+        "weighted": be.loss_and_gradient(x, labels, **options, class_weight=np.linspace(0.5, 2.0, k), ignore_index=1),
+        "smoothed": be.loss_and_gradient(x, labels, **options, label_smoothing=0.1),
+        "soft": be.loss_and_gradient(x, q, **options),
+        "soft in half": be.loss_and_gradient(x, half, **options, validate=False),
+    }.items():
+        yield f"{name}: loss", pair[0]
+        yield f"{name}: gradient", pair[1]
+    yield "log_loss", be.log_loss(half, labels, axis=axis, reduction="sum")
+    yield "log_loss, soft", be.log_loss(half, q, axis=axis, reduction="sum")
+    yield "log_loss, soft in half", be.log_loss(half, half, axis=axis, reduction="sum", validate=False)
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("shape", _SHAPES)
+def test_results_are_those_of_float32_rounded(name, shape):
+    half = FORMATS[name]
+    be = Backend(NumbaBackend())
+    x = np.random.default_rng(1).normal(0.0, 6.0, shape).astype(half)
+    x.flat[3], x.flat[-1], x.flat[17] = np.nan, np.inf, -np.inf
+    for (what, got), (_, wide) in zip(_calls(be, x, half), _calls(be, x.astype(np.float32), half), strict=True):
+        due = wide if np.ndim(wide) == 0 or wide.dtype == np.int64 else wide.astype(half)
+        assert np.asarray(got).dtype == np.asarray(due).dtype
+        got, due = np.asarray(got, np.float64), np.asarray(due, np.float64)
+        np.testing.assert_array_equal(np.isnan(got), np.isnan(due), what)
+        finite = np.isfinite(due)
+        np.testing.assert_array_equal(got[~finite], due[~finite], what)
+        eps, tiny = (2.0**-10, 2.0**-24) if name == "float16" else (2.0**-7, 2.0**-133)
+        if due.ndim == 0:
+            eps = 1e-6
+        np.testing.assert_allclose(got[finite], due[finite], rtol=eps, atol=tiny, err_msg=what)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_is_the_same_alone_and_anywhere(name):
+    """Not aligned, not contiguous, in any company: bit for bit."""
+    be = Backend(NumbaBackend())
+    x = np.random.default_rng(3).normal(0.0, 6.0, (50, 200)).astype(FORMATS[name])
+    bits = be.softmax(x).view(np.uint16)
+    np.testing.assert_array_equal(be.softmax(x[7]).view(np.uint16), bits[7])
+    np.testing.assert_array_equal(be.softmax(np.asfortranarray(x)).view(np.uint16), bits)
+    np.testing.assert_array_equal(be.softmax(x[::-1]).view(np.uint16)[::-1], bits)
+    memory = np.zeros(x.size * 2 + 1, np.uint8)
+    unaligned = memory[1:].view(x.dtype).reshape(x.shape)
+    unaligned[...] = x
+    np.testing.assert_array_equal(be.softmax(unaligned).view(np.uint16), bits)
+    np.testing.assert_array_equal(be.softmax(np.ascontiguousarray(x.T), axis=0).view(np.uint16).T, bits)
+
+
+# -- memory -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(("op", "target"), [("softmax", ""), ("log_softmax", ""), ("loss_and_gradient", "soft")])
+def test_no_copy_of_the_logits_is_made(op, target):
+    """They take 64 MiB, which would be 128 in float32."""
+    pytest.importorskip("resource", reason="the system tells no peak of memory")
+    from benchmarks.studies.half_precision import memory_in_fresh_process
+
+    assert memory_in_fresh_process(op, "bfloat16", target) < 16 << 20

@@ -63,11 +63,12 @@ def _ask(op, dtype):
         np.moveaxis(soft, axis, -1)[..., 0] = 1
         getattr(be, op)(x, labels, axis=axis)
         getattr(be, op)(x, soft, axis=axis)
+        getattr(be, op)(x, soft.astype(np.float64), axis=axis, validate=False)
         if op != "log_loss":
             getattr(be, op)(x, labels, axis=axis, label_smoothing=0.1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("op", OPS)
 def test_the_kernels_offered_are_those_that_calls_ask_for(op, dtype, asked, monkeypatch):
     for count in (1, 2):

@@ -113,3 +113,20 @@ def test_bad_probabilities_are_named(half, bad):
         Backend(NumpyBackend()).log_loss(p, np.zeros(5, np.int64))
     p[3, 2] = 0.0
     Backend(NumpyBackend()).log_loss(p, np.full(5, 3))
+
+
+def test_plain_calls_are_the_longer_way_in_fewer_steps(half):
+    """From the second call on a dtype is known to be plain; a byte-swapped one never is."""
+    x, labels = _logits(9, half), np.arange(9)
+    be = Backend(NumpyBackend())
+    known, plain = (
+        [_bits(be.softmax(x)), _bits(be.log_softmax(x)), _bits(be.loss_and_gradient(x, labels)), _bits(be.argmax(x))]
+        for _ in range(2)
+    )
+    assert known == plain
+    swapped = be.softmax(x[:2].astype(np.float32).astype(">f2"))
+    assert swapped.dtype == np.float16
+    assert swapped.dtype.isnative
+    out = np.empty_like(x)
+    assert be.softmax(x, out=out) is out
+    assert _bits(out) == known[0]

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
-from softbench.interface.dtypes import sum_tolerance
+from softbench.interface.dtypes import compute_dtype, name_of, numpy_dtype, sum_tolerance
 from softbench.interface.first_use import FirstUse
 from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore, flushes_subnormals
 from softbench_backends.numba import (
@@ -28,7 +28,6 @@ __all__ = ["NumbaBackend"]
 _NONE: Final = np.empty(0)
 _NO_LABELS: Final = np.empty(0, np.int64)
 _CLEAR: Final = 1 - 1e-6  # so far within a tolerance, no way of summing decides
-_FLOATS: Final = (np.dtype("float32"), np.dtype("float64"))
 
 FEW_LOSSES: Final = 16
 """Losses up to this number are summed by Python: handing them to compiled code takes longer."""
@@ -61,7 +60,9 @@ class NumbaBackend(RowBackend):
     name = "numba"
     requires: ClassVar[tuple[str, ...]] = ("numba",)
     install = "pip install numba"
+    dtypes = frozenset({"float16", "bfloat16", "float32", "float64"})
     accepts_strided = True
+    wide_soft_targets = True
 
     def __init__(self) -> None:
         self._small: dict[Any, Callable[..., Any]] = {}  # `_small_kernel` by its arguments
@@ -98,7 +99,7 @@ class NumbaBackend(RowBackend):
         """Every form of every kernel behind ``ops``; the last word of a name says whether it runs on all threads."""
         kernels = _loaded("kernels")
         for op in kernels.behind(ops):
-            for dtype in dtypes if op != "total" else ("float64",):
+            for dtype in kernels.dtypes_of(op, dtypes):
                 for rows, parallel in kernels.forms(op):
                     label = f"{op} {dtype} {rows.value} {'parallel' if parallel else 'serial'}"
                     yield label, functools.partial(self._compile, op, dtype, rows, parallel)
@@ -112,8 +113,8 @@ class NumbaBackend(RowBackend):
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """As the base class, large arrays aligned, and in memory of earlier results (`results`)."""
         if math.prod(shape) < results.ALIGNED_SIZE:
-            return np.empty(shape, dtype)
-        return results.empty(shape, dtype)
+            return super().empty(shape, dtype)
+        return results.empty(shape, numpy_dtype(dtype) if isinstance(dtype, str) else dtype)
 
     def total(self, values: Array, divisor: Any = None) -> Any:
         """As the base class, compiled where that pays: a sum takes less than the kernel that made what it sums."""
@@ -127,7 +128,8 @@ class NumbaBackend(RowBackend):
 
     def check_distribution(self, y: Array) -> None:
         """As the base class, which has the last word; that all is well, a kernel sees sooner in large targets."""
-        if y.size > threads.SERIAL_SIZE and y.dtype in _FLOATS and y.flags.c_contiguous and y.flags.aligned:
+        rows = name_of(y.dtype) in self.dtypes and y.dtype.isnative and y.flags.c_contiguous and y.flags.aligned
+        if rows and y.size > threads.SERIAL_SIZE:
             sums = np.empty(len(y))
             self._call("mass", y, None, sums)
             if bool(np.all(np.abs(sums - 1.0) <= _CLEAR * sum_tolerance(y.dtype.name))):
@@ -148,18 +150,18 @@ class NumbaBackend(RowBackend):
         self._call("logsumexp", x, None, out)
         return out
 
-    def _small_kernel(self, op: str, shape: tuple[int, ...], itemsize: int) -> Callable[..., Any] | None:
+    def _small_kernel(self, op: str, shape: tuple[int, ...], dtype: Any) -> Callable[..., Any] | None:
         """The kernel for logits so small that finding it takes as long as running it; None for larger ones."""
         if len(shape) != 2 or shape[0] * shape[1] > threads.SERIAL_SIZE:
             return None
-        kernel: Callable[..., Any] = _loaded("dispatch").serial(op, shape[1], itemsize)
+        kernel: Callable[..., Any] = _loaded("dispatch").serial(op, shape[1], dtype)
         if len(self._small) < REMEMBERED:
-            self._small[op, shape, itemsize] = kernel
+            self._small[op, shape, dtype] = kernel
         return kernel
 
     def softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
         shape = x.shape
-        key = "softmax", shape, x.itemsize
+        key = "softmax", shape, x.dtype
         if kernel := self._small.get(key) or self._small_kernel(*key):
             kernel(x, out, 0, shape[0], False)
         else:
@@ -180,7 +182,7 @@ class NumbaBackend(RowBackend):
         ):
             return False
         shape = x.shape
-        key = "index", shape, x.itemsize
+        key = "index", shape, x.dtype
         if kernel := self._small.get(key) or self._small_kernel(*key):
             kernel(x, x, target.labels, _NONE, _NONE, loss, out, 0.0, divisor, gradient, 0, shape[0], False)
             return True
@@ -207,22 +209,27 @@ class NumbaBackend(RowBackend):
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:  # noqa: D102
         _, arrays = _lower(p, target)
-        op = "log_loss_soft" if isinstance(target, SoftTarget) else "log_loss_index"
+        op = _by_target("log_loss_soft", target.q) if isinstance(target, SoftTarget) else "log_loss_index"
         self._call(op, p, None, *arrays, loss, p, 0.0, 1.0, False)
         return loss
+
+
+def _by_target(op: str, q: Array) -> str:
+    """The kernel for soft targets ``q``, which may be in half precision."""
+    return f"{op}_half" if q.itemsize == 2 else op
 
 
 def _lower(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Array]]:
     """The kernel for a target and what it takes: ``q``, labels, sample weight and class weight, empty where absent."""
     if isinstance(target, SoftTarget):
-        return "soft", (target.q, _NO_LABELS, _NONE, _NONE)
+        return _by_target("soft", target.q), (target.q, _NO_LABELS, _NONE, _NONE)
     sample = _NONE if target.sample_weight is None else target.sample_weight
     classes = _NONE if target.class_weight is None else target.class_weight
     if target.smoothing == 0.0:
         return "index", (x if x.ndim == 2 else x[0], target.labels, sample, classes)
     k = x.shape[1]
     # The class weights in units in which no sum over a row overflows, then that unit (`soft_rows`).
-    base = np.empty((1, k + 1), x.dtype)
+    base = np.empty((1, k + 1), compute_dtype(name_of(x.dtype)))
     exponent = k.bit_length()
     with np.errstate(all="ignore"):  # weights may be beyond the rows' dtype
         if target.class_weight is not None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from softbench.interface import Array
+from softbench.interface.dtypes import name_of
 from softbench.interface.memory import last_level_cache
 from softbench_backends.numba import short_rows, split_rows, strided, threads
 from softbench_backends.numba.kernels import KERNELS, Rows, Threads, callable_kernel
+from softbench_backends.numba.lanes import rows_at_once
 
 __all__ = ["callable_kernel", "run", "serial", "streams", "total"]
-
-_DTYPES: Final = {4: "float32", 8: "float64"}
 
 
 def contiguous(op: str, k: int, itemsize: int) -> Rows:
@@ -20,9 +20,9 @@ def contiguous(op: str, k: int, itemsize: int) -> Rows:
     return Rows.SHORT if k <= short_rows.LONGEST[itemsize] and (op, Rows.SHORT) in KERNELS else Rows.LONG
 
 
-def serial(op: str, k: int, itemsize: int) -> Callable[..., Any]:
+def serial(op: str, k: int, dtype: Any) -> Callable[..., Any]:
     """The kernel for such rows on one thread."""
-    return callable_kernel(op, _DTYPES[itemsize], contiguous(op, k, itemsize), False)
+    return callable_kernel(op, name_of(dtype), contiguous(op, k, dtype.itemsize), False)
 
 
 def streams(x: Array, out: Array) -> bool:
@@ -41,10 +41,10 @@ def run(op: str, x: Array, out: Array | None, *args: Any) -> None:
         if k >= split_rows.SHORTEST and n < count and (op, Rows.SPLIT) in KERNELS and threads.can_split():
             rows = Rows.SPLIT
         if n > 1 or rows is Rows.SPLIT:
-            kernel = callable_kernel(op, _DTYPES[x.itemsize], rows, True)
+            kernel = callable_kernel(op, name_of(x.dtype), rows, True)
             kernel((x, *args), n, min(count, n), out is not None and streams(x, out))
             return
-    callable_kernel(op, _DTYPES[x.itemsize], rows, False)(x, *args, 0, n, False)
+    callable_kernel(op, name_of(x.dtype), rows, False)(x, *args, 0, n, False)
 
 
 def total(values: Array, result: Array) -> None:
@@ -60,11 +60,11 @@ def _run_strided(op: str, x: Array, out: Array | None, *args: Any) -> None:
     size = strided.block_size(x.shape, x.itemsize, count, transposed=KERNELS[op, rows].through is not None)
     blocks = outer * -(-inner // size)
     chunks = min(count, blocks)
-    width = 64 // x.itemsize
+    width = rows_at_once(x.itemsize)
     streaming = (
         out is not None and streams(x, out) and inner % width == 0 and out.ctypes.data % (width * x.itemsize) == 0
     )
-    kernel = callable_kernel(op, _DTYPES[x.itemsize], rows, chunks > 1)
+    kernel = callable_kernel(op, name_of(x.dtype), rows, chunks > 1)
     if chunks > 1:
         kernel((x, *args, size), blocks, chunks, streaming)
     else:

@@ -19,8 +19,9 @@ from softbench_backends.numba import long_rows, losses, short_rows, soft_rows, s
 from softbench_backends.numba import threads as on_threads
 from softbench_backends.numba.calls import parallel_for
 from softbench_backends.numba.compiling import Compiled, compile_for
+from softbench_backends.numba.lanes import BFLOAT16, FLOAT16, computed
 
-__all__ = ["KERNELS", "Kernel", "Rows", "behind", "callable_kernel", "forms"]
+__all__ = ["KERNELS", "Kernel", "Rows", "behind", "callable_kernel", "dtypes_of", "forms"]
 
 
 class Rows(enum.Enum):
@@ -69,13 +70,18 @@ def _losses_to_number(dtype: types.Type, ndim: int) -> tuple[types.Type, ...]:
     return _array(dtype), _array(dtype)
 
 
-def _with_target(dtype: types.Type, ndim: int) -> tuple[types.Type, ...]:
+def _with_target(dtype: types.Type, ndim: int, of_target: types.Type | None = None) -> tuple[types.Type, ...]:
     """Logits, ``q``, labels, sample weight, class weight, loss, out, smoothing, divisor, whether a gradient is due."""
     doubles, number = _array(types.float64), types.float64
     return (
-        _array(dtype, ndim), _array(dtype, 2), _array(types.int64), doubles, doubles, doubles, _array(dtype, ndim),
-        number, number, types.boolean,
+        _array(dtype, ndim), _array(of_target or dtype, 2), _array(types.int64), doubles, doubles, doubles,
+        _array(dtype, ndim), number, number, types.boolean,
     )  # fmt: skip
+
+
+def _with_wide_target(dtype: types.Type, ndim: int) -> tuple[types.Type, ...]:
+    """As `_with_target`, with ``q`` in what is computed in."""
+    return _with_target(dtype, ndim, computed(dtype))
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -130,32 +136,43 @@ _TABLE: Final = (
     Kernel("index", _SPLIT, split_rows.index_kernel, _with_target, threads=_ALL),
     Kernel("index", _STRIDED_SHORT, strided.index_kernel, _with_target),
     Kernel("index", _STRIDED_LONG, strided.transposed_target, _with_target, through=_LONG),
-    Kernel("soft", _SHORT, short_rows.soft_kernel, _with_target),
-    Kernel("soft", _LONG, soft_rows.soft_kernel, _with_target),
-    Kernel("soft", _STRIDED_SHORT, strided.transposed_target, _with_target, through=_SHORT),
-    Kernel("soft", _STRIDED_LONG, strided.transposed_target, _with_target, through=_LONG),
+    Kernel("soft", _SHORT, short_rows.soft_kernel, _with_wide_target),
+    Kernel("soft", _LONG, soft_rows.soft_kernel, _with_wide_target),
+    Kernel("soft", _STRIDED_SHORT, strided.transposed_target, _with_wide_target, through=_SHORT),
+    Kernel("soft", _STRIDED_LONG, strided.transposed_target, _with_wide_target, through=_LONG),
+    Kernel("soft_half", _SHORT, short_rows.soft_kernel, _with_target),
+    Kernel("soft_half", _LONG, soft_rows.soft_kernel, _with_target),
     Kernel("mass", _LONG, losses.mass_kernel, _to_doubles),
     Kernel("log_loss_index", _LONG, losses.log_loss_index_kernel, _with_target),
-    Kernel("log_loss_soft", _LONG, losses.log_loss_soft_kernel, _with_target),
+    Kernel("log_loss_soft", _LONG, losses.log_loss_soft_kernel, _with_wide_target),
+    Kernel("log_loss_soft_half", _LONG, losses.log_loss_soft_kernel, _with_target),
     Kernel("total", _LONG, losses.total_kernel, _losses_to_number, threads=Threads.ONE),
 )  # fmt: skip
 
 KERNELS: Final = {(kernel.op, kernel.rows): kernel for kernel in _TABLE}
 """Every kernel, by op and rows."""
 
-_FLOATS: Final = {"float32": types.float32, "float64": types.float64}
+_FLOATS: Final = {"float16": FLOAT16, "bfloat16": BFLOAT16, "float32": types.float32, "float64": types.float64}
 
-_TARGETS: Final = ("index", "soft", "mass")
+_TARGETS: Final = ("index", "soft", "soft_half", "mass")
 _BEHIND: Final[dict[str, tuple[str, ...]]] = {
-    "log_loss": ("log_loss_index", "log_loss_soft", "mass"),
+    "log_loss": ("log_loss_index", "log_loss_soft", "log_loss_soft_half", "mass"),
     "loss": _TARGETS,
     "gradient": _TARGETS,
     "loss_and_gradient": _TARGETS,
 }
 
 
+def dtypes_of(op: str, dtypes: Iterable[str]) -> Iterator[str]:
+    """Those of ``dtypes`` that an op comes in."""
+    if op == "total":
+        yield "float64"
+    else:
+        yield from (dtype for dtype in dtypes if not op.endswith("_half") or dtype in ("float16", "bfloat16"))
+
+
 def behind(functions: Iterable[str]) -> Iterator[str]:
-    """The ops that calls of these public functions ask for."""
+    """The ops that calls of these public functions ask for; ``_half`` are those with a target in half precision."""
     functions = tuple(functions)
     yield from dict.fromkeys(op for function in functions for op in _BEHIND.get(function, (function,)))
     if any("loss" in function for function in functions):

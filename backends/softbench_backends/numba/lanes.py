@@ -36,6 +36,7 @@ __all__ = [
     "as_intrinsic",
     "fma",
     "llvm_type",
+    "rows_at_once",
     "select",
     "suffix",
     "width_of",
@@ -118,6 +119,11 @@ def llvm_type(numba: types.Type) -> ir.Type:
 def width_of(bits: int) -> int:
     """Lanes of a vector whose elements have ``bits``."""
     return VECTOR_BYTES * 8 // bits
+
+
+def rows_at_once(itemsize: int) -> int:
+    """Lanes of a vector of what is computed in where a number takes ``itemsize`` bytes in memory."""
+    return VECTOR_BYTES // max(itemsize, 4)
 
 
 class _Splat(ir.Constant):

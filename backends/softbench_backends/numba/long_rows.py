@@ -86,10 +86,13 @@ from softbench_backends.numba.lanes import GROUP, VECTOR_BYTES
 from softbench_backends.numba.memory import (
     address,
     broadcast,
+    choose_buffer,
     elements_to_alignment,
     fence,
     free_buffer,
     heap_buffer,
+    holds_computed,
+    itemsize,
     load,
     load_group,
     load_partial,
@@ -520,8 +523,8 @@ def finish_labels(p, n, x, labels, loss, out, gradient):
 def softmax_kernel(x, out, first, last, streaming):
     """`RowBackend.softmax` of the rows ``first <= i < last``."""
     k = x.shape[1]
-    keep = k * x.itemsize <= KEEP_BYTES
-    apart = streaming or same_address(address(x), address(out))
+    keep = k * itemsize(address(x)) <= KEEP_BYTES
+    apart = streaming or same_address(address(x), address(out)) or not holds_computed(address(out))
     buffer = heap_buffer(address(x), k if apart and keep else 0)
     ahead = prefetch_distance(k, x.itemsize)
     # The pending row: its results, whose exponentials are in the buffer, their factor, and which are left to write.
@@ -532,7 +535,7 @@ def softmax_kernel(x, out, first, last, streaming):
     next_m, next_low = pending_f, pending_f
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        e = buffer if apart else oi
+        e = choose_buffer(apart, buffer, oi)
         m, low = next_m, next_low
         if known != i:
             m, low = row_extrema(xi, k)
@@ -573,8 +576,8 @@ def index_kernel(
     (`defer_label`) until there are enough rows to fill a vector.
     """
     k = x.shape[1]
-    keep = gradient and k * x.itemsize <= KEEP_BYTES
-    apart = streaming or same_address(address(x), address(out))
+    keep = gradient and k * itemsize(address(x)) <= KEEP_BYTES
+    apart = streaming or same_address(address(x), address(out)) or not holds_computed(address(out))
     buffer = heap_buffer(address(x), k if apart and keep else 0)
     ahead = prefetch_distance(k, x.itemsize)
     weighted = sample_weight.size + class_weight.size > 0
@@ -593,7 +596,7 @@ def index_kernel(
         if weighted:
             weight = row_weight(i, y, sample_weight, class_weight)
             weight_hi, weight_lo = quotient(weight, 0.0, divisor, 0.0)
-        e = buffer if apart else oi
+        e = choose_buffer(apart, buffer, oi)
         m, low = next_m, next_low
         if known != i:
             m, low = row_extrema(xi, k)

@@ -79,7 +79,8 @@ def log_loss_index_kernel(
         if y < 0 or y >= k:
             loss[i] = 0.0 if y == -1 else math.nan
         else:
-            weight, cost = row_weight(i, y, sample_weight, class_weight), 0.0 - math.log(np.float64(p[i, y]))
+            cost = 0.0 - math.log(np.float64(load_scalar(address(p), i * k + y)))
+            weight = row_weight(i, y, sample_weight, class_weight)
             loss[i] = weight * cost if weight != 0.0 or cost != math.inf else 0.0
 
 
@@ -88,10 +89,13 @@ def log_loss_soft_kernel(
     p, q, labels, sample_weight, class_weight, loss, out, smoothing, divisor, gradient, first, last, streaming
 ):
     """`RowBackend.log_loss` for soft targets."""
+    k = p.shape[1]
     for i in range(first, last):
+        pi, qi = offset(address(p), i * k), offset(address(q), i * k)
         hi, lo = 0.0, 0.0
-        for j in range(p.shape[1]):
-            if q[i, j] != 0.0 or p[i, j] != p[i, j]:
-                cost, error = two_product(np.float64(q[i, j]), 0.0 - math.log(np.float64(p[i, j])))
+        for j in range(k):
+            weight, probability = np.float64(load_scalar(qi, j)), np.float64(load_scalar(pi, j))
+            if weight != 0.0 or probability != probability:
+                cost, error = two_product(weight, 0.0 - math.log(probability))
                 hi, lo = add_sums(hi, lo, cost, error)
         loss[i] = sum_value(hi, lo)

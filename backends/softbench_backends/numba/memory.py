@@ -20,10 +20,13 @@ from softbench_backends.numba.lanes import GROUP, VECTOR_BYTES, Lanes, Vector, c
 __all__ = [
     "address",
     "broadcast",
+    "choose_buffer",
     "elements_to_alignment",
     "fence",
     "free_buffer",
     "heap_buffer",
+    "holds_computed",
+    "itemsize",
     "load",
     "load_group",
     "load_partial",
@@ -128,6 +131,36 @@ def width(typingctx: Any, p: types.CPointer) -> Any:
         return ir.Constant(ir.IntType(64), n)
 
     return types.int64(p), codegen
+
+
+@intrinsic
+def itemsize(typingctx: Any, p: types.CPointer) -> Any:
+    """Bytes of a number of what is computed in for ``p`` (a constant)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return ir.Constant(ir.IntType(64), computed(p.dtype).bitwidth // 8)
+
+    return types.int64(p), codegen
+
+
+@intrinsic
+def holds_computed(typingctx: Any, p: types.CPointer) -> Any:
+    """Whether ``p`` points to what is computed in, so that intermediate results fit there (a constant)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return ir.Constant(ir.IntType(1), p.dtype == computed(p.dtype))
+
+    return types.boolean(p), codegen
+
+
+@intrinsic
+def choose_buffer(typingctx: Any, apart: types.Boolean, buffer: types.CPointer, out: types.CPointer) -> Any:
+    """``buffer`` if ``apart``, else ``out``; always ``buffer`` where not `holds_computed(out)`."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+        return builder.select(*args) if out == buffer else args[1]
+
+    return buffer(types.boolean, buffer, out), codegen
 
 
 @intrinsic

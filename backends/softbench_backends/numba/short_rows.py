@@ -84,6 +84,7 @@ from softbench_backends.numba.memory import (
     broadcast,
     load,
     load_per_row,
+    load_scalar,
     offset,
     stack_buffer,
     store,
@@ -94,7 +95,7 @@ from softbench_backends.numba.memory import (
 from softbench_backends.numba.soft_rows import smoothing_weights
 from softbench_backends.numba.transposition import deinterleave, interleave, transpose_in, transpose_out
 
-LONGEST = {4: 64, 8: 32}
+LONGEST = {2: 64, 4: 64, 8: 32}
 """Rows up to this length, by item size, are taken many at a time, longer ones one by one (`long_rows`)."""
 
 MOST_CLASSES = max(LONGEST.values())
@@ -414,9 +415,9 @@ def soft_kernel(
         store_scalar(of_labels_low, r, 0.0)
     unit = 0.0
     if labels.size:
-        unit = float(q[0, k])
+        unit = float(load_scalar(address(q), k))
         for c in range(k):
-            store(targets, c * w, broadcast(xp, q[0, c]))
+            store(targets, c * w, broadcast(xp, load_scalar(address(q), c)))
     for i in range(first, last, w):
         rows = min(w, last - i)
         load_tile(offset(xp, i * k), rows, k, tile)

@@ -58,10 +58,13 @@ from softbench_backends.numba.long_rows import KEEP_BYTES, prefetch_distance, ro
 from softbench_backends.numba.memory import (
     address,
     broadcast,
+    choose_buffer,
     elements_to_alignment,
     fence,
     free_buffer,
     heap_buffer,
+    holds_computed,
+    itemsize,
     load_group,
     load_partial,
     load_scalar,
@@ -215,14 +218,14 @@ def soft_kernel(
     and then that power; every row is a multiple of it.
     """
     k = x.shape[1]
-    unit = q[0, k] if labels.size else q[0, 0]
-    keep = gradient and k * x.itemsize <= KEEP_BYTES
-    apart = streaming or same_address(address(x), address(out))
+    unit = load_scalar(address(q), k if labels.size else 0)
+    keep = gradient and k * itemsize(address(x)) <= KEEP_BYTES
+    apart = streaming or same_address(address(x), address(out)) or not holds_computed(address(out))
     buffer = heap_buffer(address(x), k if apart and keep else 0)
     ahead = prefetch_distance(k, x.itemsize)
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        e = buffer if apart else oi
+        e = choose_buffer(apart, buffer, oi)
         y = 0
         qi = offset(address(q), i * k)
         of_all, of_all_low, of_label, of_label_low = 1.0, 0.0, 0.0, 0.0

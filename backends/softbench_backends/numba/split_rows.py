@@ -45,7 +45,7 @@ from softbench_backends.numba.long_rows import (
     write_narrow_probabilities,
     write_probabilities,
 )
-from softbench_backends.numba.memory import address, fence, offset, store_scalar
+from softbench_backends.numba.memory import address, fence, load_scalar, offset, store_scalar
 
 SHORTEST = 4 * SEGMENT
 """From this length on, rows fewer than threads are shared out segment by segment."""
@@ -68,24 +68,25 @@ def segment_jobs(job, x, out, segments, m, f, h, g, first, last, streaming):
         i, t = j // segments.shape[1], j % segments.shape[1]
         n = min(SEGMENT, k - t * SEGMENT)
         xt, ot = offset(address(x), i * k + t * SEGMENT), offset(address(out), i * k + t * SEGMENT)
+        max_i = rounded_like(load_scalar(xt, 0), m[i])
         if job == _EXTREMA:
             segments[i, t, 0], segments[i, t, 5] = row_extrema(xt, n)
         elif job == _SUM:
-            least = rounded_like(m[i], f[i])
-            if is_narrow(m[i], least):
-                dominated = max_dominates(m[i], least)
-                hi, lo, argmaxes, _ = narrow_segment_sum(xt, xt, n, m[i], dominated, False, 0, xt, m[i], 0, 0)
+            least = rounded_like(max_i, f[i])
+            if is_narrow(max_i, least):
+                dominated = max_dominates(max_i, least)
+                hi, lo, argmaxes, _ = narrow_segment_sum(xt, xt, n, max_i, dominated, False, 0, xt, max_i, 0, 0)
                 segments[i, t, 1], segments[i, t, 2], segments[i, t, 3], segments[i, t, 4] = hi, lo, argmaxes, math.inf
             else:
                 segments[i, t, 1], segments[i, t, 2], segments[i, t, 3], segments[i, t, 4] = segment_sum(
-                    xt, xt, n, m[i], False, 0
+                    xt, xt, n, max_i, False, 0
                 )
         elif job == _PROBABILITIES and g[i] == 0.0:
-            write_narrow_probabilities(xt, xt, ot, n, False, m[i], rounded_like(m[i], f[i]), streaming)
+            write_narrow_probabilities(xt, xt, ot, n, False, max_i, rounded_like(max_i, f[i]), streaming)
         elif job == _PROBABILITIES:
-            write_probabilities(xt, xt, ot, n, False, m[i], f[i], h[i], g[i], streaming)
+            write_probabilities(xt, xt, ot, n, False, max_i, f[i], h[i], g[i], streaming)
         else:
-            write_log_probabilities(xt, ot, n, m[i], f[i], streaming)
+            write_log_probabilities(xt, ot, n, max_i, f[i], streaming)
     if streaming:
         fence()
 
@@ -94,7 +95,7 @@ def argument_types(dtype: types.Type) -> tuple[types.Type, ...]:
     """Types of what `segment_jobs` takes before ``first``."""
     logits, numbers = types.Array(dtype, 2, "C"), types.Array(types.float64, 1, "C")
     segments = types.Array(types.float64, 3, "C")
-    return (types.int64, logits, logits, segments, types.Array(dtype, 1, "C"), numbers, numbers, numbers)
+    return types.int64, logits, logits, segments, numbers, numbers, numbers, numbers
 
 
 @device_function
@@ -112,7 +113,7 @@ def segment_statistics(parallel, jobs, x, streaming):
     """
     n, k = x.shape
     segments = np.empty((n, (k + SEGMENT - 1) // SEGMENT, 6))
-    m, least, sums = np.empty(n, x.dtype), np.empty(n), np.empty((n, 4))
+    m, least, sums = np.empty(n), np.empty(n), np.empty((n, 4))
     all_segments(parallel, jobs, np.int64(_EXTREMA), x, x, segments, m, least, least, least, streaming)
     for i in range(n):
         m[i], least[i] = segments[i, 0, 0], segments[i, 0, 5]
@@ -152,7 +153,8 @@ def softmax_kernel(parallel, jobs, x, out, streaming):
     for i in range(n):
         hi, lo, argmaxes, smallest = sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]
         xi = offset(address(x), i * k)
-        _, (f[i], h[i], g[i]) = row_write_factors(xi, k, m[i], least[i], hi, lo, argmaxes, smallest, 1.0, 0.0)
+        mi = rounded_like(load_scalar(xi, 0), m[i])
+        _, (f[i], h[i], g[i]) = row_write_factors(xi, k, mi, least[i], hi, lo, argmaxes, smallest, 1.0, 0.0)
     all_segments(parallel, jobs, np.int64(_PROBABILITIES), x, out, segments, m, f, h, g, streaming)
 
 
@@ -162,8 +164,9 @@ def log_softmax_kernel(parallel, jobs, x, out, streaming):
     segments, m, _, sums = segment_statistics(parallel, jobs, x, streaming)
     log = np.empty(x.shape[0])
     for i in range(x.shape[0]):
-        s, s_lo = sum_excluding_max(m[i], sums[i, 0], sums[i, 1], sums[i, 2])
-        log[i] = log_sum(m[i], s, s_lo)
+        mi = rounded_like(load_scalar(address(x), 0), m[i])
+        s, s_lo = sum_excluding_max(mi, sums[i, 0], sums[i, 1], sums[i, 2])
+        log[i] = log_sum(mi, s, s_lo)
     all_segments(parallel, jobs, np.int64(_LOGS), x, out, segments, m, log, log, log, streaming)
 
 
@@ -172,8 +175,9 @@ def logsumexp_kernel(parallel, jobs, x, out, streaming):
     """`long_rows.logsumexp_kernel` of all rows."""
     _, m, _, sums = segment_statistics(parallel, jobs, x, streaming)
     for i in range(x.shape[0]):
-        s, s_lo = sum_excluding_max(m[i], sums[i, 0], sums[i, 1], sums[i, 2])
-        store_scalar(address(out), i, logsumexp(m[i], s, s_lo, sums[i, 0]))
+        mi = rounded_like(load_scalar(address(x), 0), m[i])
+        s, s_lo = sum_excluding_max(mi, sums[i, 0], sums[i, 1], sums[i, 2])
+        store_scalar(address(out), i, logsumexp(mi, s, s_lo, sums[i, 0]))
 
 
 @device_function
@@ -198,12 +202,14 @@ def index_kernel(
         if 0 <= y < k:
             weight = row_weight(i, y, sample_weight, class_weight)
             hi, lo, argmaxes, smallest = sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]
-            s, s_lo = sum_excluding_max(m[i], hi, lo, argmaxes)
-            loss[i] = index_loss(m[i], s, log_sum(m[i], s, s_lo), x[i, y], weight)
+            xi = offset(address(x), i * k)
+            at_label = load_scalar(xi, y)
+            mi = rounded_like(at_label, m[i])
+            s, s_lo = sum_excluding_max(mi, hi, lo, argmaxes)
+            loss[i] = index_loss(mi, s, log_sum(mi, s, s_lo), at_label, weight)
             if gradient:
-                xi = offset(address(x), i * k)
                 (f[i], h[i], g[i]), entries[i] = label_gradient(
-                    xi, k, m[i], least[i], hi, lo, argmaxes, smallest, x[i, y], weight, divisor
+                    xi, k, mi, least[i], hi, lo, argmaxes, smallest, at_label, weight, divisor
                 )
         else:
             loss[i] = 0.0 if y == -1 else math.nan

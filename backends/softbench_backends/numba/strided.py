@@ -17,7 +17,7 @@ import numpy as np
 
 from softbench_backends.numba.calls import call_kernel
 from softbench_backends.numba.compiling import device_function
-from softbench_backends.numba.lanes import width_of
+from softbench_backends.numba.lanes import rows_at_once
 from softbench_backends.numba.memory import (
     address,
     fence,
@@ -50,7 +50,7 @@ BLOCK_BYTES = 1 << 18
 def block_size(shape: tuple[int, ...], itemsize: int, threads: int, transposed: bool) -> int:
     """Rows of a block of logits of this shape; ``transposed`` into a buffer, or taken from where they are."""
     outer, k, inner = shape
-    size = width_of(8 * itemsize)
+    size = rows_at_once(itemsize)
     if transposed:
         wanted = -(-inner * outer // (4 * threads * size))  # some blocks for every thread
         size *= max(1, min(BLOCK_BYTES // (k * itemsize * size), wanted))
