@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 import textwrap
@@ -119,6 +120,21 @@ def test_of_every_metric_less_is_better(suite):
         "max",
         "time_over",
     ]
+
+
+def test_committed_results_are_of_benchmarks_that_the_suite_has(suite):
+    """Others would stand in the published site for ever: a fraction of the limit did, and read gains as losses."""
+    assert set(json.loads((ROOT / "results/benchmarks.json").read_text())) <= {*suite, "version"}
+    for path in (ROOT / "results").glob("*/*-*.json"):
+        assert set(json.loads(path.read_text())["results"]) <= set(suite), path
+
+
+@pytest.mark.parametrize("path", ["README.md", "docs/committed-results.md", "docs/reading-results.md"])
+def test_asv_compare_is_shown_as_it_works(path):
+    """Where there are results of several machines it wants a name, and most rows are of backends that are not here."""
+    shown = re.findall(r"`(asv compare [^`]*)`", " ".join((ROOT / path).read_text(encoding="utf-8").split()))
+    assert shown
+    assert set(shown) == {"asv compare --machine NAME --only-changed A B"}
 
 
 def test_what_is_impossible_is_measured_again_and_then_left_out(suite, capsys, monkeypatch):
