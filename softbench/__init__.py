@@ -20,6 +20,7 @@ from softbench.linear import (
     linear_softmax,
 )
 from softbench.losses import gradient, loss, loss_and_gradient
+from softbench.recommendation import recommend
 from softbench.registry import available_backends, get_backend, list_backends, use_backend
 
 __version__ = "0.1.0"
@@ -45,6 +46,7 @@ __all__ = [
     "logsumexp",
     "loss",
     "loss_and_gradient",
+    "recommend",
     "softmax",
     "use_backend",
 ]

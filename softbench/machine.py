@@ -25,6 +25,7 @@ __all__ = [
     "load_average",
     "peak_memory_of",
     "process_time",
+    "thread_count",
     "threads",
     "throttled_seconds",
     "usable_cores",
@@ -94,6 +95,15 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def thread_count() -> int:
+    """Threads that a parallel library gets here.
+
+    One per usable core, or what ``$NUMBA_NUM_THREADS`` or ``$OMP_NUM_THREADS`` asks for, whichever is the least.
+    """
+    asked = [os.environ.get(name, "") for name in ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")]
+    return min([usable_cores(), *(int(text) for text in asked if text.isdecimal() and int(text) > 0)])
 
 
 def _control_groups() -> list[Path]:

@@ -47,6 +47,8 @@ __all__ = [
 
 ENTRY_POINT_GROUP: Final = "softbench.backends"
 DEFAULT: Final = "numpy"
+AUTO: Final = "auto"
+"""What is no backend, but hands each call to one (`softbench.auto`)."""
 
 
 class _Entry(NamedTuple):
@@ -115,7 +117,7 @@ def _plugins() -> dict[str, tuple[EntryPoint, ...]]:
 
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for point in entry_points(group=ENTRY_POINT_GROUP):
-        if point.name in BUILT_IN:
+        if point.name in BUILT_IN or point.name == AUTO:
             _warn(f"{_described(point)} wants the name of built-in backend {point.name!r}: ignored")
         elif not point.name.isidentifier():
             _warn(f"{_described(point)} has a name that is no identifier, {point.name!r}: ignored")
@@ -189,7 +191,7 @@ def _blamed(name: str, what: str) -> Iterator[None]:
 
 
 def _unknown(name: object) -> str:
-    names = _names()
+    names = [*_names(), AUTO]
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
     return f"unknown backend {name!r}: {hint}known are {', '.join(names)}"
@@ -264,7 +266,8 @@ def get_backend(name: str | Backend, **options: Any) -> Backend:
     Parameters
     ----------
     name : str or Backend
-        A name of `list_backends`; a `Backend` is returned as it is.
+        A name of `list_backends`; ``"auto"`` for whoever is the fastest here, call by call (`softbench.auto`); a
+        `Backend` is returned as it is.
     **options : object
         What this backend lets its users choose, as documented at its class: ``get_backend("torch", compile=True)``.
 
@@ -303,6 +306,10 @@ def get_backend(name: str | Backend, **options: Any) -> Backend:
     made = _instances.get(name)
     if made is not None and not options:
         return made
+    if name == AUTO:
+        if options:
+            raise TypeError(f"backend {name!r} has no option {next(iter(options))!r}: it has none")
+        return _instances.setdefault(name, _auto())
     cls = _load(name)
     _check_options(name, cls, options)
     key = (name, *sorted(options.items()))
@@ -353,6 +360,18 @@ def _named(name: str, options: dict[str, Any]) -> Backend:
 
 
 copyreg.pickle(Backend, _by_name)
+
+
+def _auto() -> Backend:
+    """Whoever is the fastest here; a warning where the measurements are of something else than what is here."""
+    from softbench import machine
+    from softbench.auto import AutoBackend  # with all that reads records: for those who ask for it
+
+    copyreg.pickle(AutoBackend, _by_name)  # type: ignore[arg-type]  # which returns one
+    made = AutoBackend(get_backend, _load, machine.versions(DISTRIBUTIONS))
+    if made.stale:
+        _warn(f"backend 'auto': {'; '.join(made.stale)}; softbench run measures again")
+    return made
 
 
 def select_backend(backend: str | Backend | None) -> Backend:

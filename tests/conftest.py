@@ -1,8 +1,11 @@
 """Options of the conformance kit (``pytest --backend NAME``), and kernels compiled ahead on the other core."""
 
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -34,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """The quick profile, unless the command line names another."""
     if not any(str(argument).startswith("--conformance-profile") for argument in config.invocation_params.args):
         config.option.conformance_profile = "quick"
+    # No run of a test is a measurement of this machine.
+    os.environ["SOFTBENCH_DATA"] = tempfile.mkdtemp(prefix="softbench-tests-")
 
 
 _PROCESS = pytest.StashKey[processes.Child]()
@@ -50,7 +55,8 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """End the compiling with the session."""
+    """End the compiling with the session; nothing of it stays."""
+    shutil.rmtree(os.environ["SOFTBENCH_DATA"], ignore_errors=True)
     process = config.stash.get(_PROCESS, None)
     if process is not None:
         process.kill()

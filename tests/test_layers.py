@@ -17,8 +17,10 @@ FLOORS = (
     {"regression"},
     {"conformance"},
     {"softbench"},  # the package itself: the public names
-    {"api", "losses", "linear"},
+    {"api", "losses", "linear", "recommendation"},
+    {"advice"},
     {"registry", "loading"},
+    {"auto"},
     {"front", "accuracy", "machine", "processes"},
     {"interface", "results"},
     {"errors", "files"},

@@ -1,4 +1,4 @@
-"""The command line: ``softbench list | info | check | run | report | compare | warmup``, a module for each.
+"""The command line: ``softbench list | info | check | run | recommend | auto | report | compare | warmup``.
 
 Exit status: 0 done; 1 something could not be done or is wrong; 2 a wrong argument; 130 interrupted, 143 and 129 ended
 by SIGTERM and SIGHUP.
@@ -12,14 +12,14 @@ import sys
 from collections.abc import Sequence
 
 import softbench
-from softbench.cli import check, compare, listing, report, run, warmup
+from softbench.cli import check, compare, listing, recommend, report, run, warmup
 from softbench.cli.arguments import Parser, UsageError, complain
 from softbench.cli.signals import terminable
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 
 __all__ = ["main"]
 
-_COMMANDS = (listing, check, run, report, compare, warmup)
+_COMMANDS = (listing, check, run, recommend, report, compare, warmup)
 
 
 def _parser() -> Parser:

@@ -47,6 +47,7 @@ def add_parser(commands: Any) -> None:
     what.add_argument("--op", metavar="OP,...", help="operations on --shape, or of the cases only those that do them")
     what.add_argument("--shape", metavar="NxK,...", help="any shapes, with the classes along the last axis or --axis")
     what.add_argument("--axis", type=int, default=-1, help="of the classes, in --shape (default: -1)")
+    what.add_argument("--target", choices=("index", "soft"), default="index", help="of losses on --shape")
     what.add_argument("--dtype", metavar="DTYPE,...", help=f"of all of it: {', '.join(sorted(formats))}")
     how = run.add_argument_group("how")
     how.add_argument(
@@ -66,6 +67,7 @@ def add_parser(commands: Any) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     from softbench.measure import run as bench
+    from softbench.measure.ask import keep
     from softbench.results.record import dumps
 
     resumed = _resumed(parsed.resume) if parsed.resume else None
@@ -77,6 +79,7 @@ def _run(parsed: argparse.Namespace) -> int:
         record = bench.run(config, progress, resumed=resumed)
     # Saved before it is printed: who pipes the table into `head` gets the files all the same.
     saved, more_trouble = _save(record, folder, plot=not parsed.no_plot) if folder else ([], "")
+    not_kept = keep(record)
     if parsed.json:
         print(dumps(record), end="")
     else:
@@ -89,7 +92,7 @@ def _run(parsed: argparse.Namespace) -> int:
             print(f"to go on: softbench run --resume {saved[0]}")
     if sys.stdout is not None:
         sys.stdout.flush()
-    for problem in (more_trouble, _absent(record, config)):
+    for problem in (more_trouble, not_kept, _absent(record, config)):
         if problem:
             complain(problem, 1)
             trouble = problem
@@ -127,6 +130,7 @@ def _config(parsed: argparse.Namespace) -> Config:
         ops=tuple(dict.fromkeys(listed["op"])),
         shapes=tuple(dict.fromkeys(shape(text) for text in listed["shape"])),
         axis=parsed.axis,
+        target=parsed.target,
         dtypes=tuple(dict.fromkeys(listed["dtype"])),
         seconds=parsed.seconds,
         threads=parsed.threads,
@@ -199,7 +203,7 @@ def _config_of(record: Record) -> Config:
     return made
 
 
-_SCALARS: Final = ("profile", "axis", "seconds", "threads", "max_ulp", "check", "startup", "costs")
+_SCALARS: Final = ("profile", "axis", "target", "seconds", "threads", "max_ulp", "check", "startup", "costs")
 
 
 def _tuple(values: Any) -> tuple[str, ...] | None:

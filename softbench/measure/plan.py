@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from softbench.measure import workloads
 from softbench.measure.workloads import Workload
@@ -52,6 +53,8 @@ class Config:
     """Of further workloads: each into a new array, and where the result is an array, into one that is there."""
     axis: int = -1
     """Of the classes, in ``shapes``."""
+    target: Literal["index", "soft"] = "index"
+    """Of losses and gradients on ``shapes``."""
     dtypes: tuple[str, ...] = ()
     """Of ``shapes`` (none: float32); cases are put into them."""
     seconds: float | None = None
@@ -89,11 +92,12 @@ class Config:
 
     def _custom(self) -> list[Workload]:
         found: list[Workload] = []
+        make = functools.partial(workloads.custom, axis=self.axis, target=self.target, why="asked for")
         for dtype in self.dtypes or ("float32",):
             for shape in self.shapes:
                 for op in self.ops or _OPS_OF_SHAPES:
-                    fresh = workloads.custom(op, shape, dtype, axis=self.axis, why="asked for")
+                    fresh = make(op, shape, dtype)
                     found.append(fresh)
                     if fresh.writes_array:
-                        found.append(workloads.custom(op, shape, dtype, axis=self.axis, result="out", why="asked for"))
+                        found.append(make(op, shape, dtype, result="out"))
         return found
