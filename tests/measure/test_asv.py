@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
 
+from softbench import processes
 from softbench.measure.timing import Timing
 from softbench.registry import RESERVED
 from softbench.results import record
@@ -187,9 +189,9 @@ def test_sidecar_records_what_asv_does_not(suite, tmp_path, monkeypatch):
 
     def run(command, **options):
         asked.append(command)
-        return sidecar.subprocess.CompletedProcess(command, 0, '{"versions": {"numpy": "2.0"}}', "")
+        return types.SimpleNamespace(checked=lambda: '{"versions": {"numpy": "2.0"}}')
 
-    monkeypatch.setattr(sidecar.subprocess, "run", run)
+    monkeypatch.setattr(processes, "run", run)
     (written,) = sidecar.write(results, environments)
     assert written.name == "c0ffee-env.sidecar.jsonc"  # asv would read a .json as a result
     assert json.loads(written.read_text()) == {"commit": "c0ffee", "versions": {"numpy": "2.0"}}
