@@ -7,7 +7,6 @@ import ctypes
 import functools
 import importlib
 import sys
-import types
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,19 +14,11 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 
-from softbench.interface import (
-    IGNORED,
-    INVALID,
-    Array,
-    Availability,
-    IndexTarget,
-    Reduction,
-    SoftTarget,
-    Target,
-    messages,
-)
+from softbench.interface import INVALID, Array, Availability, IndexTarget, SoftTarget, Target, messages
+from softbench.interface.device_backend import shadow
 from softbench.interface.dtypes import name_of, numpy_dtype
 from softbench_backends.library_arrays import LibraryArrays, NamespaceChecks, View
+from softbench_backends.torch import functions
 
 __all__ = ["TorchBackend", "TorchCudaBackend"]
 
@@ -184,19 +175,19 @@ class TorchBackend(LibraryArrays):
 
     def argmax(self, x: Array, out: Array) -> Array:
         """`torch.argmax`."""
-        return self.view(self._call(_argmax, x.array)).reshape(-1)
+        return self.view(self._call(functions.argmax, x.array)).reshape(-1)
 
     def logsumexp(self, x: Array, out: Array) -> Array:
         """`torch.logsumexp`."""
-        return self.view(self._call(_logsumexp, x.array)).reshape(-1)
+        return self.view(self._call(functions.logsumexp, x.array)).reshape(-1)
 
     def softmax(self, x: Array, out: Array) -> Array:
         """`torch.softmax`, with its ``out=``."""
-        return self._map(_softmax, x, out)
+        return self._map(functions.softmax, x, out)
 
     def log_softmax(self, x: Array, out: Array) -> Array:
         """`torch.log_softmax`, with its ``out=``."""
-        return self._map(_log_softmax, x, out)
+        return self._map(functions.log_softmax, x, out)
 
     def _map(self, function: Callable[..., Any], x: View, out: Any) -> View:
         if out is None or self.compile:
@@ -208,7 +199,7 @@ class TorchBackend(LibraryArrays):
         """`torch.nn.functional.cross_entropy`."""
         function, arguments = self._loss(x, target)
         with self.xp.no_grad():
-            return self.view(self._call(function, x.array, *arguments)).reshape(*_loss_shape(target))
+            return self.view(self._call(function, x.array, *arguments)).reshape(*functions.loss_shape(target))
 
     def gradient(self, x: Array, target: Target, divisor: Any, out: Array) -> Array:
         """Of `loss`, by autograd."""
@@ -226,7 +217,7 @@ class TorchBackend(LibraryArrays):
         if isinstance(target, IndexTarget) and target.may_be_invalid:
             invalid = arguments[0] == INVALID
             gradient = gradient.masked_fill_(invalid.unsqueeze(1), float("nan"))
-        return self.view(losses.detach()).reshape(*_loss_shape(target)), self.view(gradient)
+        return self.view(losses.detach()).reshape(*functions.loss_shape(target)), self.view(gradient)
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
         """`torch.nn.functional.nll_loss` of the logarithm; of a distribution `torch.xlogy`."""
@@ -241,7 +232,9 @@ class TorchBackend(LibraryArrays):
         s = None if target.sample_weight is None else target.sample_weight.array
         soft = isinstance(target, SoftTarget)
         invalid = isinstance(target, IndexTarget) and target.may_be_invalid
-        function = _loss_function(soft, of_probabilities, target.smoothing, target.reduction, s is not None, invalid)
+        function = functions.loss_function(
+            soft, of_probabilities, target.smoothing, target.reduction, s is not None, invalid
+        )
         y = target.q.array if isinstance(target, SoftTarget) else target.labels.array
         if x.ndim == 3:
             outer = (x.shape[0], x.shape[2])
@@ -253,7 +246,7 @@ class TorchBackend(LibraryArrays):
         if not self.compile:
             return function(*arguments)
         forms = tuple(None if a is None else (a.shape, a.dtype) for a in arguments)
-        return _compiled(function, forms)(*arguments)
+        return functions.compiled(function, forms)(*arguments)
 
 
 class TorchCudaBackend(NamespaceChecks, TorchBackend):
@@ -311,7 +304,7 @@ class TorchCudaBackend(NamespaceChecks, TorchBackend):
         if isinstance(array, np.ndarray) or array.source is not None:
             return super().memory(array)
         tensor = array.array
-        return np.asarray(_Shadow(tensor.data_ptr(), tensor.shape, array.strides, array.dtype.itemsize))
+        return shadow(tensor.data_ptr(), array)
 
     def synchronize(self) -> None:
         """Wait for the current stream."""
@@ -340,110 +333,10 @@ class TorchCudaBackend(NamespaceChecks, TorchBackend):
             raise messages.captured()
 
 
-# -- functions of tensors, to be called or compiled ------------------------------------------------------
-
-
-def _argmax(x: Any) -> Any:
-    import torch
-
-    return torch.argmax(x, 1)
-
-
-def _logsumexp(x: Any) -> Any:
-    import torch
-
-    return torch.logsumexp(x, 1)
-
-
-def _softmax(x: Any, out: Any = None) -> Any:
-    import torch
-
-    return torch.softmax(x, 1, out=out)
-
-
-def _log_softmax(x: Any, out: Any = None) -> Any:
-    import torch
-
-    return torch.log_softmax(x, 1, out=out)
-
-
-@functools.cache
-def _loss_function(
-    soft: bool, of_probabilities: bool, smoothing: float, reduction: Reduction, weighted: bool, may_be_invalid: bool
-) -> Callable[..., Any]:
-    """``loss(x, y, w, s)`` of logits or probabilities, a target, class weights and sample weights."""
-    import torch
-    from torch.nn import functional
-
-    def row_losses(x: Any, y: Any, w: Any, reduction: str) -> Any:
-        if not of_probabilities:
-            options = {"weight": w, "ignore_index": IGNORED, "reduction": reduction, "label_smoothing": smoothing}
-            return functional.cross_entropy(x, y, **options)
-        if not soft:
-            return functional.nll_loss(x.log(), y, weight=w, ignore_index=IGNORED, reduction=reduction)
-        losses = -torch.xlogy(y if w is None else y * w, x).sum(1)
-        return losses if reduction == "none" else losses.sum() if reduction == "sum" else losses.mean()
-
-    def plain(x: Any, y: Any, w: Any, s: Any) -> Any:
-        return row_losses(x, y, w, reduction)
-
-    def composed(x: Any, y: Any, w: Any, s: Any) -> Any:
-        known = y.clamp(min=IGNORED) if may_be_invalid else y
-        losses = row_losses(x, known, w, "none")
-        if weighted:
-            losses = losses * s
-        if may_be_invalid:
-            losses = torch.where(y == INVALID, float("nan"), losses)
-        if reduction == "none":
-            return losses
-        return losses.sum() if reduction == "sum" else losses.sum() / divisor(y, w, s)
-
-    def divisor(y: Any, w: Any, s: Any) -> Any:
-        if soft:
-            return s.sum()
-        weight = (y != IGNORED).double()  # a row without a class counts as one of weight 1
-        if w is not None:
-            weight = torch.where(y >= 0, w[y.clamp(min=0)], weight)
-        return (weight * s if weighted else weight).sum()
-
-    return composed if weighted or may_be_invalid else plain
-
-
-@functools.lru_cache(maxsize=256)
-def _compiled(function: Callable[..., Any], forms: tuple[Any, ...]) -> Callable[..., Any]:
-    """``function`` compiled for tensors of these shapes and dtypes.
-
-    torch counts compilations by code object, and after eight of them runs the function eagerly: each gets its own.
-    """
-    import torch
-
-    assert isinstance(function, types.FunctionType)
-    code = function.__code__.replace()
-    own = types.FunctionType(code, function.__globals__, None, function.__defaults__, function.__closure__)
-    return torch.compile(own, dynamic=False)  # type: ignore[no-any-return]
-
-
-def _loss_shape(target: Target) -> tuple[int, ...]:
-    return (-1,) if target.reduction == "none" else ()
-
-
 # -- what is there ---------------------------------------------------------------------------------------
 
 
 _CUDA: Final = (2, 13)  # kDLCUDA, kDLCUDAManaged
-
-
-class _Shadow:
-    """Bounds of an array in memory that this process may not read."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> None:
-        self.__array_interface__ = {
-            "version": 3,
-            "data": (address, True),
-            "shape": tuple(shape),
-            "strides": strides,
-            "typestr": f"|V{itemsize}",
-        }
 
 
 def _is_shareable(host: np.ndarray[Any, Any]) -> bool:
