@@ -24,6 +24,7 @@ def _blocks(path: str, language: str) -> list[str]:
 def test_the_guide_shows_the_example_package() -> None:
     example = (ROOT / "examples/third_party_backend/softbench_longdouble/__init__.py").read_text(encoding="utf-8")
     assert _blocks("docs/adding-a-backend.md", "python")[0] == example
+    assert len(example.splitlines()) <= 40
 
 
 def test_readme_begins_with_the_two_commands() -> None:

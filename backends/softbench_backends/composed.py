@@ -54,7 +54,7 @@ class ComposedLoss(RowBackend):
         return None
 
     def total(self, values: Array, divisor: Any = None) -> Any:
-        """What the kernels have reduced, in float64; `HostArrays.total` of losses that there are none of."""
+        """What the kernels have reduced, in float64; `NumpyArrayOps.total` of losses that there are none of."""
         return np.float64(values) if values.ndim == 0 else super().total(values, divisor)
 
     def argmax(self, x: Array, out: Array) -> Array:

@@ -134,6 +134,10 @@ class LibraryArrays(RowBackend):
             return self.view(obj)
         return self.from_host(super().accept(obj, argument), argument)
 
+    def writes_through(self, obj: Any, array: Array) -> bool:
+        """Arrays of the library are its memory; others as NumPy shares theirs."""
+        return self.is_own(obj) or super().writes_through(obj, self.memory(array))
+
     def wrap(self, result: Array, like: Any) -> Any:
         """The library's array if ``like`` is one, else a NumPy array (a scalar when 0-d)."""
         return result.array if self.is_own(like) else super().wrap(self.host(result), like)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softbench.interface import IGNORED, INVALID, Array, IndexTarget, RowBackend, SoftTarget, Target
-from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore, ieee_arithmetic
+from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore
 from softbench.interface.half_precision import is_half, narrow, widen
 
 __all__ = ["NumpyBackend"]
@@ -60,37 +60,33 @@ class NumpyBackend(RowBackend):
 
     def argmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (1): NumPy's own argmax takes the first NaN, else the first maximum."""
-        with ieee_arithmetic():
-            if not is_half(x.dtype):
-                return np.argmax(x, axis=1, out=out)
-            for rows in _slices(x):
-                out[rows] = _order(x[rows]).argmax(axis=1)
+        if not is_half(x.dtype):
+            return np.argmax(x, axis=1, out=out)
+        for rows in _slices(x):
+            out[rows] = _order(x[rows]).argmax(axis=1)
         return out
 
     def logsumexp(self, x: Array, out: Array) -> Array:
         """Zhao eq. (3): ``m + L``."""
-        with ieee_arithmetic():
-            for rows, block in _blocks(x):
-                out[rows] = np.where(np.isfinite(block.m), block.m + block.L, block.m)
+        for rows, block in _blocks(x):
+            out[rows] = np.where(np.isfinite(block.m), block.m + block.L, block.m)
         return out
 
     def softmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (4), (5)."""
-        with ieee_arithmetic():
-            for rows, block in _blocks(x):
-                with _written(out[rows]) as p:
-                    block.scale(1.0, p)
-                    p[block.undefined] = np.nan
+        for rows, block in _blocks(x):
+            with _written(out[rows]) as p:
+                block.scale(1.0, p)
+                p[block.undefined] = np.nan
         return out
 
     def log_softmax(self, x: Array, out: Array) -> Array:
         """``(d - L) + r``."""
-        with ieee_arithmetic():
-            for rows, block in _blocks(x):
-                block.d -= block.L[:, None]
-                with _written(out[rows]) as log_p:
-                    np.add(block.d, block.r, out=log_p, casting="same_kind")
-                    log_p[block.undefined] = np.nan
+        for rows, block in _blocks(x):
+            block.d -= block.L[:, None]
+            with _written(out[rows]) as log_p:
+                np.add(block.d, block.r, out=log_p, casting="same_kind")
+                log_p[block.undefined] = np.nan
         return out
 
     def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
@@ -103,28 +99,26 @@ class NumpyBackend(RowBackend):
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
         """Zhao eq. (6)-(8)."""
-        with ieee_arithmetic():
-            for rows in _slices(p):
-                if isinstance(target, SoftTarget):
-                    q, some = widen(target.q[rows]).astype(np.float64), widen(p[rows])
-                    terms = _minus_log(some) * q
-                    terms[(q == 0.0) & (some == 0)] = 0.0
-                    loss[rows] = _sum_rows(terms)
-                else:
-                    labels = target.labels[rows]
-                    chosen = widen(p[rows][np.arange(len(labels)), np.maximum(labels, 0)])
-                    weighted = _weighted(_row_weight(target, rows), _minus_log(chosen))
-                    loss[rows] = _select(weighted, labels)
+        for rows in _slices(p):
+            if isinstance(target, SoftTarget):
+                q, some = widen(target.q[rows]).astype(np.float64), widen(p[rows])
+                terms = _minus_log(some) * q
+                terms[(q == 0.0) & (some == 0)] = 0.0
+                loss[rows] = _sum_rows(terms)
+            else:
+                labels = target.labels[rows]
+                chosen = widen(p[rows][np.arange(len(labels)), np.maximum(labels, 0)])
+                weighted = _weighted(_row_weight(target, rows), _minus_log(chosen))
+                loss[rows] = _select(weighted, labels)
         return loss
 
     def _loss_and_gradient(
         self, x: Array, target: Target, divisor: Any, loss: Array, out: Array | None
     ) -> tuple[Array, Any]:
         """Row losses, and the gradient unless ``out`` is None."""
-        with ieee_arithmetic():
-            for rows, block in _blocks(x):
-                with contextlib.nullcontext() if out is None else _written(out[rows]) as gradient:
-                    loss[rows] = _block_loss(block, target, rows, divisor, gradient)
+        for rows, block in _blocks(x):
+            with contextlib.nullcontext() if out is None else _written(out[rows]) as gradient:
+                loss[rows] = _block_loss(block, target, rows, divisor, gradient)
         return loss, out
 
 

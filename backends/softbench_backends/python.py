@@ -19,7 +19,7 @@ from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
 from softbench.interface import IGNORED, INVALID, Array, IndexTarget, RowBackend, SoftTarget, Target
-from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore, ieee_arithmetic
+from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore
 
 __all__ = ["PythonBackend"]
 
@@ -128,66 +128,60 @@ class PythonBackend(RowBackend):
 
     def argmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (1)."""
-        with ieee_arithmetic():
-            for i, row in enumerate(x.tolist()):
-                out[i] = _first_max(row)
+        for i, row in enumerate(x.tolist()):
+            out[i] = _first_max(row)
         return out
 
     def logsumexp(self, x: Array, out: Array) -> Array:
         """Zhao eq. (3): ``m + L``."""
-        with ieee_arithmetic():
-            for i, values in enumerate(x.tolist()):
-                row = _shift(values)
-                out[i] = values[_first_max(values)] if row is None else values[row.top] + row.L
+        for i, values in enumerate(x.tolist()):
+            row = _shift(values)
+            out[i] = values[_first_max(values)] if row is None else values[row.top] + row.L
         return out
 
     def softmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (4), (5)."""
-        with ieee_arithmetic():
-            for i, values in enumerate(x.tolist()):
-                row = _shift(values)
-                if row is None:
-                    out[i] = math.nan
-                else:
-                    terms = zip(row.mantissa, row.exponent, strict=True)
-                    out[i] = [math.ldexp(f / row.total, max(e, -2000)) for f, e in terms]
+        for i, values in enumerate(x.tolist()):
+            row = _shift(values)
+            if row is None:
+                out[i] = math.nan
+            else:
+                terms = zip(row.mantissa, row.exponent, strict=True)
+                out[i] = [math.ldexp(f / row.total, max(e, -2000)) for f, e in terms]
         return out
 
     def log_softmax(self, x: Array, out: Array) -> Array:
         """``(d_k - L) + r_k``."""
-        with ieee_arithmetic():
-            for i, values in enumerate(x.tolist()):
-                row = _shift(values)
-                out[i] = math.nan if row is None else [(d - row.L) + r for d, r in zip(row.d, row.r, strict=True)]
+        for i, values in enumerate(x.tolist()):
+            row = _shift(values)
+            out[i] = math.nan if row is None else [(d - row.L) + r for d, r in zip(row.d, row.r, strict=True)]
         return out
 
     def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
         """Zhao eq. (9)-(11)."""
-        with ieee_arithmetic():
-            for i, values in enumerate(x.tolist()):
-                if isinstance(target, SoftTarget):
-                    loss[i], out[i] = _soft_row(values, target.q[i].tolist(), divisor)
-                else:
-                    loss[i], out[i] = _index_row(values, target, i, divisor)
+        for i, values in enumerate(x.tolist()):
+            if isinstance(target, SoftTarget):
+                loss[i], out[i] = _soft_row(values, target.q[i].tolist(), divisor)
+            else:
+                loss[i], out[i] = _index_row(values, target, i, divisor)
         return loss, out
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
         """Zhao eq. (6)-(8)."""
-        with ieee_arithmetic():
-            for i, values in enumerate(p.tolist()):
-                if isinstance(target, SoftTarget):
-                    pairs = zip(target.q[i].tolist(), values, strict=True)
-                    loss[i] = _fsum(
-                        [weight * _minus_log(value) for weight, value in pairs if weight != 0.0 or value != value]
-                    )
-                    continue
-                label = int(target.labels[i])
-                if label == IGNORED:
-                    loss[i] = 0.0
-                elif label == INVALID:
-                    loss[i] = math.nan
-                else:
-                    loss[i] = _weighted(_row_weight(target, i, label), _minus_log(values[label]))
+        for i, values in enumerate(p.tolist()):
+            if isinstance(target, SoftTarget):
+                pairs = zip(target.q[i].tolist(), values, strict=True)
+                loss[i] = _fsum(
+                    [weight * _minus_log(value) for weight, value in pairs if weight != 0.0 or value != value]
+                )
+                continue
+            label = int(target.labels[i])
+            if label == IGNORED:
+                loss[i] = 0.0
+            elif label == INVALID:
+                loss[i] = math.nan
+            else:
+                loss[i] = _weighted(_row_weight(target, i, label), _minus_log(values[label]))
         return loss
 
 

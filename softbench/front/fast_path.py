@@ -1,37 +1,46 @@
-"""Plain calls, the commonest: float matrices of NumPy along their last axis, on a backend that takes them as they are.
+"""The fast path: float matrices of NumPy along their last axis, on a backend that takes them as they are.
 
-They skip everything that could not change them (accepting, layout, lowering, wrapping), which takes several times as
-long as the softmax of a few rows. What is plain is told by identity where that can only fail to recognise it: a
-byte-swapped dtype is another object, and so may be an axis given as some other kind of -1. Whatever is not recognised
-takes the long way through `softbench.front.backend`, to the same results and errors.
+These are the commonest calls. They skip whatever could not change them (accepting, layout, lowering, wrapping), which
+takes several times as long as the softmax of a few rows. They are recognised by identity, which can only fail to
+recognise one: a byte-swapped dtype is another object, and so may be an axis given as some other kind of -1. What is not
+recognised takes the way through `softbench.front.plan`, to the same results and errors.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+import functools
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 
 import numpy as np
 
-from softbench.interface import Array, RowBackend
-from softbench.interface.host_arrays import HostArrays
+from softbench.front.options import Reduction
+from softbench.front.plan import Plan
+from softbench.front.returned import checked
+from softbench.interface import Array, IndexTarget, RowBackend, check_pair
+from softbench.interface.dtypes import name_of
+from softbench.interface.float_mode import in_ieee_arithmetic
+from softbench.interface.host_arrays import NumpyArrayOps
 
-__all__ = ["FLOAT32", "FLOAT64", "is_only_labels", "is_plain_out", "plain_shape", "takes_plain"]
+__all__ = ["fast_functions", "ready_plan", "takes_fast_path"]
+
+Function = Callable[..., Any]
 
 FLOAT32: Final = np.dtype("float32")
 FLOAT64: Final = np.dtype("float64")
 _INT64: Final = np.dtype("int64")
 _LAST: Final = -1
 _SECOND: Final = 1  # the last of a matrix
-_SKIPPED: Final = ("accept", "layout", "shares_memory", "as_rows", "from_rows", "wrap")
+_PLACE: Final = frozenset({"out"})
+_SKIPPED: Final = ("follow", "accept", "layout", "shares_memory", "as_rows", "from_rows", "wrap")
 
 
-def takes_plain(rows: type[RowBackend]) -> bool:
-    """Whether a backend does nothing of its own in what plain calls skip."""
-    return rows.kind == "cpu" and all(getattr(rows, name) is getattr(HostArrays, name) for name in _SKIPPED)
+def takes_fast_path(rows: type[RowBackend]) -> bool:
+    """Whether a backend does nothing of its own in what the fast path skips."""
+    return rows.kind == "cpu" and all(getattr(rows, name) is getattr(NumpyArrayOps, name) for name in _SKIPPED)
 
 
-def plain_shape(x: Any, axis: Any, halves: Container[Any] = ()) -> tuple[int, ...] | None:
+def ready_shape(x: Any, axis: Any, halves: Container[Any]) -> tuple[int, int] | None:
     """The shape of ``x`` if it is rows already: a native float matrix with elements, C-contiguous and aligned.
 
     ``halves`` are the dtypes in half precision that are known to be rows of the backend.
@@ -48,21 +57,31 @@ def plain_shape(x: Any, axis: Any, halves: Container[Any] = ()) -> tuple[int, ..
     return shape if flags.carray or (flags.c_contiguous and flags.aligned) else None
 
 
-def is_plain_out(out: Any, x: Array) -> bool:
-    """Whether the result for plain ``x`` (`plain_shape`) can be written into ``out`` without another question."""
+def ready_plan(logits: Any, axis: Any, probabilities: bool, halves: Container[Any]) -> Plan | None:
+    """The plan of logits that are rows already, None for others."""
+    shape = ready_shape(logits, axis, halves)
+    if shape is None:
+        return None
+    name = "float32" if logits.dtype is FLOAT32 else name_of(logits.dtype)
+    return Plan(probabilities, logits, logits, 1, *shape, shape[:1], name, name, False, True)
+
+
+def _fits(out: Any, x: Array, target: Array | None = None) -> bool:
+    """Whether the result for ready ``x`` can be written into ``out`` without another question."""
     return (
         type(out) is np.ndarray
         and out.dtype is x.dtype
         and out.shape == x.shape
         and out.flags.carray
         and (out is x or not np.may_share_memory(out, x))  # of contiguous arrays the bounds decide
+        and (target is None or not np.may_share_memory(out, target))
     )
 
 
-def is_only_labels(
+def _only_labels(
     target: Any, outer: tuple[int, ...], class_weight: Any, sample_weight: Any, ignore_index: Any, smoothing: Any
 ) -> bool:
-    """Whether a target is plain too: int64 labels for rows of shape ``outer``, and nothing beside them."""
+    """Whether a target is ready too: int64 labels for rows of shape ``outer``, and nothing beside them."""
     return (
         class_weight is None
         and sample_weight is None
@@ -73,3 +92,116 @@ def is_only_labels(
         and target.dtype is _INT64
         and target.shape == outer
     )
+
+
+def fast_functions(rows: RowBackend, others: Mapping[str, Function], halves: Container[Any]) -> dict[str, Function]:
+    """Public functions that try the fast path first.
+
+    Parameters
+    ----------
+    rows
+        A backend, for which `takes_fast_path` holds.
+    others
+        By name, the functions that take every call; in place of each name that is among them a function is returned.
+    halves
+        See `ready_shape`.
+    """
+    guard: Callable[..., Any] = (lambda kernel: kernel) if rows.keeps_ieee else in_ieee_arithmetic
+    return {
+        name: functools.wraps(otherwise)(_MAKERS[name](rows, name, guard(getattr(rows, name)), otherwise, halves))
+        for name, otherwise in others.items()
+        if name in _MAKERS and not (rows.native_loss and _MAKERS[name] is _labelled)
+    }
+
+
+def _map(rows: RowBackend, name: str, kernel: Function, otherwise: Function, halves: Container[Any]) -> Function:
+    """A function from logits to an array of their shape."""
+
+    def call(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
+        shape = ready_shape(logits, axis, halves)
+        if shape is None or (out is not None and not _fits(out, logits)):
+            return otherwise(logits, axis=axis, out=out)
+        buffer = rows.empty(shape, logits.dtype) if out is None else out
+        result = kernel(logits, buffer)
+        return result if result is buffer else _finished(rows, name, result, logits, out)
+
+    return call
+
+
+def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function, halves: Container[Any]) -> Function:
+    """The mean or the sum of the losses, its gradient, or both."""
+    has_loss, has_gradient = name != "gradient", name != "loss"
+
+    def call(
+        logits: Any,
+        target: Any,
+        *,
+        axis: int = -1,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        reduction: Reduction = "mean",
+        validate: bool = True,
+        **place: Any,
+    ) -> Any:
+        out = place.get("out") if place else None
+        if (
+            (reduction != "mean" and reduction != "sum")
+            or (shape := ready_shape(logits, axis, halves)) is None
+            or not _only_labels(target, shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
+            or (place and not (has_gradient and place.keys() == _PLACE))
+            or (out is not None and not _fits(out, logits, target))
+        ):
+            return otherwise(
+                logits,
+                target,
+                axis=axis,
+                class_weight=class_weight,
+                sample_weight=sample_weight,
+                ignore_index=ignore_index,
+                label_smoothing=label_smoothing,
+                reduction=reduction,
+                validate=validate,
+                **place,
+            )
+        n, k = shape
+        divisor = float(n) if reduction == "mean" else None
+        labels = IndexTarget(rows.index_labels(target, k, None, validate), None, None, 0.0, False, not validate)
+        losses = rows.empty((n,), FLOAT64) if has_loss else None
+        if not has_gradient:
+            result = kernel(logits, labels, losses)
+            return rows.total(result if result is losses else _losses(rows, name, result, n), divisor)
+        buffer = rows.empty(shape, logits.dtype) if out is None else out
+        if not has_loss:
+            result = kernel(logits, labels, divisor or 1, buffer)
+            return result if result is buffer else _finished(rows, name, result, logits, out)
+        first, second = check_pair(rows.name, kernel(logits, labels, divisor or 1, losses, buffer))
+        if first is not losses:
+            first = _losses(rows, f"{name} (losses)", first, n)
+        if second is not buffer:
+            second = _finished(rows, f"{name} (gradient)", second, logits, out)
+        return rows.total(first, divisor), second
+
+    return call
+
+
+_MAKERS: Final[dict[str, Callable[[RowBackend, str, Function, Function, Container[Any]], Function]]] = {
+    "softmax": _map,
+    "log_softmax": _map,
+    "loss": _labelled,
+    "gradient": _labelled,
+    "loss_and_gradient": _labelled,
+}
+
+
+def _losses(rows: RowBackend, method: str, result: Any, n: int) -> Array:
+    """Losses that a kernel has made itself."""
+    return checked(rows, method, result, None, (n,), "float64")
+
+
+@in_ieee_arithmetic
+def _finished(rows: RowBackend, method: str, result: Any, logits: Array, out: Any) -> Any:
+    """An array in the shape of the logits that a kernel has made itself, as the caller gets it."""
+    name = name_of(logits.dtype)
+    return rows.from_rows(checked(rows, method, result, None, logits.shape, name), logits.shape, 1, name, out)

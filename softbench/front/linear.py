@@ -6,12 +6,20 @@ a public function once.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from softbench.front.options import Reduction, check_ignore_index, check_reduction, check_smoothing
+from softbench.front.out import accept_out, refuse_overlap
+from softbench.front.targets import (
+    Weights,
+    accept_class_weight,
+    accept_sample_weight,
+    accept_target,
+    holds_labels,
+)
 from softbench.interface import Array, CompressedMatrix, Features, IndexTarget, LinearTarget, RowBackend, SoftRows
 from softbench.interface.dtypes import numpy_dtype, result_dtype
+from softbench.interface.float_mode import in_ieee_arithmetic
 
 __all__ = ["LinearFunctions", "LinearProblem"]
 
@@ -30,6 +38,7 @@ class LinearProblem:
     def __init__(self, rows: RowBackend, X: Any) -> None:
         self.rows = rows
         self.given = X
+        rows.follow(X)
         self.x: Features = rows.accept_features(X, "X")
         name = self.x.dtype.name
         result = result_dtype(name)
@@ -93,6 +102,7 @@ class LinearProblem:
 
     # -- targets ---------------------------------------------------------------------------------------
 
+    @in_ieee_arithmetic
     def set_target(
         self,
         target: Any,
@@ -108,34 +118,20 @@ class LinearProblem:
         """Check a target for ``k`` classes, and everything that goes with it; None: rows that are weighted only."""
         rows = self.rows
         ignored = check_ignore_index(ignore_index)
-        eps = check_smoothing(label_smoothing)
-        t = None if target is None else rows.accept(target, "target")
-        w = self._weights(class_weight, "class_weight", (k,), validate)
-        s = self._weights(sample_weight, "sample_weight", (self.n,), validate)
+        eps = check_smoothing(label_smoothing, k)
+        t = None if target is None else accept_target(rows, target, 1)
+        w = self._used("class_weight", accept_class_weight(rows, class_weight, k, validate))
+        s = self._used("sample_weight", accept_sample_weight(rows, sample_weight, (self.n,), validate))
         if t is None:
             self._without_target(w, s, ignored, eps, mean)
             return
         self.inputs.append(("target", t))
-        if t.ndim == 1:
-            if t.dtype.kind not in "iu":
-                raise TypeError(
-                    f"target has dtype {t.dtype.name} and one dimension, so it holds class indices: expected an "
-                    f"integer dtype"
-                )
-            if t.shape != (self.n,):
-                raise ValueError(f"target has shape {tuple(t.shape)}, expected {(self.n,)} for X of {self.n} rows")
+        if holds_labels(t, "logits", (self.n,), (self.n, k), f"X of {self.n} rows"):
             labels = rows.index_labels(t, k, ignored, validate)
             self.target = IndexTarget(labels, s, w, eps)
             if mean:
                 self.divisor = float(self.n) if w is s is ignored is None else rows.divisor(labels, s, w)
             return
-        if t.dtype.kind not in "iuf" and t.dtype.name != "bfloat16":
-            raise TypeError(f"target has dtype {t.dtype.name}: expected a real dtype for soft targets")
-        if t.shape != (self.n, k):
-            raise ValueError(
-                f"target has shape {tuple(t.shape)}, expected {(self.n,)} (class indices) or {(self.n, k)} "
-                f"(distributions)"
-            )
         if ignored is not None:
             raise ValueError(f"ignore_index={ignored} needs class indices, and target holds distributions")
         if validate and self.n:
@@ -148,7 +144,7 @@ class LinearProblem:
             self.divisor = 1.0 if mean else None
 
     def _check_distribution(self, y: Array) -> None:
-        """`HostArrays.check_distribution` in blocks, so that what it needs does not grow with the rows."""
+        """`NumpyArrayOps.check_distribution` in blocks, so that what it needs does not grow with the rows."""
         rows, step = self.rows, max(1, (1 << 16) // y.shape[1])
         try:
             for start in range(0, self.n, step):
@@ -165,26 +161,22 @@ class LinearProblem:
         if mean:
             self.divisor = float(self.n) if s is None else self.rows.divisor(None, s, None)
 
-    def _weights(self, weights: Any, name: str, shape: tuple[int, ...], validate: bool) -> Array | None:
-        """Weights as float64, or None."""
+    def _used(self, name: str, weights: Weights | None) -> Array | None:
+        """Weights as kernels get them."""
         if weights is None:
             return None
-        w = self._real(weights, name)
-        if w.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(w.shape)}, expected {shape}")
-        self.inputs.append((name, w))
-        flat = self.rows.as_rows(w.reshape(1, -1), 1, "float64").reshape(-1)
-        if validate:
-            self.rows.check_range(flat, name, 0.0, math.inf)
-        return flat
+        self.inputs.append((name, weights.given))
+        return weights.values
 
     # -- results ---------------------------------------------------------------------------------------
 
+    @in_ieee_arithmetic
     def loss(self, coef: Array, intercept: Array | None, each: bool) -> Array:
         """Row losses ``(N,)``, or where not ``each`` is wanted a few sums of them; float64, not divided."""
         room = self._losses(each)
         return self.rows.linear_loss(self.x, coef, intercept, self.target, room) if self.n else room
 
+    @in_ieee_arithmetic
     def loss_and_gradient(self, coef: Array, intercept: Array | None, each: bool = False) -> tuple[Array, Array, Array]:
         """`loss`, and the gradients ``(K, p)`` and ``(K,)`` of their sum or mean in float64."""
         room = self._losses(each)
@@ -193,6 +185,7 @@ class LinearProblem:
         divisor = 1 if self.divisor is None else self.divisor
         return self.rows.linear_loss_and_gradient(self.x, coef, intercept, self.target, divisor, room)
 
+    @in_ieee_arithmetic
     def hessian_product(
         self, coef: Array, intercept: Array | None, direction: Array, intercept_direction: Array | None, probs: Any
     ) -> tuple[Array, Array]:
@@ -212,6 +205,7 @@ class LinearProblem:
     def _nothing(self, k: int) -> tuple[Array, Array]:
         return self.rows.full((k, self.p), 0.0, "float64"), self.rows.full((k,), 0.0, "float64")
 
+    @in_ieee_arithmetic
     def reduced(self, losses: Array, each: bool) -> Any:
         """Losses as the caller gets them."""
         if each:
@@ -219,6 +213,7 @@ class LinearProblem:
             return self.rows.wrap(column.reshape((self.n,)), self.given)
         return self.rows.wrap(self.rows.total(losses, self.divisor), self.given)
 
+    @in_ieee_arithmetic
     def finished(
         self, coef_part: Array, intercept_part: Array | None, given: tuple[Any, Any], out: Any
     ) -> tuple[Any, ...]:
@@ -255,21 +250,8 @@ class LinearProblem:
         return given[0], given[1]
 
     def _accept_place(self, out: Any, name: str, shape: tuple[int, ...]) -> Array:
-        place = self.rows.accept(out, name)
-        if place is not out and isinstance(out, (list, tuple)):
-            raise TypeError(f"{name} must be an array to write into, got a {type(out).__name__}")
-        if place.dtype != numpy_dtype(self.result):
-            raise ValueError(f"{name} has dtype {place.dtype}, expected {self.result}")
-        if place.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(place.shape)}, expected {shape}")
-        layout = self.rows.layout(place)
-        if not layout.writeable:
-            raise ValueError(f"{name} is read-only")
-        if not layout.contiguous and any(s == 0 < n - 1 for s, n in zip(place.strides, place.shape, strict=True)):
-            raise ValueError(f"{name} has a zero stride ({place.strides}): its elements share memory")
-        for argument, array in self.inputs:
-            if self.rows.shares_memory(place, array):
-                raise ValueError(f"{name} overlaps {argument}")
+        place = accept_out(self.rows, out, name, shape, self.result)
+        refuse_overlap(self.rows, place, name, self.inputs)
         return place
 
 
@@ -279,6 +261,7 @@ class LinearFunctions:
     if TYPE_CHECKING:
         rows: RowBackend
 
+    @in_ieee_arithmetic
     def linear_argmax(self, X: Any, coef: Any, intercept: Any = None) -> Any:
         """See `softbench.linear_argmax`."""
         problem = LinearProblem(self.rows, X)
@@ -288,6 +271,7 @@ class LinearFunctions:
             out = self.rows.linear_argmax(problem.x, w, b, out)
         return self.rows.wrap(out, X)
 
+    @in_ieee_arithmetic
     def linear_softmax(self, X: Any, coef: Any, intercept: Any = None, *, out: Any = None) -> Any:
         """See `softbench.linear_softmax`."""
         rows = self.rows
@@ -304,6 +288,7 @@ class LinearFunctions:
         probs = rows.from_rows(probs, shape, 1, problem.result, place)
         return out if out is not None else rows.wrap(probs, X)
 
+    @in_ieee_arithmetic
     def linear_loss(
         self,
         X: Any,
@@ -335,6 +320,7 @@ class LinearFunctions:
         each = reduction == "none"
         return problem.reduced(problem.loss(w, b, each), each)
 
+    @in_ieee_arithmetic
     def linear_loss_and_gradient(
         self,
         X: Any,
@@ -371,6 +357,7 @@ class LinearFunctions:
         parts = problem.finished(coef_part, None if b is None else intercept_part, given, out)
         return problem.reduced(losses, each), *parts
 
+    @in_ieee_arithmetic
     def linear_hessian_product(
         self,
         X: Any,

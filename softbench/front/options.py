@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import decimal
+import fractions
+import math
+import numbers
 import operator
 from typing import Any, Final, get_args
 
@@ -44,12 +48,28 @@ def check_ignore_index(ignore_index: Any) -> int | None:
         raise TypeError(f"ignore_index must be an integer or None, got {ignore_index!r}") from None
 
 
-def check_smoothing(smoothing: Any) -> float:
-    """``label_smoothing`` as a number in [0, 1]; TypeError, ValueError."""
-    try:
-        eps = float(smoothing)
-    except (TypeError, ValueError):
-        raise TypeError(f"label_smoothing must be a number in [0, 1], got {smoothing!r}") from None
-    if not 0.0 <= eps <= 1.0:
+def check_smoothing(smoothing: Any, n_classes: int, least: float = math.ulp(0.0)) -> float:
+    """``label_smoothing`` as a number in [0, 1]; TypeError, ValueError.
+
+    However small it is, unless it is 0 each class gets a share of at least the number ``least``.
+    """
+    if type(smoothing) is not float:
+        smoothing = _real(smoothing, "label_smoothing must be a number in [0, 1]")
+    if not 0 <= smoothing <= 1:
         raise ValueError(f"label_smoothing is {smoothing!r}, expected a number in [0, 1]")
-    return eps
+    return max(float(smoothing), n_classes * least) if smoothing else 0.0
+
+
+def _real(number: Any, expected: str) -> Any:
+    """A real number, maybe in an array without axes; TypeError for anything else."""
+    try:
+        if isinstance(number, decimal.Decimal):
+            return fractions.Fraction(number) if number.is_finite() else float(number)
+        if isinstance(number, numbers.Real) and not isinstance(number, (bool, np.bool_)):
+            return number
+        array = np.asarray(number)
+        if array.ndim == 0 and array.dtype.kind in "iuf":
+            return array[()]
+    except Exception:  # of an object that passes for an array
+        pass
+    raise TypeError(f"{expected}, got {number!r}")

@@ -7,12 +7,14 @@ simpler operations: those under "to implement". What it asks for is queued on th
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 
 from softbench.interface import messages
 from softbench.interface.dtypes import compute_dtype, formats, sum_tolerance
+from softbench.interface.integers import shifted_rows
 from softbench.interface.row_backend import Kind, RowBackend
 from softbench.interface.targets import IndexTarget, SoftTarget, Target
 
@@ -114,21 +116,44 @@ class DeviceBackend(RowBackend):
     # -- in and out ------------------------------------------------------------------------------------
 
     def accept(self, obj: Any, argument: str) -> Array:
-        """An array on this device as the backend takes it; ``class_weight`` may also be in host memory.
+        """An array on this device as the backend takes it.
 
-        TypeError for everything else in host memory (naming ``asarray``) and on another device.
+        TypeError for everything in host memory (naming ``asarray``) and on another device.
         """
         adopted = self.adopt(obj, argument)
-        if adopted is not None:
-            return adopted
-        host = super().accept(obj, argument)  # refuses what makes no array at all
-        if argument == "class_weight":  # small, and often written by hand
-            return self.adopt(self.upload(host), argument)
-        raise messages.in_host_memory(argument, obj)
+        if adopted is None:
+            super().accept(obj, argument)  # refuses what makes no array at all
+            raise messages.in_host_memory(argument, obj)
+        return adopted
+
+    def accept_small(self, obj: Any, argument: str) -> Array:
+        """`accept`, and a copy of what is in host memory."""
+        adopted = self.adopt(obj, argument)
+        return self.adopt(self.upload(super().accept(obj, argument)), argument) if adopted is None else adopted
+
+    def writes_through(self, obj: Any, array: Array) -> bool:
+        """Always: what is accepted on a device is no copy."""
+        return True
 
     def shares_memory(self, a: Array, b: Array) -> bool:
         """Whether two arrays overlap, from their addresses, shapes and strides."""
         return super().shares_memory(shadow(self.address(a), a), shadow(self.address(b), b))
+
+    def integer_rows(self, x: Array, axis: int, given: Any) -> tuple[Array, Callable[[Array], Array]]:
+        """64-bit integers as float64 rows, shifted in host memory; waits for the device."""
+        if self.capturing():
+            raise messages.captured_integers(x.dtype.name)
+        rows = self.as_rows(x, axis, x.dtype.name)
+        shifted, restore = shifted_rows(np, self._fetch_all(rows))
+
+        def restored(values: Array) -> Array:
+            return self.adopt(self.upload(restore(self._fetch_all(values))), "logits")
+
+        return self.adopt(self.upload(shifted), "logits"), restored
+
+    def _fetch_all(self, array: Array) -> np.ndarray[Any, Any]:
+        """A copy in host memory."""
+        return self.fetch(self.flattened(array), 0, array.size).reshape(array.shape)
 
     # -- targets and weights ---------------------------------------------------------------------------
 

@@ -15,16 +15,32 @@ import ctypes
 import functools
 import struct
 import sys
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar
 
 import numpy as np
 
-__all__ = ["FLUSH_TO_ZERO", "c_library", "can_restore", "flushes_subnormals", "ieee_arithmetic"]
+__all__ = [
+    "FAR_FROM_SUBNORMAL",
+    "FLUSH_TO_ZERO",
+    "c_library",
+    "can_restore",
+    "flushes_subnormals",
+    "ieee_arithmetic",
+    "in_ieee_arithmetic",
+]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Not a literal: a compiler that flushes would read 0.
 _TINY: Final[float] = struct.unpack("<d", b"\1" + bytes(7))[0]
 _ENVIRONMENT_BYTES: Final = 256  # more than any fenv_t has
 _DEFAULT: Final = ctypes.c_void_p(-1)  # FE_DFL_ENV of the GNU C library and of musl
+
+
+FAR_FROM_SUBNORMAL: Final = 1e-280
+"""A sum of positive numbers beyond this is the same, whatever becomes of subnormal ones."""
 
 
 def flushes_subnormals() -> bool:
@@ -77,3 +93,14 @@ class ieee_arithmetic:
         if self._environment is not None:
             c_library().fesetenv(self._environment)
         self._errors.__exit__(*exception)
+
+
+def in_ieee_arithmetic(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose calls are within `ieee_arithmetic`."""
+
+    @functools.wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> R:
+        with ieee_arithmetic():
+            return function(*arguments, **options)
+
+    return call

@@ -7,23 +7,26 @@ shape, dtype and strides only. ``argument`` is always the name of the public arg
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from softbench.interface import messages
+from softbench.interface.conversion import as_host_array, copy_to_host, writes_through
 from softbench.interface.dtypes import numpy_dtype, sum_tolerance
-from softbench.interface.float_mode import flushes_subnormals, ieee_arithmetic
+from softbench.interface.float_mode import FAR_FROM_SUBNORMAL, flushes_subnormals, ieee_arithmetic
 from softbench.interface.half_precision import is_half, narrow, widen
+from softbench.interface.integers import shifted_rows
 from softbench.interface.labels import IGNORED, INVALID
 
-__all__ = ["HostArrays", "Layout"]
+__all__ = ["HostArrays", "Layout", "NumpyArrayOps"]
 
 Array = Any
 
-_SPARSE = "scipy.sparse", "cupyx.scipy.sparse"
 _INT64, _UINT64 = np.dtype("int64"), np.dtype("uint64")
 _FEW = 32  # up to here Python's own arithmetic on a list takes less than asking NumPy
+_SOLVING = 1_000_000  # candidates for a common address: milliseconds, and more than arrays that people make have
 _LOWERED = 64  # a sum of up to 2**64 finite numbers, each times 2**-64, is finite
 _BLOCK = 1 << 16  # numbers in half precision that are widened at a time
 _FSUM_MAX = 4096  # math.fsum is exact and cheap up to here, a tree of vector operations is faster beyond
@@ -37,41 +40,44 @@ class Layout(NamedTuple):
     writeable: bool
 
 
-class HostArrays:
+class NumpyArrayOps:
     """Array primitives on `numpy.ndarray`."""
 
     # -- in and out ------------------------------------------------------------------------------------
 
     def accept(self, obj: Any, argument: str) -> Array:
-        """``obj`` as an array of this backend, without a hidden copy between devices.
+        """``obj`` as an array of this backend, over the same memory where that is possible.
 
-        TypeError for masked and sparse arrays, for arrays of another device (naming ``asarray``) and for what
-        makes no array. The front checks the dtype.
+        The front checks the dtype.
+
+        Raises
+        ------
+        TypeError
+            Masked and sparse arrays, arrays of another device (naming ``asarray``), and what makes no array; the
+            message names ``argument``.
+        ValueError
+            Missing values.
         """
-        if type(obj) is np.ndarray:
-            return obj
-        kind = messages.type_name(obj)
-        if isinstance(obj, np.ma.MaskedArray):
-            raise messages.masked(argument, obj)
-        if type(obj).__module__.startswith(_SPARSE):
-            raise messages.sparse(argument, obj)
-        if not isinstance(obj, (list, tuple, int, float)) and _on_device(obj):
-            raise messages.on_a_device(argument, obj)
-        try:
-            array = np.asarray(obj)
-        except Exception as error:
-            raise TypeError(f"{argument} must be an array, and a {kind} cannot be converted: {error}") from error
-        if array.size == 0 and isinstance(obj, list) and argument == "target":
-            return array.astype(np.int64)  # [] has no dtype of its own
-        return array
+        return obj if type(obj) is np.ndarray else as_host_array(obj, argument)
+
+    def accept_small(self, obj: Any, argument: str) -> Array:
+        """`accept` of what is small and often written by hand: on a device it may also come from host memory."""
+        return self.accept(obj, argument)
+
+    def follow(self, obj: Any) -> None:
+        """What a call works on, before anything of it is accepted: results are made where that is."""
+
+    def writes_through(self, obj: Any, array: Array) -> bool:
+        """Whether ``array``, which `accept` made of ``obj``, is its memory, so that it can be written into."""
+        return array is obj or writes_through(obj, array)
 
     def wrap(self, result: Array, like: Any) -> Any:
         """``result`` as the kind of array that ``like`` is; on the host always ndarray (a NumPy scalar when 0-d)."""
         return result[()] if isinstance(result, np.ndarray) and result.ndim == 0 else result
 
     def asarray(self, obj: Any) -> Array:
-        """An array this backend computes on, from what `numpy.asarray` takes; copies to the device if there is one."""
-        return np.asarray(obj)
+        """An array this backend computes on: what `numpy.asarray` makes of ``obj``, copied from or to a device."""
+        return copy_to_host(obj)
 
     def to_numpy(self, array: Any) -> np.ndarray[Any, Any]:
         """A result of this backend as a NumPy array in host memory."""
@@ -94,7 +100,7 @@ class HostArrays:
         if not np.may_share_memory(a, b):
             return False
         try:
-            return np.shares_memory(a, b, max_work=10_000)  # type: ignore[arg-type]  # any bound works
+            return np.shares_memory(a, b, max_work=_SOLVING)  # type: ignore[arg-type]  # any bound works
         except np.exceptions.TooHardError:
             return True
 
@@ -117,6 +123,20 @@ class HostArrays:
         if rows.dtype != wanted:  # byte-swapped ones differ too
             rows = _cast(rows, wanted)
         return rows if rows.flags.aligned else rows.copy()
+
+    def integer_rows(self, x: Array, axis: int, given: Any) -> tuple[Array, Callable[[Array], Array]]:
+        """`as_rows` of int64 or uint64 logits in float64, less an integer per row where that keeps them exact.
+
+        Also a function that adds it to per-row results: see `softbench.interface.integers`. Computed in host memory;
+        ``given`` is what the caller passed as ``x``.
+        """
+        rows = self.as_rows(x, axis, x.dtype.name)
+        shifted, restore = shifted_rows(np, self.to_numpy(self.wrap(rows, given)))
+
+        def restored(values: Array) -> Array:
+            return self.accept(self.asarray(restore(self.to_numpy(self.wrap(values, given)))), "logits")
+
+        return self.accept(self.asarray(shifted), "logits"), restored
 
     def as_blocks(self, x: Array, axis: int, dtype: str) -> Array:
         """C-contiguous ``x`` as ``(outer, K, inner)`` of ``dtype``, ``K`` along ``axis``; a view where possible.
@@ -232,9 +252,11 @@ class HostArrays:
 
     def total(self, values: Array, divisor: Any = None) -> Any:
         """Sum of float64 ``values`` ``(N,)`` in a fixed order, over ``divisor`` if given, rounded once; float64."""
-        if values.size <= _FEW and type(divisor) is float and divisor and not flushes_subnormals():
+        if values.size <= _FSUM_MAX and type(divisor) is float and divisor:
             try:  # nothing here that NumPy could warn of, and in a fraction of the time
-                return np.float64(math.fsum(values.tolist()) / divisor)
+                mean = math.fsum(values.tolist()) / divisor
+                if mean > FAR_FROM_SUBNORMAL or not flushes_subnormals():
+                    return np.float64(mean)
             except (OverflowError, ValueError):  # beyond the largest number; inf - inf
                 pass
         with ieee_arithmetic():
@@ -248,11 +270,8 @@ class HostArrays:
             return np.float64(result / divisor)
 
 
-def _on_device(obj: Any) -> bool:
-    if hasattr(obj, "__cuda_array_interface__"):
-        return True
-    probe = getattr(obj, "__dlpack_device__", None)
-    return probe is not None and not isinstance(obj, np.ndarray) and int(probe()[0]) != 1  # 1 is kDLCPU
+HostArrays = NumpyArrayOps
+"""The same, by its former name."""
 
 
 def _in_range(values: Array, low: float, high: float) -> bool:
@@ -266,7 +285,7 @@ def _in_range(values: Array, low: float, high: float) -> bool:
 
 
 def _check_distribution(y: Array, tolerance: float, first: int) -> None:
-    """`HostArrays.check_distribution` of the rows from ``first`` on."""
+    """`NumpyArrayOps.check_distribution` of the rows from ``first`` on."""
     if y.dtype.kind not in "u":
         negative = y < 0
         if negative.any():

@@ -25,7 +25,7 @@ import numpy as np
 
 from softbench.interface import messages
 from softbench.interface.dtypes import numpy_dtype
-from softbench.interface.host_arrays import HostArrays
+from softbench.interface.host_arrays import NumpyArrayOps
 from softbench.interface.labels import IGNORED, INVALID
 from softbench.interface.targets import IndexTarget, SoftTarget, Target
 
@@ -131,7 +131,7 @@ class SoftRows:
 LinearTarget: TypeAlias = IndexTarget | SoftRows
 
 
-class LinearKernels(HostArrays):
+class LinearKernels(NumpyArrayOps):
     """The functions of linear logits, on the primitives and row kernels of a `RowBackend`."""
 
     if TYPE_CHECKING:  # what `RowBackend` adds
@@ -342,7 +342,7 @@ def sparse_format(obj: Any) -> Any:
     return None
 
 
-def target_block(backend: HostArrays, target: LinearTarget, rows: slice, dtype: str) -> IndexTarget | SoftTarget:
+def target_block(backend: NumpyArrayOps, target: LinearTarget, rows: slice, dtype: str) -> IndexTarget | SoftTarget:
     """The target of a block of rows."""
     sample_weight = None if target.sample_weight is None else target.sample_weight[rows]
     if isinstance(target, IndexTarget):
@@ -355,7 +355,7 @@ def target_block(backend: HostArrays, target: LinearTarget, rows: slice, dtype: 
     return SoftTarget(q)
 
 
-def target_mass(backend: HostArrays, target: LinearTarget, rows: slice, divisor: Any) -> tuple[Array, Array | None]:
+def target_mass(backend: NumpyArrayOps, target: LinearTarget, rows: slice, divisor: Any) -> tuple[Array, Array | None]:
     """``sum_k q_ik`` of a block of rows over ``divisor``, float64, and which of them are ignored, None if none is."""
     divisor = divisor if divisor != 0 else np.nan
     if isinstance(target, SoftRows) and target.y is None:

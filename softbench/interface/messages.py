@@ -6,6 +6,7 @@ Every function makes the exception to raise. ``argument`` is the name of the pub
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
@@ -13,14 +14,17 @@ from softbench.errors import NotProvidedError
 
 __all__ = [
     "captured",
+    "captured_integers",
     "elsewhere",
     "empty_target",
     "forked",
     "in_host_memory",
     "masked",
     "negative_target",
+    "no_array",
     "no_class",
     "not_a_distribution",
+    "not_in_place",
     "not_provided",
     "on_a_device",
     "on_another_device",
@@ -65,11 +69,30 @@ def sparse_format(argument: str, obj: Any, formats: Sequence[str]) -> TypeError:
     )
 
 
-def on_a_device(argument: str, obj: Any) -> TypeError:
+def on_a_device(argument: str, obj: Any, device: str) -> TypeError:
     """An array on a device, for a backend that computes in host memory."""
     return TypeError(
-        f"{argument} is a {type_name(obj)} on a device, and this backend computes in host memory: "
+        f"{argument} is a {type_name(obj)} on {device}, and this backend computes in host memory: "
         f"convert it with the backend's asarray(), or select a backend of that device"
+    )
+
+
+def no_array(argument: str, obj: Any, device: Any, error: Exception) -> TypeError:
+    """What `numpy.asarray` makes no array of, in its own words; a ``device`` that is not the CPU is named."""
+    said = " ".join(str(error).split())
+    if device is None or str(device) == "cpu":
+        return TypeError(f"{argument} must be an array, and a {type_name(obj)} cannot be converted: {said}")
+    return TypeError(
+        f"{argument} is a {type_name(obj)} on device {device}, and this backend computes in host memory: pass an array "
+        f"that has its values there ({said})"
+    )
+
+
+def not_in_place(argument: str, obj: Any) -> TypeError:
+    """An ``out`` whose memory is not to be had."""
+    return TypeError(
+        f"{argument} must be an array to write into, and NumPy cannot write into a {type_name(obj)}: its conversion is "
+        f"a copy, or read-only"
     )
 
 
@@ -109,7 +132,10 @@ def no_class(row: int, label: Any, n_classes: int, ignore_index: int | None) -> 
 def out_of_range(argument: str, index: Sequence[Any], value: Any, low: float, high: float) -> ValueError:
     """An entry that is NaN or outside ``[low, high]``."""
     where = ", ".join(str(int(i)) for i in index)
-    bound = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
+    if high == sys.float_info.max:
+        bound = f"a finite number >= {low:g}"
+    else:
+        bound = f">= {low:g}" if math.isinf(high) else f"in [{low:g}, {high:g}]"
     return ValueError(f"{argument}[{where}] is {value}, expected {bound}")
 
 
@@ -144,6 +170,14 @@ def captured() -> RuntimeError:
     return RuntimeError(
         "values cannot be checked while a CUDA graph is captured, because the host would have to wait: "
         "pass validate=False"
+    )
+
+
+def captured_integers(dtype: str) -> RuntimeError:
+    """Logits that are converted in host memory, while a graph is captured."""
+    return RuntimeError(
+        f"{dtype} logits cannot be converted while a CUDA graph is captured, because the host would have to wait: "
+        f"pass them as float64"
     )
 
 

@@ -31,6 +31,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Literal, NoReturn
 
+import numpy as np
+
 from softbench.interface import messages
 from softbench.interface.availability import Availability, Kind
 from softbench.interface.labels import IGNORED, INVALID
@@ -66,7 +68,7 @@ FUNCTIONS: Final = (
 
 
 class RowBackend(LinearKernels, abc.ABC):
-    """Row kernels of one library. Subclass it, name it, implement the six abstract methods.
+    """Row kernels of one library. Subclass it, name it, implement the four abstract methods.
 
     Notation: ``m = max_k x_k``; ``d_k = x_k - m``; ``s = sum of exp(d_k)`` over all ``k`` but one argmax;
     ``S = 1 + s``; ``L = log1p(s)``; ``lse = m + L``; ``p_k = exp(d_k) / S``. Equations are those of Lei Zhao, *Softmax
@@ -121,6 +123,10 @@ class RowBackend(LinearKernels, abc.ABC):
 
     ``out=`` works for the others too, by a copy of the result: what a measurement must not charge to the library.
     """
+    keeps_ieee: ClassVar[bool] = False
+    """Whether kernels see to it themselves that they keep subnormal numbers on a thread that is set to flush them, and
+    that NumPy does not warn. If not, as by default, the front does (`softbench.interface.float_mode`), which takes a
+    microsecond or two."""
     cost: ClassVar[Literal["compiled", "interpreted", "simulated"]] = "compiled"
     """How much work the conformance kit may ask for."""
     provides: ClassVar[Collection[str]] = frozenset(FUNCTIONS)
@@ -202,23 +208,6 @@ class RowBackend(LinearKernels, abc.ABC):
     # -- row kernels: required -------------------------------------------------------------------------
 
     @abc.abstractmethod
-    def argmax(self, x: Array, out: Array) -> Array:
-        """Index of the first NaN of each row, else of its first maximum. Zhao eq. (1), (2).
-
-        Parameters
-        ----------
-        x : array, shape (N, K)
-            Rows.
-        out : array of int64, shape (N,)
-            May take the result.
-
-        Returns
-        -------
-        array of int64, shape (N,)
-            ``out``, or an array of its own.
-        """
-
-    @abc.abstractmethod
     def logsumexp(self, x: Array, out: Array) -> Array:
         """``lse`` of each row. Zhao eq. (3).
 
@@ -296,7 +285,25 @@ class RowBackend(LinearKernels, abc.ABC):
             ``out``, or an array of its own.
         """
 
-    @abc.abstractmethod
+    # -- row kernels: those of NumPy, for arrays in host memory ----------------------------------------
+
+    def argmax(self, x: Array, out: Array) -> Array:
+        """Index of the first NaN of each row, else of its first maximum. Zhao eq. (1), (2).
+
+        Parameters
+        ----------
+        x : array, shape (N, K)
+            Rows.
+        out : array of int64, shape (N,)
+            May take the result.
+
+        Returns
+        -------
+        array of int64, shape (N,)
+            ``out``, or an array of its own.
+        """
+        return np.argmax(x, axis=1, out=out)
+
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
         """``sum_k q_k (-log p_k)`` of each row of probabilities. Zhao eq. (6)-(8).
 
@@ -316,6 +323,8 @@ class RowBackend(LinearKernels, abc.ABC):
         array of float64, shape (N,)
             ``loss``, or an array of its own.
         """
+        q = target.distribution(p.shape[1])
+        return target.select(np.where(q == 0, 0, q * (0 - np.log(p.astype(np.longdouble)))).sum(axis=1))
 
     # -- row kernels: derived, override for speed ------------------------------------------------------
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
+from softbench.interface.labels import IGNORED, INVALID
+
 __all__ = ["IndexTarget", "Reduction", "SoftTarget", "Target"]
 
 Array = Any
@@ -55,6 +59,21 @@ class IndexTarget:
     may_be_invalid: bool = True
     reduction: Reduction = "none"
 
+    def distribution(self, n_classes: int) -> Array:
+        """``q`` as a NumPy array ``(N, K)`` in extended precision; a label that is no class counts as the first."""
+        rows = np.arange(len(self.labels))
+        w = np.ones(n_classes, np.longdouble) if self.class_weight is None else self.class_weight.astype(np.longdouble)
+        labels = np.maximum(self.labels, 0)
+        q = np.tile(self.smoothing * w / n_classes, (len(rows), 1))
+        q[rows, labels] += (1 - np.longdouble(self.smoothing)) * w[labels]
+        return q if self.sample_weight is None else q * self.sample_weight[:, None]
+
+    def select(self, results: Array) -> Array:
+        """NumPy results ``(N,)`` or ``(N, K)``, made 0 in `IGNORED` rows and NaN in `INVALID` ones."""
+        results[self.labels == IGNORED] = 0
+        results[self.labels == INVALID] = np.nan
+        return results
+
 
 @dataclass(frozen=True, slots=True)
 class SoftTarget:
@@ -95,6 +114,14 @@ class SoftTarget:
     class_weight: Array | None = None
     smoothing: float = 0.0
     reduction: Reduction = "none"
+
+    def distribution(self, n_classes: int) -> Array:
+        """``q`` as a NumPy array ``(N, K)`` in extended precision."""
+        return self.q.astype(np.longdouble)
+
+    def select(self, results: Array) -> Array:
+        """The results: with distributions every row counts."""
+        return results
 
 
 Target = IndexTarget | SoftTarget

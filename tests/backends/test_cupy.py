@@ -139,7 +139,7 @@ def test_host_arrays_are_refused_by_name() -> None:
         backend.accept(np.zeros(3), "logits")
     with pytest.raises(TypeError, match="masked array"):
         backend.accept(np.ma.masked_array([1.0]), "logits")
-    assert backend.accept([1.0, 2.0], "class_weight").tolist() == [1.0, 2.0]
+    assert backend.accept_small([1.0, 2.0], "class_weight").tolist() == [1.0, 2.0]
 
 
 @pytest.mark.gpu_static

@@ -15,7 +15,7 @@ import pytest
 from softbench.accuracy import gates
 from softbench.front.backend import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
-from softbench.interface.host_arrays import HostArrays
+from softbench.interface.host_arrays import NumpyArrayOps
 
 numba = pytest.importorskip("numba", reason="numba is not installed")
 
@@ -343,12 +343,12 @@ def test_large_results_start_on_a_cache_line(backend: NumbaBackend) -> None:
 def test_large_targets_are_judged_as_by_the_base_class(
     backend: NumbaBackend, dtype: Any, k: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    judge = HostArrays.check_distribution
+    judge = NumpyArrayOps.check_distribution
     n = SERIAL_SIZE // k + 7
     good = np.random.default_rng(0).random((n, k)) + 0.01
     good = (good / good.sum(axis=1, keepdims=True)).astype(dtype)
     by_numpy = []
-    monkeypatch.setattr(HostArrays, "check_distribution", lambda self, y: by_numpy.append(judge(self, y)))
+    monkeypatch.setattr(NumpyArrayOps, "check_distribution", lambda self, y: by_numpy.append(judge(self, y)))
     backend.check_distribution(good)
     good.flags.writeable = False
     backend.check_distribution(good)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from softbench.interface import Availability
-from softbench.interface.host_arrays import HostArrays, Layout
+from softbench.interface.host_arrays import Layout, NumpyArrayOps
 from softbench_backends.cupy import CupyBackend, plan
 from softbench_backends.cupy.device import Launch
 from softbench_backends.cupy.source import source
@@ -154,16 +154,16 @@ class CpuDevice:
         return _library(dtype)[kernel]
 
     def adopt(self, obj: Any, argument: str) -> Any:
-        return None if isinstance(obj, np.generic) else HostArrays().accept(obj, argument)
+        return None if isinstance(obj, np.generic) else NumpyArrayOps().accept(obj, argument)
 
     def give(self, result: Any, like: Any) -> Any:
-        return HostArrays().wrap(result, like)
+        return NumpyArrayOps().wrap(result, like)
 
     def layout(self, array: Any) -> Layout:
-        return HostArrays().layout(array)
+        return NumpyArrayOps().layout(array)
 
     def address(self, array: Any) -> int:
-        return HostArrays().address(array)
+        return NumpyArrayOps().address(array)
 
     def to_numpy(self, array: Any) -> Any:
         return np.asarray(array)
@@ -206,7 +206,7 @@ class CupyOnCpu(CupyBackend):
         return Availability(True, cls.kind) if compiler() else Availability(False, cls.kind, "no C++ compiler")
 
     def accept(self, obj: Any, argument: str) -> Any:
-        return HostArrays.accept(self, obj, argument)
+        return NumpyArrayOps.accept(self, obj, argument)
 
     # Device arrays are aligned and of native byte order; arrays in host memory need not be.
 

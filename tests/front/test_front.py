@@ -7,7 +7,7 @@ import pytest
 
 import softbench as sb
 from softbench.front.backend import Backend
-from softbench.interface.host_arrays import HostArrays
+from softbench.interface.host_arrays import NumpyArrayOps
 from softbench_backends.numpy import NumpyBackend
 
 X = np.random.default_rng(3).normal(size=(5, 7)).astype(np.float32)
@@ -97,7 +97,7 @@ def test_a_bad_label_is_named_before_anything_is_written(be, row, label):
 
 
 def test_losses_beyond_the_largest_number_add_up_in_silence():
-    total = HostArrays().total
+    total = NumpyArrayOps().total
     top = np.finfo(np.float64).max
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
-from softbench.interface.host_arrays import HostArrays
+from softbench.interface.host_arrays import NumpyArrayOps
 from softbench.interface.labels import IGNORED, INVALID
 
-HOST = HostArrays()
+HOST = NumpyArrayOps()
 TOP = np.finfo(np.float64).max
 
 
@@ -27,12 +27,9 @@ def test_an_array_is_accepted_as_it_is_and_a_subclass_without_its_class():
     assert np.shares_memory(accepted, matrix)
 
 
-def test_only_an_empty_list_of_labels_gets_a_dtype():
-    assert HOST.accept([], "target").dtype == np.int64
-    assert HOST.accept([], "logits").dtype == np.float64
-    assert HOST.accept([[]], "sample_weight").dtype == np.float64
-    assert HOST.accept([0.5, 1.0], "target").dtype == np.float64
-    assert HOST.accept(np.zeros(0).view(np.recarray), "target").dtype == np.float64
+def test_the_name_of_an_argument_is_for_messages_only():
+    for argument in ("target", "logits", "sample_weight"):
+        assert HOST.accept([], argument).dtype == np.float64
 
 
 class _OnDevice:
@@ -54,7 +51,7 @@ class _CudaArray:
 
 @pytest.mark.parametrize("array", [_OnDevice(2), _OnDevice(10), _CudaArray()])
 def test_an_array_on_a_device_is_refused_with_the_way_out(array):
-    with pytest.raises(TypeError, match=rf"^logits is a .*{type(array).__name__} on a device.*asarray\(\)"):
+    with pytest.raises(TypeError, match=rf"^logits is a .*{type(array).__name__} on a (CUDA )?device.*asarray\(\)"):
         HOST.accept(array, "logits")
 
 

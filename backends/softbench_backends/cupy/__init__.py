@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
@@ -18,6 +19,7 @@ from softbench.interface import Array, Availability
 from softbench.interface.device_backend import NO_TARGET, DeviceBackend, KernelTarget
 from softbench.interface.dtypes import ITEMSIZE, compute_dtype, name_of, numpy_dtype
 from softbench.interface.host_arrays import Layout
+from softbench.interface.integers import shifted_rows
 from softbench.interface.row_plan import Regime, RowPlan, vector_width
 from softbench_backends.cupy import calls, plan
 from softbench_backends.cupy.device import CupyDevice, Device, Launch, unavailable
@@ -124,6 +126,10 @@ class CupyBackend(DeviceBackend):
         if x.ndim != 2:
             plain = plain.reshape(math.prod(plain.shape[:-1]), plain.shape[-1])
         return self._cast(self._contiguous(plain).view(x.dtype), dtype)
+
+    def integer_rows(self, x: Array, axis: int, given: Any) -> tuple[Array, Callable[[Array], Array]]:
+        """64-bit integers as float64 rows; waits for nothing."""
+        return shifted_rows(self.xp, self.as_rows(x, axis, x.dtype.name))
 
     def from_rows(self, rows: Array, shape: tuple[int, ...], axis: int, dtype: str, out: Array | None = None) -> Array:
         """The inverse of `as_rows` for a result: an array of ``shape`` and ``dtype``, or ``out`` filled."""

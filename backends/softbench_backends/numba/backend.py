@@ -15,7 +15,7 @@ import numpy as np
 from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
 from softbench.interface.dtypes import compute_dtype, name_of, numpy_dtype, sum_tolerance
 from softbench.interface.first_use import FirstUse
-from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore, flushes_subnormals
+from softbench.interface.float_mode import FAR_FROM_SUBNORMAL, FLUSH_TO_ZERO, can_restore
 from softbench_backends.numba import (
     compiler_lock,  # noqa: F401
     results,
@@ -63,6 +63,7 @@ class NumbaBackend(RowBackend):
     dtypes = frozenset({"float16", "bfloat16", "float32", "float64"})
     accepts_strided = True
     wide_soft_targets = True
+    keeps_ieee = True
 
     def __init__(self) -> None:
         self._small: dict[Any, Callable[..., Any]] = {}  # `_small_kernel` by its arguments
@@ -118,11 +119,12 @@ class NumbaBackend(RowBackend):
 
     def total(self, values: Array, divisor: Any = None) -> Any:
         """As the base class, compiled where that pays: a sum takes less than the kernel that made what it sums."""
-        if values.size > FEW_LOSSES and not flushes_subnormals():
+        if values.size > FEW_LOSSES:
             found = np.empty(1)
-            _loaded("dispatch").total(values, found)
-            result = float(found[0])
-            if math.isfinite(result):
+            kernel = self._small.get("total") or self._small.setdefault("total", _loaded("dispatch").total())
+            kernel(values, found, 0, values.size, False)
+            result: float = found.item()
+            if FAR_FROM_SUBNORMAL < result < math.inf:
                 return np.float64(result if divisor is None else result / float(divisor) if divisor != 0 else math.nan)
         return super().total(values, divisor)
 

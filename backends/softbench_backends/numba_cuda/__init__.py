@@ -127,19 +127,20 @@ class NumbaCudaBackend(DeviceBackend):
     def _stream(self) -> int:
         return self._library.stream()
 
-    def adopt(self, obj: Any, argument: str) -> View | None:
-        """``obj`` as a `View`; the library of logits and probabilities is where results of this call are made.
+    def follow(self, obj: Any) -> None:
+        """Results of this call are made by the library of ``obj``, and its work is queued on that library's stream."""
+        library = self._libraries.library_of(obj)
+        if library is not None:
+            self._call.library = library
 
-        Their stream is also where its work is queued, behind what the streams of other arguments have queued.
-        """
+    def adopt(self, obj: Any, argument: str) -> View | None:
+        """``obj`` as a `View`. Work of this call is queued behind what the stream of its library has queued."""
         if isinstance(obj, self._views.View):
             return obj
         library = self._libraries.library_of(obj)
         if library is None:
             return None
-        if argument in ("logits", "probs"):
-            self._call.library = library
-        elif library is not self._libraries.NUMBA and library is not self._library:
+        if library is not self._libraries.NUMBA and library is not self._library:
             self._libraries.order(self._stream, library.stream())
         view = library.view(obj, argument)
         self._libraries.refuse_other_device(view, argument)

@@ -280,13 +280,18 @@ class TorchCudaBackend(NamespaceChecks, TorchBackend):
             raise messages.on_another_device(argument, array.device.index, self.xp.cuda.current_device())
 
     def accept(self, obj: Any, argument: str) -> Array:
-        """A `View` of a tensor, or of another library's array on the device; ``class_weight`` may be in host memory."""
+        """A `View` of a tensor, or of another library's array on the device."""
         if not self.is_own(obj) and _dlpack_device(obj) in _CUDA:
             obj = self.xp.from_dlpack(obj)
         accepted = super().accept(obj, argument)
-        if not self.is_own(obj) and argument != "class_weight":
+        if not self.is_own(obj):
             raise messages.in_host_memory(argument, obj)
         return accepted
+
+    def accept_small(self, obj: Any, argument: str) -> Array:
+        """`accept`, and a copy of what is in host memory."""
+        on_device = self.is_own(obj) or _dlpack_device(obj) in _CUDA
+        return self.accept(obj, argument) if on_device else super().accept(obj, argument)
 
     def wrap(self, result: Array, like: Any) -> Any:
         """The tensor."""
