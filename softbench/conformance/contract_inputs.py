@@ -342,6 +342,7 @@ _KINDS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...]]]] = {
     "datetime": (lambda: np.zeros((2, 2), "datetime64[s]"), ("datetime",)),
     "structured": (_structured, ("void",)),
     "masked": (lambda: np.ma.masked_array(np.zeros((2, 2)), mask=np.eye(2, dtype=bool)), ("mask",)),
+    "masked-list": (lambda: [np.ma.masked_array([0.0, 1.0], mask=[True, False]), np.zeros(2)], ("mask",)),
     "sparse": (_sparse, ("sparse", "csr")),
     "None": (lambda: None, ("None", "object")),
     "ragged": (lambda: [[0.0, 1.0], [0.0]], ("list",)),
@@ -426,12 +427,53 @@ def _lists(backend: BackendUnderTest) -> None:
     mismatch(backend.be.softmax([0, 0]), np.array([0.5, 0.5]), "softmax([0, 0])")
 
 
+def _nullable(backend: BackendUnderTest) -> None:
+    """Columns with pandas' own missing value count as the numbers they hold."""
+    pd = importlib.import_module("pandas")
+    rows = batch(5, 4, "float64")
+    frame = pd.DataFrame(rows.x).astype("Float64")
+    mismatch(
+        backend.be.softmax(frame), backend.call("softmax", rows.x), "softmax of Float64 columns", than=" (float64)"
+    )
+    got = backend.be.loss(
+        frame, pd.Series(rows.known, dtype="Int64"), sample_weight=pd.array(rows.s, "Float64"), **_NONE
+    )
+    due = backend.call("loss", rows.x, rows.known, sample_weight=rows.s, **_NONE)
+    mismatch(got, due, "loss of Float64 columns, Int64 labels and Float64 weights", than=" (their numbers)")
+
+
+def _missing(backend: BackendUnderTest) -> None:
+    """A missing value is no number."""
+    pd = importlib.import_module("pandas")
+    rows = batch(5, 4, "float64")
+    frame = pd.DataFrame(rows.x).astype("Float64")
+    frame.iloc[2, 1] = pd.NA
+    weights = pd.array([1.0, None, 1.0, 1.0, 1.0], "Float64")
+    calls: dict[str, Callable[[], Any]] = {
+        "logits": lambda: backend.be.softmax(frame),
+        "sample_weight": lambda: backend.be.loss(rows.x, rows.known, sample_weight=weights),
+    }
+    for argument, call in calls.items():
+        try:
+            result = call()
+        except ValueError as error:
+            if argument not in str(error) or "missing" not in str(error):
+                raise Failure(f"{argument} with a missing value: {error} (does not say so)") from None
+            continue
+        except Exception as error:
+            raise Failure(f"{argument} with a missing value raises {error!r}, expected ValueError") from error
+        raise Failure(f"{argument} with a missing value is accepted: {result!r}")
+
+
 OTHER_ARRAYS = Requirement(
     "pandas",
     "pandas objects, lists",
-    "by position, as ndarray",
+    "by position, as ndarray; nullable and Arrow columns where pandas converts without loss, missing values: "
+    "ValueError that says so",
     checks=check("pandas", _pandas, name="by-position", needs=("host", "pandas"))
-    + check("pandas", _lists, name="lists", needs=("host",)),
+    + check("pandas", _lists, name="lists", needs=("host",))
+    + check("pandas", _nullable, needs=("host", "pandas"))
+    + check("pandas", _missing, needs=("host", "pandas")),
 )
 
 

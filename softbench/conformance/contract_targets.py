@@ -357,6 +357,7 @@ def _refused_weights(which: str, right: int) -> tuple[Example, ...]:
     bad = {
         "negative": (np.array([1.0, -0.5, 2.0]), Raises(ValueError, ("-0.5",))),
         "nan": (np.array([1.0, nan, 2.0]), Raises(ValueError, ("nan",))),
+        "infinite": (np.array([1.0, inf, 2.0]), Raises(ValueError, ("inf",))),
         "short": (np.ones(right - 1), Raises(ValueError)),
         "long": (np.ones(right + 1), Raises(ValueError)),
         "scalar": (np.array(2.0), Raises(ValueError)),
@@ -533,9 +534,14 @@ SMOOTHING = Requirement(
                 options={"class_weight": _W, "sample_weight": _S, "ignore_index": 1, **_EPS}, name="everything"),
     )
     + tuple(
-        Example(op, _THREE, _labels(0, 1, 2), Raises(error, (f"{eps}",)), {"label_smoothing": eps}, WIDE, f"is-{eps}")
+        Example(op, _THREE, _labels(0, 1, 2), Raises(error, (f"{eps!r}",)), {"label_smoothing": eps}, WIDE,
+                f"is-{type(eps).__name__}" if error is TypeError else f"is-{eps!r}")
         for op in ("loss", "gradient")
-        for eps, error in ((-0.125, ValueError), (1.5, ValueError), (nan, ValueError), (None, TypeError))
+        for eps, error in ((-0.125, ValueError), (1.5, ValueError), (nan, ValueError), (None, TypeError),
+                           (True, TypeError), ("0.1", TypeError), (b"0.1", TypeError))
+    )
+    + (
+        Example("loss", [[0.0, -inf]], _labels(0), inf, {"label_smoothing": 5e-324}, name="tiny"),
     ),
 )  # fmt: skip
 

@@ -209,6 +209,7 @@ class Flushes(NumpyBackend):
     """Returns 0 for results below the normal range."""
 
     name = "flushes"
+    dtypes = RowBackend.dtypes  # `numpy.finfo` knows no bfloat16
 
     def softmax(self, x, out):
         result = super().softmax(x, out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -862,6 +863,8 @@ class dies_in_a_fork(Rows):
 
 @mutant("overflow warnings of NumPy leak", "errors/quiet-softmax-float64")
 class warnings_leak(Rows):
+    keeps_ieee = True  # says that it does not warn
+
     def softmax(self, x, out):
         x.max(axis=1) - x.min(axis=1) * 1.0
         return super().softmax(x, out)
@@ -1040,7 +1043,7 @@ class stale_maximum(Rows):
 class weights_warn(Rows):
     def loss(self, x, target, loss):
         if isinstance(target, IndexTarget) and target.smoothing and target.class_weight is not None:
-            target.class_weight.astype(x.dtype)
+            warnings.warn("overflow encountered in cast", RuntimeWarning, stacklevel=2)
         return super().loss(x, target, loss)
 
 
@@ -1105,3 +1108,79 @@ class reversed_out_filled_forwards(Rows):
         if out is not None and out.ndim and out.strides[0] < 0:
             return super().from_rows(rows, shape, axis, dtype, out[::-1])[::-1]
         return super().from_rows(rows, shape, axis, dtype, out)
+
+
+# -- what lies around a call ---------------------------------------------------------------------------
+
+
+@mutant("an out= that NumPy copies is returned unwritten", "out-kinds/not-in-place-copied-softmax", front=True)
+class out_unwritten(Backend):
+    def softmax(self, logits, *, axis=-1, out=None):
+        place = out if out is None or isinstance(out, np.ndarray) else np.array(out)
+        result = super().softmax(logits, axis=axis, out=place)
+        return result if out is None else out
+
+
+@mutant("overlap is looked for in ndarrays only", "overlap/refused-memoryview-gradient", front=True)
+class overlap_of_arrays_only(Backend):
+    def gradient(self, logits, target, *, out=None, **options):
+        if out is not None and not isinstance(target, np.ndarray):
+            out[...] = super().gradient(logits, target, **options)
+            return out
+        return super().gradient(logits, target, out=out, **options)
+
+
+@mutant("out= between the elements of the logits is refused", "overlap/interleaved-softmax", front=True)
+class bounds_decide(Backend):
+    def softmax(self, logits, *, axis=-1, out=None):
+        arrays = isinstance(out, np.ndarray) and isinstance(logits, np.ndarray)
+        if arrays and out is not logits and np.may_share_memory(out, logits):
+            raise ValueError("out overlaps logits")
+        return super().softmax(logits, axis=axis, out=out)
+
+
+@mutant("64-bit integers are rounded to float64 first", "large-integers/exact-argmax-int64")
+class integers_rounded(Rows):
+    def integer_rows(self, x, axis, given):
+        return self.as_rows(x, axis, "float64"), lambda values: values
+
+
+@mutant("uint64 logits are read as int64", "large-integers/exact-argmax-uint64")
+class unsigned_as_signed(Rows):
+    def integer_rows(self, x, axis, given):
+        return super().integer_rows(x.view(np.int64) if x.dtype == np.uint64 else x, axis, given)
+
+
+@mutant("the caller's numpy.errstate decides about underflow", "settings/errstate-softmax-float32")
+class errstate_followed(Rows):
+    keeps_ieee = True
+
+    def softmax(self, x, out):
+        np.exp(x - x.max(axis=1, keepdims=True))
+        return super().softmax(x, out)
+
+
+@mutant("infinite weights are accepted", "class-weight/loss-infinite-float64")
+class infinite_weights(Rows):
+    def check_range(self, values, argument, low, high):
+        super().check_range(values, argument, low, np.inf if high > 1 else high)
+
+
+@mutant("label_smoothing=True counts as 1", "label-smoothing/loss-is-bool-float64", front=True)
+class smoothing_by_float(Backend):
+    def loss(self, logits, target, *, label_smoothing=0.0, **options):
+        return super().loss(logits, target, label_smoothing=float(label_smoothing), **options)
+
+
+@mutant("masks in a list are dropped", "kinds/refused-masked-list-softmax", front=True)
+class masks_in_lists_dropped(Backend):
+    def softmax(self, logits, **options):
+        return super().softmax(np.asarray(logits) if isinstance(logits, list) else logits, **options)
+
+
+@mutant("missing values are read as NaN", "pandas/missing", front=True)
+class missing_is_nan(Backend):
+    def softmax(self, logits, **options):
+        if hasattr(logits, "to_numpy"):
+            logits = logits.to_numpy(np.float64, na_value=np.nan)
+        return super().softmax(logits, **options)
