@@ -15,7 +15,6 @@ import contextlib
 import fnmatch
 import importlib.metadata
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,11 +29,12 @@ from rich.table import Table
 import softbench as sb
 from softbench import machine, processes
 from softbench.measure.ceiling import ceiling
+from softbench.measure.comparison import case_record, ceiling_record, result_record
+from softbench.measure.run import beginning
 from softbench.measure.timing import Candidate, Timing, interleave
-from softbench.registry import DISTRIBUTIONS
+from softbench.measure.workloads import Workload, custom
+from softbench.results.record import CaseRecord, Record, Result, read, write
 from softbench.results.units import duration, three_digits
-
-SCHEMA: Final = "softbench.goals/1"
 
 
 class Goal(NamedTuple):
@@ -52,11 +52,14 @@ class Goal(NamedTuple):
     dtype: str = "float32"
 
     @property
+    def workload(self) -> Workload:
+        """What is timed."""
+        return custom(self.op, self.shape, self.dtype, result="out" if self.out else "fresh", axis=self.axis)
+
+    @property
     def name(self) -> str:
-        """``op-NxK-dtype[-out][-axis0]``."""
-        suffix = {"float32": "f32", "float64": "f64"}[self.dtype]
-        place = ("-out" if self.out and self.op != "loss" else "") + ("-axis0" if self.axis == 0 else "")
-        return f"{self.op}-{self.shape[0]}x{self.shape[1]}-{suffix}{place}"
+        """That of the workload: ``op-NxK-dtype[-out][-axis0]``."""
+        return self.workload.name
 
 
 _LARGE, _LLAMA3, _IMAGENET, _MNIST = (2048, 32768), (512, 128_256), (4096, 1000), (60_000, 10)
@@ -184,8 +187,12 @@ PEERS: Final = {"torch": _torch, "jax": _jax, "onnxruntime": _onnxruntime}
 # -- one goal ----------------------------------------------------------------------------------------------------
 
 
-def measure(goal: Goal, seconds: float, peers: list[str]) -> dict[str, Any]:
-    """Time everybody who can; a record for the JSON file."""
+Verdicts = dict[str, dict[str, Any]]
+"""Of one goal, by what is compared: ratio, goal, and whether it is met."""
+
+
+def measure(goal: Goal, seconds: float, peers: list[str]) -> tuple[CaseRecord, Verdicts]:
+    """Time everybody who can; the case of the record, and the verdicts."""
     rng = np.random.Generator(np.random.SFC64(1))
     x = rng.standard_normal(goal.shape, dtype=np.dtype(goal.dtype).type)
     x *= x.dtype.type(4.0)
@@ -209,16 +216,26 @@ def measure(goal: Goal, seconds: float, peers: list[str]) -> dict[str, Any]:
     }
     if goal.within and limit:
         verdicts[f"numba / {operation}"] = (ours.median / timings[operation].median, "<=", goal.within)
-    return {
-        "name": goal.name,
-        "method": limit.method if limit else None,
-        "times": {name: _spread(timing) for name, timing in timings.items()},
-        "absent": absent,
-        "verdicts": {what: _verdict(*compared) for what, compared in verdicts.items()},
-    }
+    case = recorded(goal.workload, {name: timings[name] for name in arms if name != operation})
+    case["results"] |= {name: {"skipped": reason} for name, reason in absent.items()}
+    if limit:
+        found = ceiling_record(goal.workload, operation, limit.method, limit.moved, timings[operation])
+        case["ceilings"]["cpu"] = found
+        for result in case["results"].values():
+            if "bandwidth" in result:
+                result["fraction"] = result["bandwidth"] / found["bandwidth"]
+                result["impossible"] = result["fraction"] > 1.0
+    return case, {what: _verdict(*compared) for what, compared in verdicts.items()}
 
 
-def _alone(goal: Goal, seconds: float, peers: list[str]) -> tuple[dict[str, Any], Any]:
+def recorded(workload: Workload, timings: dict[str, Timing]) -> CaseRecord:
+    """The case of a record, with these results."""
+    case = case_record(workload)
+    case["results"] = {name: result_record(workload, timing) for name, timing in timings.items()}
+    return case
+
+
+def _alone(goal: Goal, seconds: float, peers: list[str]) -> tuple[tuple[CaseRecord, Verdicts], Any]:
     """`measure`, and how many threads every library has, for a process of its own."""
     return measure(goal, seconds, peers), machine.threads()
 
@@ -227,34 +244,35 @@ def _verdict(ratio: float, sign: str, bound: float) -> dict[str, Any]:
     return {"ratio": ratio, "goal": f"{sign} {bound:.3g}", "met": ratio >= bound if sign == ">=" else ratio <= bound}
 
 
-def _spread(timing: Timing) -> dict[str, Any]:
-    low, high = timing.quartiles
-    return {"median": timing.median, "quartiles": [low, high], "samples": len(timing.samples), "cores": timing.cores}
-
-
-def _row(entry: dict[str, Any], columns: list[str]) -> list[str]:
-    cells = [entry["name"]]
+def _row(case: CaseRecord, verdicts: Verdicts, columns: list[str]) -> list[str]:
+    cells = [case["name"]]
+    times: dict[str, Any] = {limit["operation"]: limit for limit in case["ceilings"].values()} | case["results"]
     for name in columns:
-        time = entry["times"].get(name)
-        cells.append("" if time is None else f"{duration(time['median'])} ±{_relative_spread(time):.0%}")
-    verdicts = entry["verdicts"].items()
-    lines = [f"{what} {v['ratio']:.2f} ({v['goal']}) {'met' if v['met'] else 'NOT met'}" for what, v in verdicts]
-    return [*cells, "\n".join(lines)]
+        time = times.get(name, {})
+        cells.append(f"{duration(time['median'])} ±{relative_spread(time):.0%}" if "median" in time else "")
+    said = [f"{what} {v['ratio']:.2f} ({v['goal']}) {'met' if v['met'] else 'NOT met'}" for what, v in verdicts.items()]
+    return [*cells, "\n".join(said)]
 
 
-def table(record: dict[str, Any]) -> list[str]:
+def medians(case: CaseRecord) -> dict[str, float]:
+    """Median seconds of a case by candidate; those of the limit by the name of its operation."""
+    found = {name: result["median"] for name, result in case["results"].items() if "median" in result}
+    return found | {limit["operation"]: limit["median"] for limit in case["ceilings"].values()}
+
+
+def table(record: Record) -> list[str]:
     """Lines of Markdown: per goal how many times as long peers take, and numba compared with the limit; misses bold."""
     names = {"torch": "torch", "jax": "JAX", "onnxruntime": "ONNX Runtime"}
     lines = [f"| case | numba | {' | '.join(names.values())} | numba / limit |", "|---" * (3 + len(names)) + "|"]
-    for goal in record["goals"]:
-        medians = {name: time["median"] for name, time in goal["times"].items()}
-        ours = medians["numba"]
-        cells = [goal["name"], duration(ours)]
+    for case in record["cases"]:
+        times, verdicts = medians(case), record["checks"]["goals"][case["name"]]
+        ours = times["numba"]
+        cells = [case["name"], duration(ours)]
         for name in names:
-            ratio = f"{three_digits(medians[name] / ours)}x" if name in medians else ""
-            cells.append(_marked(ratio, goal["verdicts"].get(f"{name} / numba")))
-        limit = medians.get("copy", medians.get("read"))
-        verdict = goal["verdicts"].get("numba / copy", goal["verdicts"].get("numba / read"))
+            ratio = f"{three_digits(times[name] / ours)}x" if name in times else ""
+            cells.append(_marked(ratio, verdicts.get(f"{name} / numba")))
+        limit = times.get("copy", times.get("read"))
+        verdict = verdicts.get("numba / copy", verdicts.get("numba / read"))
         cells.append(_marked(_of_limit(ours, limit), verdict))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
@@ -272,7 +290,8 @@ def _marked(ratio: str, verdict: dict[str, Any] | None) -> str:
     return f"**{ratio}** (goal {verdict['goal'].split()[1]})" if verdict and not verdict["met"] else ratio
 
 
-def _relative_spread(time: dict[str, Any]) -> float:
+def relative_spread(time: Result) -> float:
+    """Half the distance of the quartiles, relative to the median."""
     low, high = time["quartiles"]
     return float((high - low) / 2 / time["median"])
 
@@ -289,7 +308,7 @@ def goals(arguments: Sequence[str]) -> int:
     parser.add_argument("--table", type=Path, metavar="FILE", help="measure nothing, print that JSON as Markdown")
     parsed = parser.parse_args(arguments)
     if parsed.table:
-        print("\n".join(table(json.loads(parsed.table.read_text()))))
+        print("\n".join(table(read(parsed.table))))
         return 0
     goals = [goal for goal in GOALS if any(fnmatch.fnmatch(goal.name, pattern) for pattern in parsed.patterns)]
     if not goals:
@@ -302,13 +321,9 @@ def goals(arguments: Sequence[str]) -> int:
     for name in asked:
         if name not in peers:
             console.print(f"{name} is not installed: left out")
-    record: dict[str, Any] = {
-        "schema": SCHEMA,
-        "machine": machine.fingerprint(),
-        "versions": machine.versions(DISTRIBUTIONS) | {name: importlib.metadata.version(name) for name in peers},
-        "threads": None,  # as libraries have them when they are loaded
-        "goals": [],
-    }
+    record = beginning("goals", {"seconds": parsed.seconds, "threads": None})
+    record["versions"] |= {name: importlib.metadata.version(name) for name in peers}
+    met = record["checks"] = {"goals": {}}
     # A process for each: with what peers keep of earlier cases, short calls take longer.
     fresh = ProcessPoolExecutor(
         1,
@@ -320,23 +335,24 @@ def goals(arguments: Sequence[str]) -> int:
     with contextlib.suppress(KeyboardInterrupt), fresh:
         for goal in goals:
             with console.status(goal.name):
-                entry, record["threads"] = fresh.submit(_alone, goal, parsed.seconds, peers).result()
-            record["goals"].append(entry)
-            _print(console, record["goals"][-1:], peers, header=len(record["goals"]) == 1)
+                (case, verdicts), record["threads"] = fresh.submit(_alone, goal, parsed.seconds, peers).result()
+            record["cases"].append(case)
+            met["goals"][case["name"]] = verdicts
+            _print(console, case, verdicts, peers, header=len(record["cases"]) == 1)
+        record["complete"] = True
     if parsed.out:
-        parsed.out.write_text(json.dumps(record, indent=1) + "\n")
-    missed = [entry["name"] for entry in record["goals"] if not all(v["met"] for v in entry["verdicts"].values())]
-    console.print(f"{len(record['goals']) - len(missed)} of {len(record['goals'])} goals met")
+        write(record, parsed.out)
+    missed = [name for name, verdicts in met["goals"].items() if not all(v["met"] for v in verdicts.values())]
+    console.print(f"{len(met['goals']) - len(missed)} of {len(met['goals'])} goals met")
     return 0
 
 
-def _print(console: Console, entries: list[dict[str, Any]], peers: list[str], header: bool) -> None:
+def _print(console: Console, case: CaseRecord, verdicts: Verdicts, peers: list[str], header: bool) -> None:
     columns = ["numba", *peers, "copy", "read"]
     table = Table(show_header=header, box=None, pad_edge=False)
     table.add_column("goal", width=36)
     for name in columns:
         table.add_column(name, width=14, justify="right")
     table.add_column("verdict", min_width=44)
-    for entry in entries:
-        table.add_row(*_row(entry, columns))
+    table.add_row(*_row(case, verdicts, columns))
     console.print(table)

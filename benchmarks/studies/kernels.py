@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -13,9 +12,10 @@ import numpy as np
 
 import softbench as sb
 from benchmarks.studies.common import add_dtype, add_seconds, parser, spread
-from benchmarks.studies.goals import GOALS
+from benchmarks.studies.goals import GOALS, medians
 from softbench.interface import IndexTarget
 from softbench.measure.timing import Candidate, interleave
+from softbench.results.record import Record, read
 from softbench.results.units import duration
 
 # -- cycles ------------------------------------------------------------------------------------------------------------
@@ -127,20 +127,20 @@ def _measured(dtype: str, seconds: float) -> tuple[float, tuple[float, float, fl
     return timings["clock"].median / (links * LINK), (median, low, high)
 
 
-def predicted(record: dict[str, Any], dtype: str, cycles: float, results: float, cycle: float) -> list[str]:
+def predicted(record: Record, dtype: str, cycles: float, results: float, cycle: float) -> list[str]:
     """Lines of Markdown for the cases that move memory; 64 bytes take ``cycles``, ``results`` of them to be written."""
     lines = ["| case | memory | arithmetic | both at once - one after the other | measured |", "|---|---|---|---|---|"]
     goals = {goal.name: goal for goal in GOALS}
-    for entry in record["goals"]:
-        goal, medians = goals[entry["name"]], {name: time["median"] for name, time in entry["times"].items()}
-        memory = medians.get("copy", medians.get("read"))
+    for case in record["cases"]:
+        goal, times = goals[case["name"]], medians(case)
+        memory = times.get("copy", times.get("read"))
         if goal.dtype != dtype or memory is None:
             continue
         vectors = goal.shape[0] * goal.shape[1] * np.dtype(dtype).itemsize / 64
         each = cycles - results if goal.op == "loss" else cycles
         arithmetic = vectors * each * cycle / record["machine"]["usable_cores"]
         bounds = f"{duration(max(memory, arithmetic))} - {duration(memory + arithmetic)}"
-        cells = (goal.name, duration(memory), duration(arithmetic), bounds, duration(medians["numba"]))
+        cells = (goal.name, duration(memory), duration(arithmetic), bounds, duration(times["numba"]))
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 
@@ -173,7 +173,7 @@ def cycles(arguments: Sequence[str]) -> int:
     print(f"at least {total:.1f} cycles; measured, {parsed.dtype} rows of {CLASSES} on one thread in L2: {took}")
     print(f"clock: {1e-9 / cycle:.2f} GHz")
     if parsed.goals:
-        print("\n".join(predicted(json.loads(parsed.goals.read_text()), parsed.dtype, total, last, cycle)))
+        print("\n".join(predicted(read(parsed.goals), parsed.dtype, total, last, cycle)))
     return 0
 
 

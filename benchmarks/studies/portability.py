@@ -25,13 +25,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks.studies.goals import GOALS, Goal, _numba, _relative_spread, _spread
-from softbench import machine, processes
+from benchmarks.studies.goals import GOALS, Goal, _numba, medians, recorded, relative_spread
+from softbench import processes
+from softbench.measure.comparison import case_record
+from softbench.measure.run import beginning
 from softbench.measure.timing import Candidate, interleave
-from softbench.registry import DISTRIBUTIONS
+from softbench.results.record import CaseRecord, Record, Result, read, write
 from softbench.results.units import duration, three_digits
 
-SCHEMA: Final = "softbench.portability/2"
 NATIVE: Final = "native"
 PROCESSORS: Final = (NATIVE, "haswell", "x86-64")
 CASES: Final = {goal.name: goal for goal in GOALS if goal.dtype == "float32"}
@@ -70,13 +71,13 @@ def _numpy(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
 # -- the child: one processor --------------------------------------------------------------------------------------
 
 
-def measure(goal: Goal, seconds: float) -> dict[str, Any]:
-    """A case, compiled for whatever processor the environment names."""
+def measure(goal: Goal, seconds: float) -> dict[str, Result]:
+    """The results of a case, compiled for whatever processor the environment names."""
     rng = np.random.Generator(np.random.SFC64(1))
     x = rng.standard_normal(goal.shape, dtype=np.float32) * np.float32(4.0)
     y = rng.integers(0, goal.shape[1], goal.shape[0])
     arms = {"numba": Candidate(_numba(goal, x, y)), "numpy": Candidate(_numpy(goal, x, y))}
-    return {name: _spread(timing) for name, timing in interleave(arms, seconds).items()}
+    return recorded(goal.workload, interleave(arms, seconds))["results"]
 
 
 def answer(seconds: float) -> None:
@@ -108,7 +109,7 @@ def start(name: str, seconds: float) -> processes.Child:
     return processes.start(command, limit=LIMIT, env={**os.environ, **named}, stdin=pipe, stdout=pipe, text=True)
 
 
-def ask(child: processes.Child, case: str) -> dict[str, Any]:
+def ask(child: processes.Child, case: str) -> dict[str, Result]:
     """The child's `measure` of a case; RuntimeError if it has died."""
     assert child.stdin
     assert child.stdout
@@ -119,22 +120,22 @@ def ask(child: processes.Child, case: str) -> dict[str, Any]:
         with contextlib.suppress(BrokenPipeError):  # it holds the question still
             child.stdin.close()
         raise RuntimeError(f"{case}: the process ended with status {child.wait()}")
-    found: dict[str, Any] = json.loads(line)
+    found: dict[str, Result] = json.loads(line)
     return found
 
 
-def compared(entry: dict[str, Any]) -> dict[str, Any]:
-    """The record of a case: what was measured of each processor, and how many times as long it takes as the first."""
-    first, *others = entry
-    medians = {name: times["numba"]["median"] for name, times in entry.items()}
-    ratios = {f"{name} / {first}": medians[name] / medians[first] for name in others}
-    return {"processors": entry, "ratios": ratios}
+def compared(goal: Goal, found: dict[str, dict[str, Result]]) -> CaseRecord:
+    """The case of the record: what was measured of each processor, by name and processor."""
+    case = case_record(goal.workload)
+    case["results"] = {f"{who} on {name}": times for name, both in found.items() for who, times in both.items()}
+    return case
 
 
-def _cell(times: dict[str, Any]) -> str:
+def _cell(case: CaseRecord, name: str) -> str:
     """Time with the half width of its quartiles, and how many times as long NumPy takes."""
-    ours, theirs = times["numba"], times["numpy"]
-    spread = f" ±{_relative_spread(ours):.0%}" if ours["samples"] > 1 else ""
+    ours, theirs = (case["results"][f"{who} on {name}"] for who in ("numba", "numpy"))
+    low, high = ours["quartiles"]
+    spread = f" ±{relative_spread(ours):.0%}" if low != high else ""
     return f"{duration(ours['median'])}{spread}, {theirs['median'] / ours['median']:.1f}x"
 
 
@@ -144,18 +145,21 @@ def header(names: list[str]) -> list[str]:
     return [f"| case | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
 
 
-def row(case: str, record: dict[str, Any]) -> str:
-    """The line of a case (`compared`)."""
-    cells = [_cell(times) for times in record["processors"].values()]
-    ratios = [three_digits(ratio) for ratio in record["ratios"].values()]
-    return f"| {' | '.join([case, *cells, *ratios])} |"
+def row(case: CaseRecord) -> str:
+    """The line of a case; the last columns: how many times as long it takes as on the first processor."""
+    names = _processors(case)
+    first, *others = (medians(case)[f"numba on {name}"] for name in names)
+    ratios = [three_digits(other / first) for other in others]
+    return f"| {' | '.join([case['name'], *(_cell(case, name) for name in names), *ratios])} |"
 
 
-def table(record: dict[str, Any]) -> list[str]:
+def _processors(case: CaseRecord) -> list[str]:
+    return [name.removeprefix("numba on ") for name in case["results"] if name.startswith("numba on ")]
+
+
+def table(record: Record) -> list[str]:
     """All lines of a run that was saved."""
-    cases = record["cases"]
-    names = list(next(iter(cases.values()))["processors"])
-    return [*header(names), *(row(case, entry) for case, entry in cases.items())]
+    return [*header(_processors(record["cases"][0])), *map(row, record["cases"])]
 
 
 def portability(arguments: Sequence[str]) -> int:
@@ -174,7 +178,7 @@ def portability(arguments: Sequence[str]) -> int:
         answer(parsed.seconds)
         return 0
     if parsed.table:
-        print("\n".join(table(json.loads(parsed.table.read_text()))))
+        print("\n".join(table(read(parsed.table))))
         return 0
     names = list(dict.fromkeys(parsed.processors or PROCESSORS))
     if unknown := sorted(set(names) - set(PROCESSORS)):
@@ -182,18 +186,14 @@ def portability(arguments: Sequence[str]) -> int:
     cases = [case for case in CASES if any(fnmatch.fnmatch(case, pattern) for pattern in parsed.cases)]
     if not cases:
         parser.error(f"no case matches {' '.join(parsed.cases)}; there are {', '.join(CASES)}")
-    found: dict[str, dict[str, Any]] = {}
+    record = beginning("portability", {"seconds": parsed.seconds, "threads": None})
     print("\n".join(header(names)))
     with contextlib.ExitStack() as stack:
         children = {name: stack.enter_context(start(name, parsed.seconds)) for name in names}
         for case in cases:
-            found[case] = compared({name: ask(child, case) for name, child in children.items()})
-            print(row(case, found[case]), flush=True)
+            record["cases"].append(compared(CASES[case], {name: ask(child, case) for name, child in children.items()}))
+            print(row(record["cases"][-1]), flush=True)
+    record["complete"] = True
     if parsed.out:
-        surroundings = {
-            "machine": machine.fingerprint(),
-            "versions": machine.versions(DISTRIBUTIONS),
-            "threads": machine.threads(),
-        }
-        parsed.out.write_text(json.dumps({"schema": SCHEMA, **surroundings, "cases": found}, indent=1) + "\n")
+        write(record, parsed.out)
     return 0

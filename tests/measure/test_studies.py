@@ -34,14 +34,19 @@ def test_the_loops_whose_cycles_are_counted_are_those_of_the_kernels():
     assert kernels.at_least(terms, size) == pytest.approx((terms["multiply"] + terms["compare"]) * size / 64)
 
 
+def a_case(name, times, **limit):
+    """A case of a record with these medians, and that of the limit by its operation."""
+    found = {"name": name, "results": {who: {"median": median} for who, median in times.items()}}
+    limits = [{"operation": what, "median": median} for what, median in limit.items()]
+    return found | {"ceilings": {"cpu": limits[0]} if limits else {}}
+
+
 def test_predictions_stand_beside_what_was_measured():
     from benchmarks.studies import kernels
 
-    times = {"numba": {"median": 3e-6}, "copy": {"median": 2e-6}}
-    goals = [{"name": f"softmax-4096x1000-{dtype}-out", "times": times} for dtype in ("f32", "f64")]
-    goals += [{"name": "loss-512x128256-f32", "times": {"numba": {"median": 1.0}, "read": {"median": 0.5}}}]
-    goals += [{"name": "softmax-1x10-f32", "times": {"numba": {"median": 1e-6}}}]
-    record = {"machine": {"usable_cores": 2}, "goals": goals}
+    cases = [a_case(f"softmax-4096x1000-{dtype}-out", {"numba": 3e-6}, copy=2e-6) for dtype in ("f32", "f64")]
+    cases += [a_case("loss-512x128256-f32", {"numba": 1.0}, read=0.5), a_case("softmax-1x10-f32", {"numba": 1e-6})]
+    record = {"machine": {"usable_cores": 2}, "cases": cases}
     softmax, loss = kernels.predicted(record, "float32", cycles=14.0, results=4.0, cycle=1e-9)[2:]
     # 256,000 vectors of 14 cycles on two cores
     assert softmax == "| softmax-4096x1000-f32-out | 2.00 us | 1.79 ms | 1.79 ms - 1.79 ms | 3.00 us |"
@@ -168,8 +173,28 @@ def test_the_folder_of_the_suite_holds_the_suite():
 def test_a_time_below_the_limit_is_refused():
     from benchmarks.studies import goals
 
-    times = {name: {"median": median} for name, median in (("numba", 1.0), ("torch", 2.0), ("copy", 1.5))}
-    record = {"goals": [{"name": "softmax-1x1-f32", "times": times, "verdicts": {}}]}
-    assert goals.table(record)[-1] == "| softmax-1x1-f32 | 1.00 s | 2.00x |  |  | refused |"
-    times["copy"]["median"] = 0.8
-    assert goals.table(record)[-1].endswith("| 1.25 |")
+    def row(limit):
+        case = a_case("softmax-1x1-f32", {"numba": 1.0, "torch": 2.0}, copy=limit)
+        return goals.table({"cases": [case], "checks": {"goals": {"softmax-1x1-f32": {}}}})[-1]
+
+    assert row(1.5) == "| softmax-1x1-f32 | 1.00 s | 2.00x |  |  | refused |"
+    assert row(0.8).endswith("| 1.25 |")
+
+
+def test_what_studies_save_is_the_record_of_every_run(monkeypatch, tmp_path):
+    from benchmarks.studies import goals, portability
+    from softbench.results import record
+
+    goal = goals.Goal("softmax", (64, 1100), {"numpy": 2.0}, 1.35)
+    monkeypatch.setattr(goals, "_numba", lambda goal, x, y: lambda: x.sum())
+    monkeypatch.setitem(goals.PEERS, "numpy", lambda goal, x, y: lambda: x.sum())
+    case, verdicts = goals.measure(goal, 0.1, ["numpy", "onnxruntime"])
+    assert set(verdicts) == {"numpy / numba", "numba / copy"}
+    made = goals.beginning("goals", {}) | {"cases": [case], "checks": {"goals": {case["name"]: verdicts}}}
+    record.write(made, tmp_path / "goals.json")
+    assert "softmax-64x1100-f32-out" in goals.table(record.read(tmp_path / "goals.json"))[-1]
+    monkeypatch.setattr(portability, "_numba", goals._numba)
+    times = portability.measure(goal, 0.1)
+    case = portability.compared(goal, {"native": times, "haswell": times})
+    record.write(made | {"cases": [case]}, tmp_path / "portability.json")
+    assert portability.table(record.read(tmp_path / "portability.json"))[-1].endswith("| 1.00 |")
