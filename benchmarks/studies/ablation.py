@@ -19,6 +19,7 @@ import numpy as np
 from numba import njit
 
 from softbench.front.backend import Backend
+from softbench.interface import RowBackend
 from softbench.measure.ceiling import ceiling
 from softbench.measure.timing import Candidate, interleave
 
@@ -107,7 +108,12 @@ TECHNIQUES: Final = (
     ),
     Technique("exponentials computed twice", "long_rows", _set("KEEP_BYTES", 0), _LONG),
     Technique("no prefetch", "long_rows", _set("AHEAD_BYTES", _NEVER), _LONG),
-    Technique("soft targets judged by NumPy", "backend", _set("_FLOATS", ()), _SOFT),
+    Technique(
+        "soft targets judged by NumPy",
+        "backend",
+        _set("NumbaBackend.check_distribution", RowBackend.check_distribution),
+        _SOFT,
+    ),
     Technique("no streaming stores", "dispatch", _set("last_level_cache", lambda: _NEVER), _LONG),
     Technique("one vector at a time", "lanes", _set("GROUP", 1), _LONG + _LABELLED),
     Technique("a row at a time, however short", "short_rows", _no_short_rows, _SHORT_ROWS),
