@@ -1,7 +1,7 @@
 """The NumPy backend: vectorised over blocks of rows that stay in cache, accurate, serial.
 
-float32 rows are computed in float64, which makes the result correctly rounded but for rare ties; float16 and bfloat16
-rows are such rows block by block. float64 rows carry what each step rounds away:
+float32 rows are computed in float64, which makes the result correctly rounded but for rare ties. float64 rows
+carry what each step rounds away:
 
 * the *error-free shift* ``x - m = d + r`` (TwoDiff, Knuth, TAOCP vol. 2, 4.2.2);
 * row sums in two parts, of which the leading one is exact (see `_sum_rows`), kept in extended precision, as is
@@ -15,7 +15,6 @@ A row's result depends on that row alone: all reductions run along one contiguou
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 
 from softbench.interface import IGNORED, INVALID, Array, IndexTarget, RowBackend, SoftTarget, Target
 from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore
-from softbench.interface.half_precision import is_half, narrow, widen
 
 __all__ = ["NumpyBackend"]
 
@@ -46,8 +44,6 @@ class NumpyBackend(RowBackend):
     """Everything in a handful of NumPy calls per block of rows."""
 
     name = "numpy"
-    dtypes = frozenset({"float16", "bfloat16", "float32", "float64"})
-    wide_soft_targets = True
 
     def info(self) -> dict[str, object]:
         """Version; NumPy's elementwise functions use one thread."""
@@ -60,11 +56,7 @@ class NumpyBackend(RowBackend):
 
     def argmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (1): NumPy's own argmax takes the first NaN, else the first maximum."""
-        if not is_half(x.dtype):
-            return np.argmax(x, axis=1, out=out)
-        for rows in _slices(x):
-            out[rows] = _order(x[rows]).argmax(axis=1)
-        return out
+        return np.argmax(x, axis=1, out=out)
 
     def logsumexp(self, x: Array, out: Array) -> Array:
         """Zhao eq. (3): ``m + L``."""
@@ -75,18 +67,16 @@ class NumpyBackend(RowBackend):
     def softmax(self, x: Array, out: Array) -> Array:
         """Zhao eq. (4), (5)."""
         for rows, block in _blocks(x):
-            with _written(out[rows]) as p:
-                block.scale(1.0, p)
-                p[block.undefined] = np.nan
+            block.scale(1.0, out[rows])
+            out[rows][block.undefined] = np.nan
         return out
 
     def log_softmax(self, x: Array, out: Array) -> Array:
         """``(d - L) + r``."""
         for rows, block in _blocks(x):
             block.d -= block.L[:, None]
-            with _written(out[rows]) as log_p:
-                np.add(block.d, block.r, out=log_p, casting="same_kind")
-                log_p[block.undefined] = np.nan
+            np.add(block.d, block.r, out=out[rows], casting="same_kind")
+            out[rows][block.undefined] = np.nan
         return out
 
     def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
@@ -101,13 +91,13 @@ class NumpyBackend(RowBackend):
         """Zhao eq. (6)-(8)."""
         for rows in _slices(p):
             if isinstance(target, SoftTarget):
-                q, some = widen(target.q[rows]).astype(np.float64), widen(p[rows])
-                terms = _minus_log(some) * q
-                terms[(q == 0.0) & (some == 0)] = 0.0
+                q = target.q[rows].astype(np.float64)
+                terms = _minus_log(p[rows]) * q
+                terms[(q == 0.0) & (p[rows] == 0)] = 0.0
                 loss[rows] = _sum_rows(terms)
             else:
                 labels = target.labels[rows]
-                chosen = widen(p[rows][np.arange(len(labels)), np.maximum(labels, 0)])
+                chosen = p[rows][np.arange(len(labels)), np.maximum(labels, 0)]
                 weighted = _weighted(_row_weight(target, rows), _minus_log(chosen))
                 loss[rows] = _select(weighted, labels)
         return loss
@@ -117,8 +107,7 @@ class NumpyBackend(RowBackend):
     ) -> tuple[Array, Any]:
         """Row losses, and the gradient unless ``out`` is None."""
         for rows, block in _blocks(x):
-            with contextlib.nullcontext() if out is None else _written(out[rows]) as gradient:
-                loss[rows] = _block_loss(block, target, rows, divisor, gradient)
+            loss[rows] = _block_loss(block, target, rows, divisor, None if out is None else out[rows])
         return loss, out
 
 
@@ -221,7 +210,7 @@ class _Block:
 def _block_loss(block: _Block, target: Target, rows: slice, divisor: Any, gradient: Array | None) -> F64:
     """Losses of a block, the ``rows`` of a call, and its gradient unless that is None."""
     if isinstance(target, SoftTarget):
-        return _soft(block, widen(target.q[rows]).astype(np.float64), divisor, gradient)
+        return _soft(block, target.q[rows].astype(np.float64), divisor, gradient)
     labels = target.labels[rows]
     if target.smoothing == 0.0:
         losses = _index(block, np.maximum(labels, 0), _row_weight(target, rows), divisor, gradient)
@@ -234,37 +223,12 @@ def _block_loss(block: _Block, target: Target, rows: slice, divisor: Any, gradie
     return _select(losses, labels)
 
 
-def _order(x: Array) -> NDArray[np.int16]:
-    """Integers in the order of numbers in half precision: -0 and +0 equal, NaN the largest."""
-    bits = x.view(np.int16)
-    sign = bits >> np.int16(15)  # 0 or -1
-    order: NDArray[np.int16] = bits & np.int16(0x7FFF)
-    inf = np.array(np.inf, x.dtype).view(np.int16)
-    nan = order > inf if order.max() > inf else None
-    order ^= sign
-    order -= sign
-    if nan is not None:
-        order[nan] = 0x7FFF
-    return order
-
-
-@contextlib.contextmanager
-def _written(out: Array) -> Iterator[Array]:
-    """What results for ``out`` are written into: itself, or float32 that is rounded at the end to half precision."""
-    if not is_half(out.dtype):
-        yield out
-        return
-    wide = np.empty(out.shape, np.float32)
-    yield wide
-    narrow(wide, out)
-
-
 def _blocks(x: Array) -> Iterator[tuple[slice, _Block]]:
     """Blocks of rows, loaded one after the other into the same memory."""
     block: _Block | None = None
     for rows in _slices(x):
         block = block or _Block(rows.stop - rows.start, x.shape[1], x.dtype)
-        block.load(widen(x[rows]))
+        block.load(x[rows])
         yield rows, block
 
 
