@@ -201,11 +201,13 @@ def smoothing_weights(i, y, k, unit, smoothing, sample_weight, class_weight):
     weight = sample_weight[i] if sample_weight.size else 1.0
     of_all, of_all_low = two_product(weight, smoothing)
     of_all, of_all_low = quotient(of_all * unit, of_all_low * unit, float(k), 0.0)
+    weight_low = 0.0
     if class_weight.size:
-        weight *= class_weight[y]
+        weight, weight_low = two_product(weight, class_weight[y])
+        weight_low = weight_low if abs(weight) < math.inf else 0.0
     kept, kept_low = two_sum(1.0, -smoothing)
     of_label, of_label_low = two_product(weight, kept)
-    return of_all, of_all_low, of_label, of_label_low + weight * kept_low
+    return of_all, of_all_low, of_label, of_label_low + (weight * kept_low + weight_low * kept)
 
 
 @device_function
