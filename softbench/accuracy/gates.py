@@ -94,8 +94,8 @@ class Verdict:
     """What came of holding a result against the gates."""
 
     ok: bool
-    message: str
-    """Which entry is worst and by how much; where ``ok`` is false also everything its author needs to find it."""
+    tell: Callable[[], str]
+    """Makes the `message`: most verdicts are never told."""
     gate: str = ""
     """Key of `GATES` of the worst entry."""
     max_ulp: float = 0.0
@@ -108,6 +108,11 @@ class Verdict:
     """Whether the contract's own bounds hold, whatever was declared."""
     stats: Mapping[str, UlpStats] = dataclasses.field(default_factory=dict)
     """By gate."""
+
+    @property
+    def message(self) -> str:
+        """Which entry is worst and by how much; where ``ok`` is false also everything its author needs to find it."""
+        return self.tell()
 
 
 def judge(
@@ -146,7 +151,7 @@ def judge(
     kind = "float64" if call.reduced else call.dtype
     if got.shape != truth.hi.shape or got.dtype.name != kind:
         found, due = f"{got.dtype.name}{list(got.shape)}", f"{kind}{list(truth.hi.shape)}"
-        return Verdict(False, f"{op} is {found}, expected {due}", max_ulp=np.inf)
+        return Verdict(False, lambda: f"{op} is {found}, expected {due}", max_ulp=np.inf)
     errors = np.zeros(got.shape)
     bounds, contract = np.ones(got.shape), np.ones(got.shape)
     masks = call.parts(got.shape)
@@ -165,14 +170,13 @@ def judge(
     must_be_zero = call.ignored(got.shape)
     errors[must_be_zero & ((got != 0) | np.signbit(got.astype(np.float64)))] = np.inf
     if errors.size == 0:
-        return Verdict(True, f"{op}: nothing to judge", within_contract=True)
-    worst = ulp_stats(errors / bounds).worst
+        return Verdict(True, lambda: f"{op}: nothing to judge", within_contract=True)
+    worst = tuple(int(i) for i in np.unravel_index(int((errors / bounds).argmax()), errors.shape))
     name = next(name for name, mask in masks.items() if mask[worst])
     stats = {name: _stats(errors, mask) for name, mask in masks.items()}
-    ok = bool((errors <= bounds).all())
     verdict = Verdict(
-        ok,
-        "",
+        bool((errors <= bounds).all()),
+        lambda: _message(call, verdict, got, truth, worst, errors, bounds, bool(must_be_zero[worst])),
         name,
         float(errors.max()),
         float(bounds[worst]),
@@ -180,9 +184,7 @@ def judge(
         bool((errors <= contract).all()),
         stats,
     )
-    failures = int(np.count_nonzero(errors > bounds))
-    message = _message(call, verdict, got, truth, worst, float(errors[worst]), failures, bool(must_be_zero[worst]))
-    return dataclasses.replace(verdict, message=message)
+    return verdict
 
 
 def _stats(errors: F64, mask: NDArray[np.bool_]) -> UlpStats:
@@ -349,8 +351,8 @@ def _message(
     got: Array,
     truth: Truth,
     worst: tuple[int, ...],
-    error: float,
-    failures: int,
+    errors: F64,
+    bounds: F64,
     ignored: bool,
 ) -> str:
     gate = GATES[verdict.gate]
@@ -362,12 +364,12 @@ def _message(
     due = truth.rounded("float64")[worst]
     text = (
         f"{where} ({call.dtype}) is {_number(got[worst])}, expected {_number(due, got.dtype.name)}: "
-        f"{error:.3g} {gate.unit}, gate {limit} [{verdict.gate}]; {call.describe(worst)}; "
+        f"{errors[worst]:.3g} {gate.unit}, gate {limit} [{verdict.gate}]; {call.describe(worst)}; "
         f"max {stats.max:.3g}, p99.9 {stats.p999:.3g} of {stats.count}"
     )
     if verdict.ok:
         return text
-    text += f", {failures} of {got.size} beyond their gate. "
+    text += f", {np.count_nonzero(errors > bounds)} of {got.size} beyond their gate. "
     if ignored:
         return text + "Ignored rows must be exactly +0 whatever their logits: select, don't multiply."
     return text + gate.advice
