@@ -1,17 +1,42 @@
-"""Backends of one's own, by where they are: ``module:attribute``."""
+"""Backends of one's own, by where they are: ``module:attribute``, and functions by what they are besides."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
+from dataclasses import dataclass
 from typing import Any
 
 from softbench.errors import UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import FUNCTIONS, RowBackend
+from softbench.registry import get_backend
 
-__all__ = ["build", "load"]
+__all__ = ["Source", "build", "find", "load"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a backend comes from, in words that another process understands."""
+
+    spec: str
+    """The name of a backend, or ``module:attribute``."""
+    op: str = ""
+    """If the attribute is a function with a result of its own: what it computes, the name of a public function."""
+    library: str = ""
+    """Whose arrays the function takes; empty: found out."""
+    dtypes: tuple[str, ...] = ()
+    """Dtypes of logits that it is asked for; empty: all that it takes."""
+
+    def load(self) -> Any:
+        """The backend; raises as `softbench.get_backend`, `load` and `softbench.functions.backend_of` do."""
+        if not self.op:
+            return load(self.spec) if ":" in self.spec else get_backend(self.spec)
+        from softbench.functions import backend_of
+
+        function = find(self.spec)
+        return backend_of(function, self.op, library=self.library or None, dtypes=self.dtypes or None)
 
 
 def load(spec: str) -> Any:
@@ -25,6 +50,11 @@ def load(spec: str) -> Any:
     UnknownBackendError
         No such module or attribute, or it is no backend; the message says which.
     """
+    return build(find(spec), spec)
+
+
+def find(spec: str) -> Any:
+    """What is at ``module:attribute``; raises as `load` does."""
     module_name, _, attribute = spec.partition(":")
     here = os.getcwd()
     if here not in sys.path:
@@ -41,7 +71,7 @@ def load(spec: str) -> Any:
             found = getattr(found, part)
     except AttributeError as error:
         raise UnknownBackendError(f"{spec!r}: {error}") from None
-    return build(found, spec)
+    return found
 
 
 def build(found: Any, spec: str) -> Any:
@@ -54,7 +84,8 @@ def build(found: Any, spec: str) -> Any:
         if not getattr(made, "name", None):
             type(made).name = type(made).__name__
         return Backend(made)
-    missing = [name for name in FUNCTIONS if not callable(getattr(made, name, None))]
+    provides = getattr(made, "provides", FUNCTIONS)
+    missing = [name for name in FUNCTIONS if name in provides and not callable(getattr(made, name, None))]
     if missing:
         raise UnknownBackendError(
             f"{spec!r} is no backend: it is no softbench.interface.RowBackend and has no {', '.join(missing)}"
