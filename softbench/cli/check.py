@@ -10,16 +10,21 @@ report and the other backends are safe from it.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from softbench.cli.arguments import UsageError, complain, positive
+from softbench.cli.arguments import UsageError, complain, names, positive
 from softbench.cli.progress import make_console, show_progress
 from softbench.cli.verdict import print_report
 from softbench.errors import BackendUnavailableError, UnknownBackendError
+from softbench.functions import LIBRARIES
+from softbench.interface import FUNCTIONS
+from softbench.interface.dtypes import formats
+from softbench.loading import Source
 from softbench.registry import get_backend, list_backends
 
 if TYPE_CHECKING:  # the kit is imported when there is something to judge
@@ -30,6 +35,8 @@ __all__ = ["add_parser", "main"]
 
 _TIMEOUT: Final = 120.0
 """Seconds that a case may take: several times what any takes on a busy machine."""
+_FIRST: Final = 30.0
+"""Seconds for lines that reproduce the first failure."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -47,6 +54,17 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         metavar="NAME | MODULE:CLASS",
         help="names of backends, or where a class is (imported from the current folder or sys.path); default: all",
     )
+    parser.add_argument(
+        "--as",
+        dest="op",
+        metavar="OP",
+        choices=FUNCTIONS,
+        help="judge a function, MODULE:FUNCTION, as this: " + ", ".join(FUNCTIONS),
+    )
+    parser.add_argument("--arrays", metavar="LIBRARY", help="whose arrays the function takes (default: found out)")
+    parser.add_argument(
+        "--dtype", metavar="DTYPE,...", help="dtypes of logits that the function is asked for (default: all it takes)"
+    )
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument("--quick", dest="profile", action="store_const", const="quick", help="a few seconds")
     depth.add_argument(
@@ -61,6 +79,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         default=_TIMEOUT,
         metavar="S",
         help=f"seconds that a case may take; one that takes longer has failed (default: {_TIMEOUT:g})",
+    )
+    parser.add_argument(
+        "--reproduce", metavar="CASE", help="print three lines of Python that show what is wrong with this case"
     )
     parser.add_argument("--list", action="store_true", help="list the cases instead")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -85,15 +106,15 @@ def main(args: argparse.Namespace) -> int:
             print(case.id)
         return 0
     known = list_backends()
-    for name in args.backends:
-        if ":" not in name and name not in known:
-            get_backend(name)  # raises, with close matches
+    sources = _sources(args, known)
+    if args.reproduce:
+        return _reproduce(args, sources, [case.id for case in cases])
     if args.junit:
         clear(args.junit)
     verdicts = _Verdicts(args)
     try:
-        for name in args.backends or known:
-            if not verdicts.judge(name):
+        for source in sources:
+            if not verdicts.judge(source):
                 break
     finally:
         verdicts.write()
@@ -111,6 +132,41 @@ def _telling(progress: ProgressReporter, name: str) -> Callable[[int, int, Resul
     return told
 
 
+def _reproduce(args: argparse.Namespace, sources: list[Source], cases: list[str]) -> int:
+    """Print how to see the failure of a case; status 0 if it passes."""
+    from softbench.conformance.apart import reproduce_apart
+
+    if args.reproduce not in cases:
+        close = difflib.get_close_matches(args.reproduce, cases, n=2)
+        hint = f"; did you mean {' or '.join(close)}?" if close else "; see: softbench check --list"
+        raise UsageError(f"no case of profile {args.profile!r} is called {args.reproduce!r}{hint}")
+    if len(sources) != 1 or not args.backends:
+        raise UsageError("--reproduce needs one backend")
+    lines = reproduce_apart(sources[0], args.reproduce, args.profile, timeout=args.timeout)
+    print(lines or f"# {args.reproduce} passes on {sources[0].spec}")
+    return 1 if lines else 0
+
+
+def _sources(args: argparse.Namespace, known: Iterable[str]) -> list[Source]:
+    """What to judge; `UsageError` for what cannot be meant."""
+    for name in args.backends:
+        if args.op and ":" not in name:
+            raise UsageError(f"--as {args.op} is for a function: expected MODULE:FUNCTION, got {name!r}")
+        if ":" not in name and name not in known:
+            get_backend(name)  # raises, with close matches
+    if args.op and not args.backends:
+        raise UsageError(f"--as {args.op} needs a function, MODULE:FUNCTION")
+    if not args.op and (args.arrays or args.dtype):
+        raise UsageError("--arrays and --dtype are for a function, which --as names")
+    if args.arrays and args.arrays not in LIBRARIES:
+        raise UsageError(f"--arrays {args.arrays!r}: expected one of {', '.join(LIBRARIES)}")
+    dtypes = tuple(names(args.dtype)) if args.dtype else ()
+    for dtype in dtypes:
+        if dtype not in formats:
+            raise UsageError(f"--dtype {dtype!r}: expected some of {', '.join(formats)}")
+    return [Source(name, args.op or "", args.arrays or "", dtypes) for name in args.backends or known]
+
+
 class _Verdicts:
     """What is found, told as it comes and written at the end."""
 
@@ -122,15 +178,15 @@ class _Verdicts:
         self.unread = False
         """Whether nobody reads standard output any more."""
 
-    def judge(self, name: str) -> bool:
+    def judge(self, source: Source) -> bool:
         """Judge one backend; whether to go on."""
         from softbench.conformance.apart import judge_apart
 
-        args = self.args
+        args, name = self.args, source.spec
         try:
             with show_progress(lines=False, quiet=args.json) as progress:
                 told = _telling(progress, name)
-                report = judge_apart(name, args.profile, told, select=args.select, timeout=args.timeout)
+                report = judge_apart(source, args.profile, told, select=args.select, timeout=args.timeout)
         except BackendUnavailableError as error:
             self.unavailable[name] = str(error)
             return True
@@ -142,6 +198,7 @@ class _Verdicts:
         self.reports.append(report)
         if not args.json:
             self._tell(lambda: print_report(make_console(wrap=False), report))
+            self._tell(lambda: self._print_reproducer(source, report))
         return not report.interrupted and not (self.unread and not args.junit)
 
     def write(self) -> None:
@@ -154,6 +211,20 @@ class _Verdicts:
             absent = {name: why for name, why in self.unavailable.items() if name in args.backends} | self.unknown
             write_whole(args.junit, junit_xml(self.reports, absent))
         self._tell(self._print_json if args.json else self._print_unavailable)
+
+    def _print_reproducer(self, source: Source, report: Report) -> None:
+        """Lines that show the first failure, if they are found soon."""
+        from softbench.conformance import contract
+        from softbench.conformance.apart import reproduce_apart
+
+        known = {case.id for case in contract.all_cases()}
+        first = next((result.id for result in report.of("failed") if result.id in known), None)
+        if first is None or report.interrupted or report.stopped:
+            return
+        lines = reproduce_apart(source, first, self.args.profile, timeout=min(_FIRST, self.args.timeout))
+        if lines:
+            make_console().print(f"  to see {first} (softbench check --reproduce CASE for another):", highlight=False)
+            print(f"{lines}\n")
 
     def _print_json(self) -> None:
         verdicts = [report.to_dict() for report in self.reports]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:  # rich is imported when there is something to print
@@ -41,7 +42,9 @@ def print_report(console: Console, report: Report) -> None:
         console.print(f"  it prints: {first}", style="yellow", markup=False, highlight=False)
     reasons: dict[str, int] = {}
     for result in report.of("skipped"):
-        reasons[result.message] = reasons.get(result.message, 0) + 1
+        _, lacks, what = result.message.partition("does not provide ")
+        reason = lacks + what.partition(": it provides")[0] if lacks else result.message
+        reasons[reason] = reasons.get(reason, 0) + 1
     for reason, count in reasons.items():
         console.print(f"  skipped {count}: {escape(reason)}", style="dim", highlight=False)
     for result in report.of("deviation"):
@@ -92,7 +95,7 @@ def _print_failures(console: Console, report: Report) -> None:
         console.print(f"  {row}{sentence}", style="bold", markup=False, highlight=False)
         for result in results[:_SHOWN]:
             console.print(f"    FAILED {result.id}", style="red", markup=False, highlight=False)
-            console.print(f"      {result.message}", markup=False, highlight=False)
+            console.print(textwrap.indent(result.message, " " * 6), markup=False, highlight=False)
         if len(results) > _SHOWN:
             rest = ", ".join(result.id.partition("/")[2] for result in results[_SHOWN : _SHOWN + 8])
             more = " ..." if len(results) > _SHOWN + 8 else ""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from softbench.conformance.case import Case, Requirement
 from softbench.conformance.failures import Failure
 from softbench.conformance.profiles import Profile
-from softbench.conformance.runner import run
+from softbench.conformance.runner import CheckFailed, check_function, run
 from softbench.conformance.verdicts import Report, Result
 
-__all__ = ["Case", "Failure", "Profile", "Report", "Requirement", "Result", "run"]
+__all__ = ["Case", "CheckFailed", "Failure", "Profile", "Report", "Requirement", "Result", "check_function", "run"]

@@ -13,8 +13,11 @@ import json
 import os
 import selectors
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 from softbench import errors, processes
@@ -24,9 +27,10 @@ from softbench.conformance.case import Case
 from softbench.conformance.profiles import Profile
 from softbench.conformance.runner import selected, stale_deviations
 from softbench.conformance.verdicts import Report, Result
+from softbench.loading import Source
 from softbench.machine import usable_cores
 
-__all__ = ["judge_apart"]
+__all__ = ["judge_apart", "reproduce_apart"]
 
 _LOADING: Final = 60.0  # seconds at least for loading a backend, which imports its library
 _FEW: Final = 100  # cases that one process has judged before another has started
@@ -41,7 +45,7 @@ _ERRORS: Final = {error.__name__: error for error in (errors.UnknownBackendError
 
 
 def judge_apart(
-    spec: str,
+    backend: str | Source,
     profile: Profile = "standard",
     progress: Callable[[int, int, Result], None] | None = None,
     *,
@@ -52,8 +56,8 @@ def judge_apart(
 
     Parameters
     ----------
-    spec
-        A name, or ``"module:Class"``.
+    backend
+        A name, ``"module:Class"``, or a `softbench.loading.Source`.
     profile, progress, select
         See `softbench.conformance.run`.
     timeout
@@ -73,7 +77,8 @@ def judge_apart(
     ValueError
         An unknown profile, or a pattern of ``select`` that matches no case.
     """
-    run = _Run(spec, profile, selected(profile, select), progress, timeout)
+    source = Source(backend) if isinstance(backend, str) else backend
+    run = _Run(source, profile, selected(profile, select), progress, timeout)
     start = time.perf_counter()
     try:
         run.judge()
@@ -89,7 +94,7 @@ def judge_apart(
 class _Worker:
     """A process that judges one case after the other."""
 
-    def __init__(self, spec: str, profile: str, timeout: float, backwards: bool) -> None:
+    def __init__(self, source: Source, profile: str, timeout: float, backwards: bool) -> None:
         self.backwards = backwards
         self.timeout = timeout
         self.case: Case | None = None  # at work on; None: on loading the backend
@@ -100,11 +105,10 @@ class _Worker:
         asked, self._ask = os.pipe()
         self._answers, answer = os.pipe()
         self._deadline = time.monotonic() + max(timeout, _LOADING)
+        told = (profile, repr(timeout), str(asked), str(answer))
         try:
             self._child = processes.start(
-                processes.python(
-                    *("-m", "softbench.conformance.worker"), spec, profile, repr(timeout), str(asked), str(answer)
-                ),
+                processes.python("-m", "softbench.conformance.worker", json.dumps(asdict(source)), *told),
                 limit=_WHOLE_RUN,
                 env=processes.environment(),
                 stdout=subprocess.PIPE,
@@ -202,19 +206,19 @@ class _Run:
 
     def __init__(
         self,
-        spec: str,
+        source: Source,
         profile: Profile,
         chosen: list[Case],
         progress: Callable[[int, int, Result], None] | None,
         timeout: float,
     ) -> None:
-        self.report = Report(spec, "cpu", "compiled", profile, {})
+        self.report = Report(source.spec, "cpu", "compiled", profile, {})
         self.chosen = chosen
         self.results: dict[str, Result] = {}
         self.late: list[Result] = []  # what is known only once everything has run
         self.deviations: dict[str, str] = {}
         self.worst: dict[tuple[str, str], Worst] = {}
-        self._spec, self._profile, self._progress, self._timeout = spec, profile, progress, timeout
+        self._source, self._profile, self._progress, self._timeout = source, profile, progress, timeout
         self._numbers = {case.id: number for number, case in enumerate(contract.all_cases())}
         self._left = list(chosen)
         self._workers: list[_Worker] = []
@@ -254,7 +258,7 @@ class _Run:
         return report
 
     def _start(self, backwards: bool) -> None:
-        self._workers.append(_Worker(self._spec, self._profile, self._timeout, backwards))
+        self._workers.append(_Worker(self._source, self._profile, self._timeout, backwards))
 
     def _wait(self) -> None:
         """Until some process has said something, or a moment has passed."""
@@ -268,7 +272,7 @@ class _Run:
         if "error" in message:
             if message["error"] in _ERRORS:
                 raise _ERRORS[message["error"]](message["message"])
-            self._give_up("the backend could not be loaded", f"loading {self._spec} raises {message['message']}")
+            self._give_up("the backend could not be loaded", f"loading {self._source.spec} raises {message['message']}")
         elif not worker.loaded:
             worker.loaded = True
             self._introduce(message)
@@ -315,7 +319,7 @@ class _Run:
         self._end(worker)
         if not worker.loaded:
             if not self._workers:  # else the other one goes on alone
-                self._give_up("the backend could not be loaded", f"loading {self._spec} {message}")
+                self._give_up("the backend could not be loaded", f"loading {self._source.spec} {message}")
             return
         self._lost += _HANG if worker.late() else 1
         if worker.case is not None:
@@ -332,3 +336,34 @@ class _Run:
     def _end(self, worker: _Worker) -> None:
         self.report.printed = self.report.printed or worker.printed.beginning()
         worker.end()
+
+
+def reproduce_apart(
+    backend: str | Source, case_id: str, profile: Profile = "standard", *, timeout: float = 120.0
+) -> str:
+    """Three lines of Python that show what is wrong with a case, made in a process of their own.
+
+    Parameters
+    ----------
+    backend, profile, timeout
+        See `judge_apart`; the time is for all of it.
+    case_id
+        Id of a case.
+
+    Returns
+    -------
+    str
+        Empty if the case passes there. Where making the lines ends the process, they have the whole case run.
+    """
+    from softbench.conformance.reproduce import case_text
+
+    source = Source(backend) if isinstance(backend, str) else backend
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "lines"
+        command = processes.python(
+            *("-m", "softbench.conformance.reproduce"), json.dumps(asdict(source)), case_id, profile, str(answer)
+        )
+        done = processes.run(command, limit=timeout, env=processes.environment())
+        if not done.problem and answer.exists():
+            return answer.read_text(encoding="utf-8")
+    return case_text(source, case_id, profile, f"the process that looks for a smaller call: {done.problem}")

@@ -13,12 +13,12 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.conformance.declarations import COSTS
-from softbench.conformance.failures import Failure, call_text
+from softbench.conformance.failures import Failure, NotApplicable, call_text
+from softbench.conformance.fresh import Nursery, in_a_fork
 from softbench.conformance.profiles import Profile
-from softbench.interface import FUNCTIONS
+from softbench.interface import FUNCTIONS, RowBackend
 from softbench.interface.dtypes import result_dtype
-from softbench.loading import build, load
-from softbench.registry import get_backend
+from softbench.loading import Source, build
 
 __all__ = ["BackendUnderTest", "Worst", "error_rows", "under_test"]
 
@@ -68,6 +68,12 @@ class BackendUnderTest:
         Largest error by (gate, dtype), filled by `judge`.
     worst_since
         Those of them that are new since somebody emptied it.
+    stops_at_first
+        Whether a case of many calls is to end with the first that is wrong, for one who looks for that.
+    record
+        Told of every call before it is made, while somebody wants to know.
+    nursery
+        Where calls are made that need a process in which there was none (`afresh`); None: in any fork.
     patience
         Seconds after which a thread or process that a case has started counts as hanging.
     """
@@ -89,6 +95,9 @@ class BackendUnderTest:
         self.worst: dict[tuple[str, str], Worst] = {}
         self.worst_since: dict[tuple[str, str], Worst] = {}
         self.patience = 60.0
+        self.stops_at_first = False
+        self.record: Callable[[str, Any, Any, dict[str, Any]], None] | None = None
+        self.nursery: Nursery | None = None
         self.case = ""
 
     # -- sizes -----------------------------------------------------------------------------------------
@@ -97,6 +106,11 @@ class BackendUnderTest:
     def max_k(self) -> int:
         """Most classes that a case may ask for, by cost."""
         return _MAX_K[self.cost]
+
+    @property
+    def max_elements(self) -> int:
+        """Most elements that a case may ask for at once, by cost."""
+        return _MAX_ELEMENTS[self.cost]
 
     def ks(self, *ks: int) -> list[int]:
         """The numbers of classes among ``ks`` that this backend's cost allows; two of them where each costs much."""
@@ -108,10 +122,22 @@ class BackendUnderTest:
         """At most ``rows`` rows of ``k`` classes, fewer for slow backends; at least 2."""
         return max(2, min(rows, _MAX_ROWS.get(self.cost, rows), _MAX_ELEMENTS[self.cost] // max(k, 1)))
 
+    # -- functions -------------------------------------------------------------------------------------
+
+    def provided(self, *functions: str) -> list[str]:
+        """Those of the functions that the backend has; `NotApplicable` if there are none."""
+        found = [function for function in functions if function in self.provides]
+        if not found:
+            raise NotApplicable(f"does not provide {', '.join(functions)}")
+        return found
+
     # -- calls -----------------------------------------------------------------------------------------
 
     def call(self, op: str, logits: Any, target: Any = None, /, **options: Any) -> Any:
         """Call a public function; ndarrays go through ``asarray``, results come back as ndarrays."""
+        self.provided(op)
+        if self.record is not None:
+            self.record(op, logits, target, options)
         arguments = [self.put(logits)] if target is None else [self.put(logits), self.put(target)]
         options = {k: self.put(v) if k in _ARRAYS and v is not None else v for k, v in options.items()}
         result = getattr(self.be, op)(*arguments, **options)
@@ -132,21 +158,46 @@ class BackendUnderTest:
         to_numpy: Callable[[Any], Array] = getattr(self.be, "to_numpy", np.asarray)
         return to_numpy(array)
 
+    def afresh(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """``function(backend, *arguments)`` in a process in which the backend has not been called.
+
+        In a process that judges this one backend (`softbench.conformance.apart`) that is exactly so. Elsewhere, as in a
+        test suite, it is a fork with a new object of the backend's class. Raises as
+        `softbench.conformance.fresh.in_a_fork` does.
+        """
+        if self.nursery is not None:
+            return self.nursery.ask(function, *arguments, patience=self.patience)
+        return in_a_fork(self._call_anew, function, arguments, patience=self.patience)
+
+    def _call_anew(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        made = type(self.rows)() if isinstance(self.rows, RowBackend) else self.be
+        return function(under_test(made, self.profile), *arguments)  # type: ignore[arg-type]
+
     # -- accuracy --------------------------------------------------------------------------------------
 
     def judge(
-        self, op: str, result: Array, logits: Array, target: Any = None, /, *, made: str = "", **options: Any
+        self,
+        op: str,
+        result: Array,
+        logits: Array,
+        target: Any = None,
+        /,
+        *,
+        made: str = "",
+        said: str = "",
+        **options: Any,
     ) -> None:
         """Hold a result against the oracle and the gates of ``op``; remember the largest errors.
 
-        ``made`` says how the logits were made, for a message in which they are too many to print.
+        ``made`` says how the logits were made, for a message in which they are too many to print; ``said`` is the whole
+        call in words, if it was another than these arguments make.
         """
         from softbench.accuracy import gates
 
         asked = {key: value for key, value in options.items() if key not in ("out", "validate")}
         declared, flushes = self.gates, self.flushes_subnormals
         verdict = gates.judge(op, result, logits, target, declared=declared, flushes_subnormals=flushes, **asked)
-        said = call_text(op, logits, target, options, made)
+        said = said or call_text(op, logits, target, options, made)
         dtype = result_dtype(np.asarray(logits).dtype.name) or "float64"
         for gate, stats in verdict.stats.items():
             if stats.count:
@@ -183,9 +234,9 @@ def _mapping(rows: Any, name: str) -> dict[str, Any]:
 
 
 def under_test(backend: Any, profile: Profile = "standard") -> BackendUnderTest:
-    """The `BackendUnderTest` for whatever `run` takes."""
+    """The `BackendUnderTest` for whatever `softbench.conformance.run` takes, or a `softbench.loading.Source`."""
     if isinstance(backend, str):
-        name = backend
-        backend = load(backend) if ":" in backend else get_backend(backend)
-        return BackendUnderTest(backend, name=name if ":" in name else None, profile=profile)
+        backend = Source(backend)
+    if isinstance(backend, Source):
+        return BackendUnderTest(backend.load(), name=backend.spec if ":" in backend.spec else None, profile=profile)
     return BackendUnderTest(build(backend, repr(backend)), profile=profile)

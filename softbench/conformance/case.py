@@ -15,8 +15,9 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
-from softbench.conformance.failures import Failure, call_text, mismatch
+from softbench.conformance.failures import Failure, NotApplicable, NotRefused, call_text, mismatch
 from softbench.conformance.profiles import Profile
+from softbench.errors import NotProvidedError
 from softbench.interface.dtypes import numpy_dtype, result_dtype
 
 __all__ = [
@@ -134,8 +135,9 @@ class Example:
             key: np.array(v) if isinstance(v, np.ndarray) else v for key, v in self.options.items()
         }
         logits = np.array(logits)
-        calls = [(self.op, None)] + ([("loss_and_gradient", _FUSED[self.op])] if self.op in _FUSED else [])
-        for op, part in calls:
+        calls = {self.op: None} | ({"loss_and_gradient": _FUSED[self.op]} if self.op in _FUSED else {})
+        for op in backend.provided(*calls):
+            part = calls[op]
             said = call_text(op, logits, self.target, self.options)
             if isinstance(self.expect, Raises):
                 must_raise(backend, self.expect, op, logits, target, options)
@@ -176,13 +178,15 @@ def must_raise(
         message = str(error)
         for word in expected.mentions:
             if not re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w])", message):
-                raise Failure(
+                raise NotRefused(
                     f"{said} raises {expected.error.__name__}({message!r}), which does not name {word}"
                 ) from None
         return
+    except (NotApplicable, NotProvidedError):
+        raise
     except Exception as error:
-        raise Failure(f"{said} raises {error!r}, expected {expected!r}") from error
-    raise Failure(f"{said} returns {result!r}, expected {expected!r}")
+        raise NotRefused(f"{said} raises {error!r}, expected {expected!r}") from error
+    raise NotRefused(f"{said} returns {result!r}, expected {expected!r}")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,16 @@ from typing import Final
 
 from softbench.conformance import (
     accuracy,
+    combinations,
     contract_calls,
     contract_inputs,
+    contract_sizes,
+    contract_state,
     contract_surroundings,
     contract_targets,
     contract_values,
     invariants,
+    sequences,
     sweeps,
 )
 from softbench.conformance.case import Case, Requirement
@@ -25,9 +29,12 @@ SECTIONS: Final[dict[str, tuple[Requirement, ...]]] = {
     "Inputs": contract_inputs.REQUIREMENTS,
     "Targets and options": contract_targets.REQUIREMENTS,
     "Calls": contract_calls.REQUIREMENTS + contract_surroundings.REQUIREMENTS,
+    "Sizes": contract_sizes.REQUIREMENTS,
+    "State, threads, processes": (*contract_state.REQUIREMENTS, *sequences.REQUIREMENTS),
     "Accuracy": accuracy.REQUIREMENTS,
     "Invariants": invariants.REQUIREMENTS,
     "Sweeps": sweeps.REQUIREMENTS,
+    "Combinations": combinations.REQUIREMENTS,
 }
 """Rows by subject, in the order in which they are judged and printed."""
 

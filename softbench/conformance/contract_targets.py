@@ -10,7 +10,7 @@ import numpy as np
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, batch
 from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Requirement, check, must_raise
-from softbench.conformance.failures import Failure, brief, call_text, mismatch
+from softbench.conformance.failures import NotRefused, brief, call_text, mismatch
 from softbench.interface.dtypes import numpy_dtype
 
 __all__ = ["REQUIREMENTS"]
@@ -65,9 +65,9 @@ def _before_compute(backend: BackendUnderTest, op: str) -> None:
     except ValueError:
         pass
     else:
-        raise Failure(f"{op} accepts label 8 for 8 classes in the last of {len(labels)} rows")
+        raise NotRefused(f"{op} accepts label 8 for 8 classes in the last of {len(labels)} rows")
     if not (backend.get(given) == 777.0).all():
-        raise Failure(f"{op} wrote to out before it raised on a bad label")
+        raise NotRefused(f"{op} wrote to out before it raised on a bad label")
 
 
 def _unvalidated(backend: BackendUnderTest, bad: str, op: str) -> None:
@@ -283,23 +283,16 @@ def _select_not_multiply(backend: BackendUnderTest, dtype: str, place: str) -> N
     options = {"ignore_index": index}
     for more in ({}, {"class_weight": rows.w}, {"label_smoothing": 0.25}):
         said = ", ".join([dtype, *(f"{key}={brief(value)}" for key, value in {**options, **more}.items())]) + ":"
-        losses = backend.call("loss", x, labels, **_NONE, **options, **more)
-        gradient = backend.call("gradient", x, labels, **options, **more)
-        mismatch(
-            losses[gone],
-            np.zeros(gone.sum(), losses.dtype),
-            f"loss of ignored rows of NaN and inf, {said}",
-            signed=True,
-        )
-        zeros = np.zeros(gradient[gone].shape, gradient.dtype)
-        mismatch(gradient[gone], zeros, f"gradient of ignored rows of NaN and inf, {said}", signed=True)
-        kept = backend.call("loss", x[~gone], labels[~gone], **_NONE, **more)
-        mismatch(losses[~gone], kept, f"loss of the rows beside ignored ones, {said}", than=" as without them")
-        kept = backend.call("gradient", x[~gone], labels[~gone], **more)
-        mismatch(gradient[~gone], kept, f"mean gradient beside ignored rows, {said}", than=" as without them")
-        mean = backend.call("loss", x, labels, **options, **more)
-        kept = backend.call("loss", x[~gone], labels[~gone], **more)
-        mismatch(mean, kept, f"mean loss with ignored rows, {said}", than=" as without them")
+        for op in backend.provided("loss", "gradient"):
+            found = backend.call(op, x, labels, **_NONE, **options, **more)
+            zeros = np.zeros(found[gone].shape, found.dtype)
+            mismatch(found[gone], zeros, f"{op} of ignored rows of NaN and inf, {said}", signed=True)
+            for reduction in ("none", "mean"):
+                with_them = backend.call(op, x, labels, reduction=reduction, **options, **more)
+                without = backend.call(op, x[~gone], labels[~gone], reduction=reduction, **more)
+                beside = with_them[~gone] if with_them.ndim else with_them
+                told = f"{op}, reduction={reduction!r}, of rows beside ignored ones, {said}"
+                mismatch(beside, without, told, than=" as without them")
 
 
 _X2: Final = [[0.0, 0.0], [nan, nan]]

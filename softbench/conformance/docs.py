@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from softbench.accuracy.gates import GATES
-from softbench.conformance import contract
+from softbench.conformance import contract, covering
 from softbench.conformance.case import ORACLE, Example, Raises, Requirement
+from softbench.conformance.factors import ARRAYS, FACTORS
 from softbench.conformance.failures import brief
 
 __all__ = ["PATH", "main", "render"]
@@ -74,6 +75,8 @@ def render() -> str:
         if section == "Accuracy":
             parts.append(_gates())
         parts.append(_table(rows))
+        if section == "Combinations":
+            parts.append(_coverage())
         parts += [_examples(row) for row in rows if row.examples]
     total = len(contract.all_cases())
     counts = ", ".join(f"{len(contract.cases(p))} in the {p} profile" for p in ("quick", "standard", "deep"))
@@ -111,6 +114,32 @@ def _gates() -> str:
         below = f" (subnormal results: {gate.subnormal:g} spacing)" if gate.subnormal is not None else ""
         lines.append(f"| {name} | {_cell(gate.unit)}{below} | " + " | ".join(bounds) + f" | {_cell(gate.advice)} |")
     return "\n".join(lines) + "\n\n"
+
+
+def _coverage() -> str:
+    """What the covering arrays combine, and how many combinations they meet."""
+    lines = [
+        "\nThe calls are the rows of covering arrays (`softbench/conformance/factors.py`): every pair of levels that "
+        "can meet is in some call of the standard profile, and so is every triple of the factors named for it "
+        "(`python -m softbench.conformance.covering` counts them). The quick profile takes every eighth row.\n",
+        "| array | for | rows | pairs met | triples met | of |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, array in ARRAYS.items():
+        (pairs, all_pairs), (triples, all_triples) = covering.coverage(name).values()
+        lines.append(
+            f"| `{name}` | {array.why} | {len(covering.rows(name))} | {pairs} of {all_pairs} | "
+            f"{triples} of {all_triples} | {', '.join(array.triples) or '-'} |"
+        )
+    lines += ["", "| factor | levels | in the arrays |", "|---|---|---|"]
+    for factor, levels in FACTORS.items():
+        where = ", ".join(f"`{name}`" for name, array in ARRAYS.items() if factor in array.factors)
+        lines.append(f"| {factor} | {_some(levels)} | {where} |")
+    return "\n".join(lines) + "\n"
+
+
+def _some(levels: tuple[str, ...]) -> str:
+    return "; ".join(levels) if len(levels) <= 12 else f"{'; '.join(levels[:5])}; ... {levels[-1]} ({len(levels)})"
 
 
 def _examples(row: Requirement) -> str:

@@ -10,13 +10,17 @@ import numpy as np
 
 from softbench.interface.dtypes import formats
 
-__all__ = ["Failure", "NotApplicable", "brief", "call_text", "mismatch", "near"]
+__all__ = ["Failure", "NotApplicable", "NotRefused", "brief", "call_text", "mismatch", "near"]
 
 Array = np.ndarray[Any, Any]
 
 
 class Failure(AssertionError):
     """The backend broke the contract; the message shows the call, what came and what was due."""
+
+
+class NotRefused(Failure):
+    """The backend accepts what it must refuse, or refuses it in another way."""
 
 
 class NotApplicable(Exception):

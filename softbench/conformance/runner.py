@@ -11,7 +11,7 @@ import importlib.util
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ from softbench.front.backend import Backend
 from softbench.interface import RowBackend
 
 __all__ = [
+    "CheckFailed",
+    "check_function",
     "crash",
     "decide",
     "judge_case",
@@ -40,9 +42,13 @@ __all__ = [
     "stale_deviations",
 ]
 
+_TOLD: Final = 5
+"""Failures of a function that are told in full."""
+
 _HINTS: Final = {
     "ml_dtypes": "ml_dtypes is not installed (pip install ml_dtypes)",
     "pandas": "pandas is not installed (pip install pandas)",
+    "hypothesis": 'hypothesis is not installed (pip install "softbench[kit]")',
 }
 
 
@@ -103,6 +109,65 @@ def run(
         report.interrupted = True
     report.seconds = time.perf_counter() - start
     report.errors = found.errors()
+    return report
+
+
+class CheckFailed(AssertionError):
+    """A function is not right; ``report`` has everything."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        failed = report.of("failed")
+        lines = [f"{report.backend}: {len(failed)} cases failed, {len(report.of('passed'))} passed"]
+        lines += [f"  {result.id}: {result.message}" for result in failed[:_TOLD]]
+        lines += [f"  and {len(failed) - _TOLD} more"] if len(failed) > _TOLD else []
+        lines += [] if failed else ["  nothing could be asked of it, and no verdict is no success"]
+        super().__init__("\n".join(lines))
+
+
+def check_function(
+    function: Callable[..., Any],
+    op: str,
+    *,
+    profile: Profile = "standard",
+    library: str | None = None,
+    dtypes: Collection[str] | None = None,
+    select: Iterable[str] | None = None,
+) -> Report:
+    """Judge one function by the contract, in this process: for a test of yours.
+
+    >>> import numpy as np
+    >>> from softbench.conformance import check_function
+    >>> def argmax(x):
+    ...     return np.argmax(x, axis=1)
+    >>> check_function(argmax, op="argmax", profile="quick").ok
+    True
+
+    Parameters
+    ----------
+    function, op, library, dtypes
+        As `softbench.functions.backend_of` takes them: a function of 2-d arrays of NumPy, PyTorch, JAX or CuPy, and
+        what it computes (``"softmax"``, ``"log_softmax"``, ``"logsumexp"``, ``"loss"``, ``"gradient"``, ...).
+    profile, select
+        As `run` takes them.
+
+    Returns
+    -------
+    Report
+        Of what was asked; what the function does not have (other functions, weights, smoothing) is skipped.
+
+    Raises
+    ------
+    CheckFailed
+        (an AssertionError) A case failed; the message has the first ones, its ``report`` all.
+    TypeError, ValueError
+        The function cannot be called so: see `softbench.functions.backend_of`.
+    """
+    from softbench.functions import backend_of
+
+    report = run(backend_of(function, op, library=library, dtypes=dtypes), profile, select=select)
+    if not report.ok:
+        raise CheckFailed(report)
     return report
 
 

@@ -15,9 +15,11 @@ from typing import IO, Any, Final
 
 from softbench.conformance import contract
 from softbench.conformance.backend_under_test import BackendUnderTest, under_test
+from softbench.conformance.fresh import Nursery
 from softbench.conformance.runner import crash, judge_case, judge_declarations
 from softbench.conformance.verdicts import Result
 from softbench.errors import BackendUnavailableError, UnknownBackendError
+from softbench.loading import Source
 
 __all__ = ["main"]
 
@@ -25,12 +27,12 @@ _TOLD_BEFORE: Final = 0.9
 """Share of the time for a case after which a stuck one says where it is stuck."""
 
 
-def main(spec: str, profile: str, timeout: str, tasks: str, answers: str) -> None:
+def main(source: str, profile: str, timeout: str, tasks: str, answers: str) -> None:
     """Load the backend, then judge the cases whose numbers come on the file descriptor ``tasks``, until it ends."""
     faulthandler.enable()
     seconds = float(timeout)
     with os.fdopen(int(tasks)) as asked, os.fdopen(int(answers), "w") as told:
-        backend = _loaded(spec, profile, told)
+        backend = _loaded(_source(source), profile, told)
         if backend is not None:
             backend.patience = min(backend.patience, seconds / 2)
             cases = contract.all_cases()
@@ -44,10 +46,15 @@ def main(spec: str, profile: str, timeout: str, tasks: str, answers: str) -> Non
     os._exit(0)  # threads and exit handlers of the backend are nobody's business any more
 
 
-def _loaded(spec: str, profile: Any, told: IO[str]) -> BackendUnderTest | None:
+def _source(text: str) -> Source:
+    found = json.loads(text)
+    return Source(**{**found, "dtypes": tuple(found["dtypes"])})
+
+
+def _loaded(source: Source, profile: Any, told: IO[str]) -> BackendUnderTest | None:
     """The backend, introduced to the other end; or None, after saying why there is none."""
     try:
-        backend = under_test(spec, profile)
+        backend = under_test(source, profile)
         info = backend.be.info() if hasattr(backend.be, "info") else {}
     except (BackendUnavailableError, UnknownBackendError) as error:
         _say(told, error=type(error).__name__, message=str(error))
@@ -55,6 +62,8 @@ def _loaded(spec: str, profile: Any, told: IO[str]) -> BackendUnderTest | None:
     except BaseException as error:  # somebody else's code
         _say(told, error="", message=crash(error))
         return None
+    if backend.host and hasattr(os, "fork"):
+        backend.nursery = Nursery(backend)
     declarations = [asdict(result) for result in judge_declarations(backend)]
     about = {name: getattr(backend, name) for name in ("name", "kind", "cost", "deviations")}
     _say(told, **about, info=info, declarations=declarations)

@@ -247,7 +247,7 @@ class NumpyArrayOps:
             return float(np.count_nonzero(counted))
         weight = counted.astype(np.longdouble) if sample_weight is None else np.where(counted, sample_weight, 0.0)
         if class_weight is not None:
-            weight = weight * np.where(labels >= 0, class_weight[labels], 1.0).astype(np.longdouble)
+            weight = weight * np.where(labels >= 0, class_weight[np.maximum(labels, 0)], 1.0).astype(np.longdouble)
         return weight.sum(dtype=np.longdouble)
 
     def total(self, values: Array, divisor: Any = None) -> Any:

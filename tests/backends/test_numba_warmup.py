@@ -1,19 +1,13 @@
-"""What is compiled before the numba backend needs it: by ``softbench warmup`` what calls ask for, no more and no less;
-beside a run of the conformance kit what that run will ask for."""
+"""What ``softbench warmup`` compiles before the numba backend needs it: what calls ask for, no more and no less."""
 
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-import softbench
-from softbench import processes
-from softbench.conformance import ahead
 from softbench.front.backend import Backend
 from softbench.interface import FUNCTIONS as OPS
 
@@ -112,35 +106,3 @@ def test_without_a_place_to_keep_kernels_it_says_so(asked, monkeypatch):
     assert not numba_internals.has_place()
     _, compile_kernel = next(NumbaBackend().kernels(["softmax"], ["float32"]))
     assert compile_kernel() is False
-
-
-# -- beside a run of the kit ---------------------------------------------------------------------------
-
-
-def test_another_process_compiles_while_the_kit_runs_and_ends_with_it(tmp_path, monkeypatch):
-    started = []
-
-    def start(*arguments, **options):
-        started.append(processes.start(*arguments, **options))
-        return started[-1]
-
-    monkeypatch.setattr(ahead, "processes", SimpleNamespace(**{**vars(processes), "start": start}))
-    monkeypatch.setattr(ahead, "usable_cores", lambda: 2)
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    with ahead.compiling_ahead({"numba": Backend(NumbaBackend()), "numpy": softbench.get_backend("numpy")}):
-        (child,) = started
-        assert child.args[-1] == "numba"  # numpy has nothing to compile
-        given_up = time.monotonic() + 60
-        while not list(tmp_path.rglob("*.nbc")):
-            assert child.poll() is None
-            assert time.monotonic() < given_up
-            time.sleep(0.05)
-    assert child.returncode < 0  # it had more to do
-
-
-@pytest.mark.parametrize(("name", "cores"), [("numpy", 2), ("numba", 1)])
-def test_no_process_is_started_for_nothing(name, cores, monkeypatch):
-    monkeypatch.setattr(ahead, "usable_cores", lambda: cores)
-    monkeypatch.delattr(ahead.processes, "start")
-    with ahead.compiling_ahead({name: softbench.get_backend(name)}):
-        pass

@@ -71,7 +71,7 @@ def normalised(e, out):
 # -- the shift -----------------------------------------------------------------------------------------
 
 
-@mutant("exp(x) / sum exp(x), no shift", "accuracy-softmax/gate-softmax-float64-offset-1e6")
+@mutant("exp(x) / sum exp(x), no shift", "accuracy-softmax/gate-softmax-float64-offset")
 class no_shift(Rows):
     def softmax(self, x, out):
         with np.errstate(all="ignore"):
@@ -84,7 +84,7 @@ class global_maximum(Rows):
         return normalised(exp_shifted(x, x.max(keepdims=True)), out)
 
 
-@mutant("shifts by the last logit instead of the largest", "accuracy-softmax/gate-softmax-float64-U(-600,600)")
+@mutant("shifts by the last logit instead of the largest", "accuracy-softmax/gate-softmax-float64-uniform-600")
 class last_column_maximum(Rows):
     def softmax(self, x, out):
         return normalised(exp_shifted(x, x[:, -1:]), out)
@@ -112,7 +112,7 @@ class argmax_skips_nan(Rows):
         return out
 
 
-@mutant("the shift is rounded: no error-free difference", "accuracy-softmax/gate-softmax-float64-N(0,30)")
+@mutant("the shift is rounded: no error-free difference", "accuracy-softmax/gate-softmax-float64-normal-30")
 class rounded_shift(Rows):
     def softmax(self, x, out):
         return normalised(exp_shifted(x), out)
@@ -131,7 +131,7 @@ class unordered_difference(Rows):
             return normalised(np.exp(d) * (1.0 + (x - (d + m))), out)
 
 
-@mutant("exp(x - logsumexp) in float32", "accuracy-softmax/gate-softmax-float32-offset-1e6")
+@mutant("exp(x - logsumexp) in float32", "accuracy-softmax/gate-softmax-float32-offset")
 class exp_of_x_minus_lse(Rows):
     def softmax(self, x, out):
         lse = super().logsumexp(x, np.empty(len(x), x.dtype))
@@ -140,7 +140,7 @@ class exp_of_x_minus_lse(Rows):
         return out
 
 
-@mutant("half precision is shifted in half precision", "accuracy-softmax/gate-softmax-float16-N(0,1)")
+@mutant("half precision is shifted in half precision", "accuracy-softmax/gate-softmax-float16-normal-1")
 class shift_in_half(Rows):
     dtypes = frozenset({"float16", "float32", "float64"})
 
@@ -217,7 +217,7 @@ class sum_in_half(Rows):
         return out
 
 
-@mutant("an exp that is good to 1e-4", "accuracy-softmax/gate-softmax-float32-N(0,1)")
+@mutant("an exp that is good to 1e-4", "accuracy-softmax/gate-softmax-float32-normal-1")
 class coarse_exp(Rows):
     def softmax(self, x, out):
         e = exp_shifted(x)
@@ -278,7 +278,7 @@ class log_for_log1p(Rows):
         return self.loss(x, target, loss), gradient
 
 
-@mutant("loss as lse - x_y: a common offset costs all digits", "accuracy-loss/gate-loss-float64-offset-1e6")
+@mutant("loss as lse - x_y: a common offset costs all digits", "accuracy-loss/gate-loss-float64-offset")
 class lse_minus_label_logit(Rows):
     def loss(self, x, target, loss):
         super().loss(x, target, loss)
@@ -294,7 +294,7 @@ class lse_minus_label_logit(Rows):
         return loss
 
 
-@mutant("log_softmax as x - lse", "accuracy-log-softmax/gate-log_softmax-float32-offset-1e6")
+@mutant("log_softmax as x - lse", "accuracy-log-softmax/gate-log_softmax-float32-offset")
 class x_minus_lse(Rows):
     def log_softmax(self, x, out):
         with np.errstate(all="ignore"):
@@ -639,7 +639,7 @@ class half_comes_back_wide(Rows):
         return super().from_rows(rows, shape, axis, "float64" if dtype == "float16" else dtype, out)
 
 
-@mutant("float64 is computed in float32", "accuracy-softmax/gate-softmax-float64-N(0,1)")
+@mutant("float64 is computed in float32", "accuracy-softmax/gate-softmax-float64-normal-1")
 class float32_inside(Rows):
     def softmax(self, x, out):
         with np.errstate(all="ignore"):
@@ -846,7 +846,7 @@ class shared_scratch(Rows):
         return out
 
 
-@mutant("a forked child dies", "concurrency/fork")
+@mutant("a forked child dies", "processes/fork-gradient")
 class dies_in_a_fork(Rows):
     def __init__(self):
         self.home = os.getpid()
@@ -978,7 +978,8 @@ class returns_a_matrix(Backend):
 
 
 @mutant(
-    "soft targets are rounded to float32 before the weights", "accuracy-soft/gate-weighted-soft-gradient-float64-N(0,1)"
+    "soft targets are rounded to float32 before the weights",
+    "accuracy-soft/gate-weighted-soft-gradient-float64-normal-1",
 )
 class soft_targets_in_float32(Rows):
     def soft_rows(self, y, *options):

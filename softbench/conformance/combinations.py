@@ -1,0 +1,301 @@
+"""Everything with everything: the rows of the covering arrays, each held against the oracle.
+
+A failure names the first call that is wrong, and what the calls that fail have in common which those that pass have
+not: ``K % 16 = 1 and reduction=mean`` says more than one K of many.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from softbench.conformance import covering
+from softbench.conformance.backend_under_test import BackendUnderTest
+from softbench.conformance.case import Requirement, check
+from softbench.conformance.factors import ARRAYS, FACTORS
+from softbench.conformance.failures import Failure, NotApplicable, call_text, mismatch
+from softbench.conformance.problems import Problem
+from softbench.errors import NotProvidedError
+
+__all__ = ["REQUIREMENTS", "common_cause"]
+
+Array = np.ndarray[Any, Any]
+
+_QUICK: Final = 8
+"""The quick profile, and backends that are slow, take every eighth row."""
+
+_FAMILIES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
+    # functions that take the same arguments; the form of the target
+    "logits": (("argmax", "logsumexp", "softmax", "log_softmax"), ""),
+    "index": (("loss", "gradient", "loss_and_gradient"), "index"),
+    "soft": (("loss", "gradient", "loss_and_gradient"), "soft"),
+    "log_loss-index": (("log_loss",), "index"),
+    "log_loss-soft": (("log_loss",), "soft"),
+}
+_WRITES: Final = ("softmax", "log_softmax", "gradient")
+
+
+def _combined(backend: BackendUnderTest, array: str, family: str, dtype: str) -> None:
+    """Every row of an array for one dtype."""
+    ops, form = _FAMILIES[family]
+    outcomes: dict[str, list[tuple[Problem, str]]] = {op: [] for op in backend.provided(*ops)}
+    for number, levels in _chosen(backend, array, family, dtype):
+        problem = Problem(levels, number, subnormal_logits=not backend.flushes_subnormals)
+        if _can_be_asked(backend, problem):
+            for op, message in _judge(backend, problem, outcomes, form).items():
+                outcomes[op].append((problem, message))
+                if message and backend.stops_at_first:
+                    raise Failure(message)
+    if not any(outcomes.values()):
+        raise NotApplicable("no row of the array is small and plain enough for this backend")
+    for op, found in outcomes.items():
+        failed = [(problem, message) for problem, message in found if message]
+        if failed:
+            passed = [problem for problem, message in found if not message]
+            raise Failure(f"{failed[0][1]}\n{common_cause(op, [problem for problem, _ in failed], passed)}")
+
+
+def _chosen(backend: BackendUnderTest, array: str, family: str, dtype: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows that concern a family and dtype, as many as the profile and the backend's cost allow."""
+    step = {"compiled": 1, "interpreted": _QUICK, "simulated": 8 * _QUICK}[backend.cost]
+    step *= _QUICK if backend.profile == "quick" else 1
+    mine = [(i, row) for i, row in enumerate(covering.rows(array)) if row.get("dtype", row.get("any dtype")) == dtype]
+    seen: set[tuple[str, ...]] = set()
+    for i, row in mine[::step]:
+        relevant = _relevant(row, family)
+        key = tuple(relevant.values())
+        if key not in seen:  # rows that differ in the options of other families are one
+            seen.add(key)
+            yield i, relevant
+
+
+def _relevant(row: dict[str, str], family: str) -> dict[str, str]:
+    """The factors of a row that a family has."""
+    return {factor: level for factor, level in row.items() if family not in _LEAVES_OUT.get(factor, ())}
+
+
+_NO_TARGET: Final = ("logits",)
+_SOFT: Final = ("soft", "log_loss-soft", "logits")
+_LEAVES_OUT: Final[dict[str, tuple[str, ...]]] = {
+    "reduction": _NO_TARGET,
+    "class_weight": _NO_TARGET,
+    "sample_weight": _NO_TARGET,
+    "weights": _NO_TARGET,
+    "target layout": _NO_TARGET,
+    "validate": _NO_TARGET,
+    "label_smoothing": ("logits", "log_loss-index", "log_loss-soft"),
+    "distribution": ("logits", "index", "log_loss-index"),
+    "distribution dtype": ("logits", "index", "log_loss-index"),
+    "ignored": _SOFT,
+    "ignore_index": _SOFT,
+    "labels": _SOFT,
+    "out": ("log_loss-index", "log_loss-soft"),
+}
+"""Factors, and the families that have nothing of the kind."""
+
+
+# -- one call ------------------------------------------------------------------------------------------
+
+
+def _can_be_asked(backend: BackendUnderTest, problem: Problem) -> bool:
+    if problem.k > backend.max_k or problem.n * problem.k > max(backend.max_elements, problem.k):
+        return False
+    layouts = [problem.levels.get(factor, "C") for factor in ("layout", "target layout", "out", "weights")]
+    return backend.host or all(layout in ("C", "none", "float64") for layout in layouts)
+
+
+def _judge(backend: BackendUnderTest, problem: Problem, ops: Iterable[str], form: str) -> dict[str, str]:
+    """What is wrong with the functions on one problem, by function; empty where nothing is."""
+    messages: dict[str, str] = {}
+    results: dict[str, Any] = {}
+    for op in ops:
+        try:
+            if op == "loss_and_gradient":
+                _judge_fused(backend, problem, form, results)
+            else:
+                results[op], said = _call(backend, problem, op, form)
+                _judge_one(backend, problem, op, form, results[op], said)
+        except NotProvidedError:  # of this form of the call
+            continue
+        except Failure as failure:
+            messages[op] = str(failure)
+        else:
+            messages[op] = ""
+    return messages
+
+
+def _judge_one(backend: BackendUnderTest, problem: Problem, op: str, form: str, result: Array, said: str) -> None:
+    """A result against the oracle."""
+    reduced = op in ("loss", "log_loss") and problem.reduction != "none"
+    if reduced and result.shape != ():
+        raise Failure(f"{said} has shape {result.shape}, expected a scalar")
+    rows = result if reduced else problem.lowered(result)
+    x = problem.p if op == "log_loss" else problem.x
+    if op == "argmax":
+        wide = x.astype(np.float64)
+        nan = np.isnan(wide)
+        mismatch(rows, np.where(nan.any(axis=1), nan.argmax(axis=1), wide.argmax(axis=1)), said)
+        return
+    target = problem.labels if form == "index" else problem.distribution(op) if form else None
+    backend.judge(op, rows, x, target, said=said, **(problem.plain_options(form, op) if form else {}))
+    _judge_signs(op, rows, problem, said)
+
+
+def _judge_fused(backend: BackendUnderTest, problem: Problem, form: str, results: dict[str, Any]) -> None:
+    """The fused function against the results of the others, bit for bit; against the oracle where there are none."""
+    pair, said = _call(backend, problem, "loss_and_gradient", form)
+    for op, part in zip(("loss", "gradient"), pair, strict=True):
+        if op in results:
+            mismatch(part, results[op], f"{said}: the {op}", than=f" ({op})")
+        else:
+            _judge_one(backend, problem, op, form, part, f"{said}: the {op}")
+
+
+def _call(backend: BackendUnderTest, problem: Problem, op: str, form: str) -> tuple[Any, str]:
+    """A call, what came of it, and the call in words; checks what it must not touch."""
+    writes = op in (*_WRITES, "loss_and_gradient")
+    logits, out = problem.with_out() if writes else (problem.logits(op), None)
+    arguments = [logits] + ([problem.target(form, op)] if form else [])
+    options: dict[str, Any] = problem.options(form, op) if form else {"axis": problem.axis}
+    said = call_text(op, logits, arguments[1] if form else None, options, problem.text())
+    inputs = [a for a in (*arguments, *options.values()) if isinstance(a, np.ndarray) and a is not out]
+    before = [a.tobytes() for a in inputs]
+    if out is not None:
+        options["out"] = out
+    try:
+        result = backend.call(op, *arguments, **options)
+    except (Failure, NotProvidedError):
+        raise
+    except Exception as error:
+        raise Failure(f"{said} raises {error!r}") from error
+    for array, bytes_before in zip(inputs, before, strict=True):
+        if array.tobytes() != bytes_before:
+            raise Failure(f"{said} wrote to {'the logits' if array is logits else 'the target or the weights'}")
+    if out is not None and backend.host:
+        written = result[1] if isinstance(result, tuple) else result
+        if not np.shares_memory(written, out):
+            raise Failure(f"{said} returns another array than out")
+        if problem.levels.get("out") == "interleaved" and not _same(logits, problem.logits("")):
+            raise Failure(f"{said} wrote between the entries of out")
+    return result, said
+
+
+def _same(a: Array, b: Array) -> bool:
+    return np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes()
+
+
+def _judge_signs(op: str, rows: Array, problem: Problem, said: str) -> None:
+    """No zero is -0 where a result can only be +0."""
+    if op not in ("loss", "log_loss", "softmax") and problem.k != 1:
+        return
+    if problem.levels.get("distribution") == "any sum, any sign":
+        return
+    bad = (rows == 0) & np.signbit(rows)
+    if bad.any():
+        where = [int(i) for i in np.argwhere(bad)[0]] if rows.ndim else ""
+        raise Failure(f"{said}{where} is -0.0, expected 0.0")
+
+
+# -- what failures have in common ----------------------------------------------------------------------
+
+_MODULI: Final = (2, 4, 8, 16, 32, 64, 128, 256)
+_LIMITS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+def common_cause(op: str, failed: Sequence[Problem], passed: Sequence[Problem]) -> str:
+    """What calls that fail share and calls that pass have not, in words: the simplest such condition, if there is one.
+
+    Parameters
+    ----------
+    op
+        The function.
+    failed, passed
+        The problems, at least one that failed.
+    """
+    told = f"{op}: {len(failed)} of {len(failed) + len(passed)} combinations fail"
+    if len(failed) < 3:
+        return f"{told}; this one: {_levels(failed[0])}"
+    if not passed:
+        return told
+    conditions = [(text, holds) for text, holds in _conditions(failed) if all(map(holds, failed))]
+    masks = [(text, _mask(holds, passed)) for text, holds in conditions]
+    masks = [(text, mask) for text, mask in masks if mask != (1 << len(passed)) - 1]
+    for size in (1, 2, 3):
+        for chosen in itertools.combinations(masks, size):
+            if functools.reduce(lambda a, b: a & b, (mask for _, mask in chosen)) == 0:
+                return f"{told}: all that have {' and '.join(text for text, _ in chosen)}"
+    return f"{told}{_sizes(failed, passed)}"
+
+
+def _mask(holds: Callable[[Problem], bool], problems: Sequence[Problem]) -> int:
+    return sum(1 << i for i, problem in enumerate(problems) if holds(problem))
+
+
+def _conditions(failed: Sequence[Problem]) -> Iterator[tuple[str, Callable[[Problem], bool]]]:
+    """Conditions that hold for the first failure, the plainest first."""
+    first = failed[0]
+    for factor, level in first.levels.items():
+        if factor not in ("dtype", "any dtype", "K mod 64"):
+            yield f"{factor}={level}", lambda p, f=factor, v=level: p.levels.get(f) == v  # type: ignore[misc]
+            others = [v for v in FACTORS[factor] if all(p.levels.get(factor) != v for p in failed)]
+            for other in others if len(others) <= 2 else []:
+                yield f"{factor} not {other}", lambda p, f=factor, v=other: p.levels.get(f) != v  # type: ignore[misc]
+    for size in ("k", "n"):
+        value = getattr(first, size)
+        name = size.upper()
+        yield f"{name} = {value}", lambda p, s=size, v=value: getattr(p, s) == v  # type: ignore[misc]
+        for limit in _LIMITS:
+            if value > limit:
+                yield f"{name} > {limit}", lambda p, s=size, v=limit: getattr(p, s) > v  # type: ignore[misc]
+            else:
+                yield f"{name} <= {limit}", lambda p, s=size, v=limit: getattr(p, s) <= v  # type: ignore[misc]
+        for m in _MODULI:
+            rest = value % m
+            yield f"{name} % {m} = {rest}", lambda p, s=size, m=m, r=rest: getattr(p, s) % m == r  # type: ignore[misc]
+            yield f"{name} % {m} not 0", lambda p, s=size, m=m: getattr(p, s) % m != 0  # type: ignore[misc]
+
+
+def _levels(problem: Problem) -> str:
+    return ", ".join(
+        f"{factor}={level}" for factor, level in problem.levels.items() if level not in ("none", "C", "True")
+    )
+
+
+def _sizes(failed: Sequence[Problem], passed: Sequence[Problem]) -> str:
+    """The numbers of classes that fail, and those that pass only."""
+    bad = sorted({problem.k for problem in failed})
+    good = sorted({problem.k for problem in passed} - set(bad))
+    if not good or len(good) < len(bad):
+        return ""
+    return f"; K = {_few(bad)} fail, K = {_few(good)} pass"
+
+
+def _few(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+
+
+REQUIREMENTS = (
+    Requirement(
+        "combinations",
+        "every option with every other: function, dtype, layout, axis, K mod 64, N around 2^n, reduction, weights, "
+        "smoothing, ignored rows, validate, targets of every dtype and layout, out=",
+        "within the gates; the fused function bit for bit as the others; arguments are never written",
+        checks=tuple(
+            case
+            for array in ARRAYS
+            for case in check(
+                "combinations",
+                _combined,
+                name="array",
+                array=(array,),
+                family=_FAMILIES,
+                dtype=covering.levels_of(array, "any dtype" if "any dtype" in ARRAYS[array].factors else "dtype"),
+            )
+            if not ("log_loss" in case.name and case.name.endswith(("int32", "uint8")))
+        ),
+    ),
+)

@@ -1,0 +1,408 @@
+"""From a failed case to three lines of Python: the smallest call found that is still wrong, in the same way.
+
+A case is run again with its calls recorded. From the last to the first, each is tried alone: held against the oracle,
+repeated, made of copies, and with its last row alone. What is wrong in one of these ways is made smaller (fewer rows,
+classes and options, plainer numbers) as long as it stays wrong. Where no call is wrong by itself (threads, processes,
+what goes before), the case itself is the reproducer.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from softbench.conformance import contract
+from softbench.conformance.backend_under_test import BackendUnderTest, under_test
+from softbench.conformance.failures import Failure, NotRefused, mismatch
+from softbench.conformance.problems import LAYOUTS
+from softbench.conformance.runner import decide
+from softbench.loading import Source
+
+__all__ = ["case_text", "main", "reproduce"]
+
+Array = np.ndarray[Any, Any]
+
+_SECONDS: Final = 10.0
+"""Time for making a call smaller."""
+_KEPT: Final = 12
+"""Calls of a case that are tried, from the last."""
+_LITERAL: Final = 24
+"""Numbers that an array may have to be written out."""
+_LONG: Final = 2000
+"""Characters that the lines may have."""
+_BYTES: Final = 1 << 24
+"""Size of arguments up to which a call is tried."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of a public function."""
+
+    op: str
+    logits: Any
+    target: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, backend: BackendUnderTest) -> Any:
+        """Its result; the arguments are copies."""
+        options = {name: _copy(value) for name, value in self.options.items()}
+        return backend.call(self.op, _copy(self.logits), _copy(self.target), **options)
+
+
+def _copy(value: Any) -> Any:
+    """A copy that lies in memory as the array does: of all the memory that the array is a view of."""
+    if not isinstance(value, np.ndarray):
+        return value
+    base = value
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    if base is value or not (base.flags.c_contiguous or base.flags.f_contiguous):
+        return np.array(value, order="K")
+    memory = bytearray(base.tobytes(order="A"))
+    offset = value.__array_interface__["data"][0] - base.__array_interface__["data"][0]
+    made: Array = np.ndarray(value.shape, value.dtype, memory, offset, value.strides)
+    made.flags.writeable = value.flags.writeable
+    return made
+
+
+def _plain(call: Call) -> Call:
+    """The call with C-contiguous arrays."""
+    options = {k: _in_c_order(v) for k, v in call.options.items()}
+    return Call(call.op, _in_c_order(call.logits), _in_c_order(call.target), options)
+
+
+def _in_c_order(value: Any) -> Any:
+    return np.array(value, value.dtype.newbyteorder("="), order="C") if isinstance(value, np.ndarray) else value
+
+
+def _layout(array: Array) -> str:
+    """The name of the layout of an array in `softbench.conformance.problems.LAYOUTS`."""
+    flags, wide = array.flags, [s for s, n in zip(array.strides, array.shape, strict=True) if n > 1]
+    if not flags.aligned:
+        return "unaligned"
+    if not flags.c_contiguous:
+        if flags.f_contiguous:
+            return "F"
+        return "broadcast" if 0 in wide else "reversed" if min(wide) < 0 else "strided"
+    return "C" if flags.writeable else "read-only"
+
+
+# -- ways of being wrong -------------------------------------------------------------------------------
+# Each raises Failure if a call is wrong in its way. The text is the third line of the reproducer.
+
+
+def _by_oracle(backend: BackendUnderTest, call: Call) -> None:
+    result = call.run(backend)
+    options = {k: v for k, v in call.options.items() if k not in ("out", "validate", "keepdims")}
+    if call.op == "argmax":
+        wide = np.moveaxis(np.asarray(call.logits).astype(np.float64), call.options.get("axis", -1), -1)
+        nan = np.isnan(wide)
+        mismatch(result, np.where(nan.any(axis=-1), nan.argmax(axis=-1), wide.argmax(axis=-1)), "argmax")
+    elif call.op == "loss_and_gradient":
+        for op, part in zip(("loss", "gradient"), result, strict=True):
+            backend.judge(op, part, call.logits, call.target, said=op, **options)
+    else:
+        backend.judge(call.op, result, call.logits, call.target, said=call.op, **options)
+
+
+def _parts(result: Any) -> tuple[Array, ...]:
+    return tuple(np.asarray(part) for part in (result if isinstance(result, tuple) else (result,)))
+
+
+def _same(a: Any, b: Any, said: str) -> None:
+    for x, y in zip(_parts(a), _parts(b), strict=True):
+        mismatch(x, y, said)
+
+
+def _repeated(backend: BackendUnderTest, call: Call) -> None:
+    first = [np.array(part) for part in _parts(call.run(backend))]
+    _same(call.run(backend), tuple(first), "the second of two equal calls")
+
+
+def _of_copies(backend: BackendUnderTest, call: Call) -> None:
+    _same(call.run(backend), _plain(call).run(backend), "the same of C-contiguous copies")
+
+
+def _last_row_alone(backend: BackendUnderTest, call: Call) -> None:
+    if not _is_rows(call) or len(call.logits) < 2 or call.options.get("reduction", "none") != "none":
+        raise _NotAsked
+    alone = _rows(call, slice(len(call.logits) - 1, None))
+    whole = tuple(part[-1:] for part in _parts(call.run(backend)))
+    _same(alone.run(backend), whole, "the last row alone")
+
+
+_WAYS: Final[dict[str, tuple[Callable[[BackendUnderTest, Call], None], str]]] = {
+    "oracle": (_by_oracle, "print({call})"),
+    "repeated": (_repeated, "print({call} - {call})"),
+    "copies": (_of_copies, "print({call} - {copies})"),
+    "alone": (_last_row_alone, "print({call}[-1:] - {alone})"),
+}
+
+
+class _NotAsked(Exception):
+    """A way that does not concern a call."""
+
+
+def _wrong(backend: BackendUnderTest, call: Call, way: str) -> str:
+    """What is wrong with a call, in this way; empty if nothing is."""
+    try:
+        _WAYS[way][0](backend, call)
+    except Failure as failure:
+        return str(failure)
+    except _NotAsked:
+        return ""
+    except Exception as error:  # the backend's
+        return f"raises {type(error).__name__}: {error}" if way == "oracle" and _is_valid(call) else ""
+    return ""
+
+
+def _is_valid(call: Call) -> bool:
+    """Whether the numpy backend takes the call, as every backend must."""
+    from softbench.registry import get_backend
+
+    try:
+        call.run(BackendUnderTest(get_backend("numpy")))
+    except Exception:
+        return False
+    return True
+
+
+# -- making a call smaller -----------------------------------------------------------------------------
+
+
+def _is_rows(call: Call) -> bool:
+    return isinstance(call.logits, np.ndarray) and call.logits.ndim == 2 and call.options.get("axis", -1) in (-1, 1)
+
+
+def _laid(array: Array, like: Array) -> Array:
+    """The elements of an array in the layout of another."""
+    return LAYOUTS[_layout(like)](np.array(array, order="C"))
+
+
+def _rows(call: Call, rows: slice) -> Call:
+    """The call for some of its rows, which are along the first axis."""
+    return _cut(call, 0, rows)
+
+
+def _cut(call: Call, axis: int, part: slice) -> Call:
+    """The call for a part of its logits along an axis."""
+    place = [slice(None)] * call.logits.ndim
+    place[axis] = part
+    here = tuple(place)
+    classes = call.options.get("axis", -1) % call.logits.ndim
+    outer = here[:classes] + here[classes + 1 :]  # of what has no axis of classes
+    options, target = dict(call.options), call.target
+    if axis != classes:
+        if isinstance(weight := options.get("sample_weight"), np.ndarray):
+            options["sample_weight"] = weight[outer]
+        if target is not None:
+            target = target[here if target.ndim == call.logits.ndim else outer]
+        return replace(call, logits=_laid(call.logits[here], call.logits), target=target, options=options)
+    logits = _laid(call.logits[here], call.logits)
+    k = logits.shape[axis]
+    if isinstance(options.get("class_weight"), np.ndarray):
+        options["class_weight"] = options["class_weight"][part]
+    if target is not None and target.ndim == call.logits.ndim:
+        target = target[here]
+        total = target.sum(axis=axis, keepdims=True)
+        if options.get("validate", True) and not np.allclose(total, 1.0):
+            with np.errstate(all="ignore"):
+                target = (target / total).astype(target.dtype)
+    elif target is not None and options.get("validate", True):
+        ignored = target == options.get("ignore_index")
+        target = np.where(ignored | (target < k), target, target % k).astype(target.dtype)
+    return replace(call, logits=logits, target=target, options=options)
+
+
+_FEWER: Final = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129)
+
+
+def _smaller(call: Call) -> Iterator[Call]:
+    """Calls that say less, the least first."""
+    yield _plain(call)
+    for name in list(call.options):
+        if name != "reduction":
+            yield replace(call, options={k: v for k, v in call.options.items() if k != name})
+    if call.options.get("reduction", "none") != "none":
+        yield replace(call, options={**call.options, "reduction": "none"})
+    if not isinstance(call.logits, np.ndarray):
+        return
+    for axis, n in enumerate(call.logits.shape):
+        for fewer in dict.fromkeys((*_FEWER, n // 2, n - 64, n - 16, n - 8, n - 1)):
+            if 0 < fewer < n:
+                for start in dict.fromkeys((0, n - fewer, (n - fewer) // 2)):
+                    yield _cut(call, axis, slice(start, start + fewer))
+    for plainer in _plainer(call.logits):
+        yield replace(call, logits=_laid(plainer, call.logits))
+    if isinstance(call.target, np.ndarray) and call.target.ndim == 1 and call.target.any():
+        yield replace(call, target=np.zeros_like(call.target))
+    for name in ("sample_weight", "class_weight"):
+        value = call.options.get(name)
+        if isinstance(value, np.ndarray) and len(np.unique(value)) > 2:
+            plain = np.ones(value.shape, value.dtype)
+            plain[-1] = 2
+            yield replace(call, options={**call.options, name: plain})
+
+
+def _plainer(x: Array) -> Iterator[Array]:
+    """Plainer numbers of the same shape and dtype."""
+    with np.errstate(all="ignore"):
+        wide = x.astype(np.float64)
+        found = [np.zeros(x.shape), _waves(x.shape), np.round(wide), np.round(wide, 1)]
+        made = [plainer.astype(x.dtype) for plainer in found]
+    yield from (plainer for plainer in made if plainer.tobytes() != np.ascontiguousarray(x).tobytes())
+
+
+def _waves(shape: tuple[int, ...]) -> Array:
+    return np.arange(np.prod(shape)).reshape(shape) % 7.0
+
+
+def _shrunk(backend: BackendUnderTest, call: Call, way: str, end: float) -> Call:
+    """The smallest call found that is wrong in the same way."""
+    again = True
+    while again and time.monotonic() < end:
+        again = False
+        for smaller in _smaller(call):
+            if _size(smaller) < _size(call) and _wrong(backend, smaller, way):
+                call, again = smaller, True
+                break
+            if time.monotonic() > end:
+                break
+    return call
+
+
+def _size(call: Call) -> tuple[int, int, int]:
+    arrays = [v for v in (call.logits, call.target, *call.options.values()) if isinstance(v, np.ndarray)]
+    return len(call.options), sum(a.size for a in arrays), len(_text(call, _literal(call.logits)))
+
+
+# -- writing -------------------------------------------------------------------------------------------
+
+
+def _literal(value: Any) -> str:
+    """An argument as Python."""
+    if not isinstance(value, np.ndarray):
+        return repr(value)
+    name = value.dtype.name
+    form = f"ml_dtypes.{name}" if name == "bfloat16" else repr(name if value.dtype.isnative else value.dtype.str)
+    first = value.reshape(-1)[0].item() if value.size else 0.0
+    if value.size > 4 and (value == value.reshape(-1)[0]).all() and not np.signbit(first):
+        text = f"np.full({value.shape}, {first!r}, {form})"
+    elif value.size > 4 and value.dtype.kind != "i" and (value == _waves(value.shape)).all():
+        text = f"(np.arange({value.size}).reshape({value.shape}) % 7).astype({form})"
+    else:
+        numbers = re.sub(r"\b(nan|inf)\b", r"np.\1", repr(value.tolist()))
+        text = f"np.array({numbers}, {form})"
+    layout = _layout(value)
+    return text if layout == "C" else f"LAYOUTS[{layout!r}]({text})"
+
+
+def _text(call: Call, logits: str = "x") -> str:
+    """The call as Python."""
+    parts = [logits] + ([] if call.target is None else [_literal(call.target)])
+    parts += [f"{name}={_literal(value)}" for name, value in call.options.items()]
+    return f"be.{call.op}({', '.join(parts)})"
+
+
+def _written(source: Source, call: Call, way: str, message: str) -> str:
+    alone = _rows(call, slice(len(call.logits) - 1, None)) if way == "alone" else call
+    third = _WAYS[way][1].format(call=_text(call), copies=_text(_plain(call), "x.copy()"), alone=_text(alone, "x[-1:]"))
+    logits = _literal(call.logits)
+    used = logits + third
+    imports = "import numpy as np" + (", ml_dtypes" if "ml_dtypes" in used else "")
+    layouts = "; from softbench.conformance.problems import LAYOUTS" if "LAYOUTS" in used else ""
+    first = re.split(r"[;\n]", message)[0]
+    return (
+        f"{imports}; from softbench.loading import Source{layouts}\n"
+        f"be, x = {_source_text(source)}.load(), {logits}\n"
+        f"{third}  # {first}"
+    )
+
+
+def _source_text(source: Source) -> str:
+    words = [repr(source.spec)]
+    words += [f"{k}={v!r}" for k, v in (("op", source.op), ("library", source.library), ("dtypes", source.dtypes)) if v]
+    return f"Source({', '.join(words)})"
+
+
+def case_text(source: Source, case_id: str, profile: str, message: str) -> str:
+    """The lines that have a whole case run: where no call is wrong by itself."""
+    first, _, _ = message.partition("\n")
+    return (
+        "from softbench.conformance.apart import judge_apart; from softbench.loading import Source\n"
+        f"report = judge_apart({_source_text(source)}, {profile!r}, select=[{case_id!r}])\n"
+        f"print(report.of('failed')[0].message)  # {first}"
+    )
+
+
+# -- all of it -----------------------------------------------------------------------------------------
+
+
+def reproduce(source: Source, case_id: str, profile: str) -> str:
+    """Three lines of Python that show what is wrong, or why there are none.
+
+    Parameters
+    ----------
+    source
+        The backend.
+    case_id
+        Id of a case.
+    profile
+        The profile it is run in.
+    """
+    case = next(case for case in contract.all_cases() if case.id == case_id)
+    backend = under_test(source, profile)  # type: ignore[arg-type]
+    calls: deque[Call] = deque(maxlen=_KEPT)
+    backend.stops_at_first = True
+    backend.record = lambda *call: calls.append(_recorded(*call)) if _weight(call) < _BYTES else None
+    ways = tuple(_WAYS)
+    try:
+        decide(backend, case)
+    except NotRefused as failure:
+        message, ways = str(failure), ()
+    except Exception as error:
+        message = str(error)
+    else:
+        return ""
+    backend.record = None
+    end = time.monotonic() + _SECONDS
+    for call in list(calls)[::-1]:
+        for way in ways:
+            if time.monotonic() < end and _wrong(backend, call, way):
+                small = _shrunk(backend, call, way, end)
+                shown = _wrong(under_test(source, profile), small, way)  # type: ignore[arg-type]
+                written = _written(source, small, way, shown)
+                if shown and len(written) < _LONG:  # else it takes what has gone before, or more than a glance
+                    return written
+    if not ways and calls and len(_text(calls[-1], _literal(calls[-1].logits))) < 1000:
+        return _written(source, calls[-1], "oracle", message)
+    return case_text(source, case_id, profile, message)
+
+
+def _recorded(op: str, logits: Any, target: Any, options: dict[str, Any]) -> Call:
+    return Call(op, _copy(logits), _copy(target), {k: _copy(v) for k, v in options.items() if k != "out"})
+
+
+def _weight(call: tuple[Any, ...]) -> int:
+    _, logits, target, options = call
+    return sum(v.nbytes for v in (logits, target, *options.values()) if isinstance(v, np.ndarray))
+
+
+def main(source: str, case_id: str, profile: str, answer: str) -> None:
+    """Write the three lines into the file ``answer``: what the backend prints must not be among them."""
+    found = json.loads(source)
+    lines = reproduce(Source(**{**found, "dtypes": tuple(found["dtypes"])}), case_id, profile)
+    Path(answer).write_text(lines, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
