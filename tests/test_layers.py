@@ -19,7 +19,8 @@ FLOORS = (
     {"softbench"},  # the package itself: the public names
     {"api", "losses", "linear", "recommendation"},
     {"advice"},
-    {"registry", "loading"},
+    {"loading"},
+    {"registry", "functions"},
     {"auto"},
     {"front", "accuracy", "machine", "processes"},
     {"interface", "results"},
