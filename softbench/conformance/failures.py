@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from softbench.interface.dtypes import formats
 
-__all__ = ["Failure", "NotApplicable", "NotRefused", "brief", "call_text", "mismatch", "near"]
+__all__ = ["Failure", "NotApplicable", "NotRefused", "brief", "call_text", "crash", "mismatch", "near"]
 
 Array = np.ndarray[Any, Any]
 
@@ -97,3 +99,12 @@ def near(a: Array, b: Array, gap: float, dtype: str, said: str, than: str) -> No
 
 def _value(value: Any) -> str:
     return repr(value.item()) if value.dtype.kind in "iu" else f"{float(value)!r}"
+
+
+def crash(error: BaseException) -> str:
+    """An exception in one line, with the last place outside the kit where it passed."""
+    frames = traceback.extract_tb(error.__traceback__)
+    kit = str(Path(__file__).parent)
+    ours = [f for f in frames if not f.filename.startswith(kit)] or frames
+    where = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno} in {ours[-1].name}" if ours else ""
+    return f"{type(error).__name__}: {error}{where}"

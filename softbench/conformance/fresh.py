@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from softbench import processes
-from softbench.conformance.failures import Failure, NotApplicable
+from softbench.conformance.failures import Failure, NotApplicable, crash
 
 __all__ = ["Nursery", "can_fork", "in_a_fork"]
 
@@ -121,8 +121,6 @@ def _wait(child: int) -> int:
 
 
 def _answer(function: Callable[..., Any], arguments: tuple[Any, ...]) -> _Answer:
-    from softbench.conformance.runner import crash
-
     try:
         return "done", function(*arguments)
     except NotApplicable as error:

@@ -9,10 +9,8 @@ from __future__ import annotations
 import fnmatch
 import importlib.util
 import time
-import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterable
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +19,7 @@ from softbench.conformance import contract
 from softbench.conformance.backend_under_test import BackendUnderTest, under_test
 from softbench.conformance.case import Case
 from softbench.conformance.declarations import problems
-from softbench.conformance.failures import Failure, NotApplicable
+from softbench.conformance.failures import Failure, NotApplicable, crash
 from softbench.conformance.profiles import PROFILES, Profile
 from softbench.conformance.verdicts import Report, Result
 from softbench.errors import NotProvidedError
@@ -31,7 +29,6 @@ from softbench.interface import RowBackend
 __all__ = [
     "CheckFailed",
     "check_function",
-    "crash",
     "decide",
     "judge_case",
     "judge_declarations",
@@ -257,12 +254,3 @@ def stale_deviations(deviations: dict[str, str], results: list[Result], whole: b
 def matches(pattern: str, case_id: str) -> bool:
     """Whether a pattern of `run`'s ``select``, or the key of a declared deviation, means this case."""
     return fnmatch.fnmatchcase(case_id, pattern if "/" in pattern else f"{pattern}/*")
-
-
-def crash(error: BaseException) -> str:
-    """An exception in one line, with the last place outside the kit where it passed."""
-    frames = traceback.extract_tb(error.__traceback__)
-    kit = str(Path(__file__).parent)
-    ours = [f for f in frames if not f.filename.startswith(kit)] or frames
-    where = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno} in {ours[-1].name}" if ours else ""
-    return f"{type(error).__name__}: {error}{where}"

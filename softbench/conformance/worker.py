@@ -15,8 +15,9 @@ from typing import IO, Any, Final
 
 from softbench.conformance import contract
 from softbench.conformance.backend_under_test import BackendUnderTest, under_test
+from softbench.conformance.failures import crash
 from softbench.conformance.fresh import Nursery
-from softbench.conformance.runner import crash, judge_case, judge_declarations
+from softbench.conformance.runner import judge_case, judge_declarations
 from softbench.conformance.verdicts import Result
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.loading import Source
