@@ -16,6 +16,7 @@ import numpy as np
 
 from softbench.front.backend import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
+from softbench.interface.dtypes import formats
 from softbench.interface.memory import last_level_cache
 from softbench_backends.numpy import NumpyBackend
 
@@ -228,7 +229,7 @@ class coarse_exp(Rows):
 class flushes_subnormals(Rows):
     def softmax(self, x, out):
         result = super().softmax(x, out)
-        result[np.abs(result) < np.finfo(x.dtype).tiny] = 0
+        result[np.abs(result) < 2.0 ** formats[x.dtype.name].emin] = 0
         return result
 
 
@@ -1015,7 +1016,7 @@ class last_full_tile_left_out(Rows):
 @mutant("subnormal logits count as 0", "argmax-ties/subnormal-logits-float32")
 class subnormals_are_zero(Rows):
     def argmax(self, x, out):
-        return super().argmax(np.where(np.abs(x) < np.finfo(x.dtype).tiny, 0, x), out)
+        return super().argmax(np.where(np.abs(x) < 2.0 ** formats[x.dtype.name].emin, 0, x), out)
 
 
 @mutant("of 64, 128, ... rows the last is the one before", "every-n/sweep-float64")
