@@ -97,13 +97,17 @@ class _Function:
         self.keywords = _keywords(function)
 
     def __call__(self, logits: Array, target: Array | None = None, **options: Any) -> tuple[Array, ...]:
-        """Its result, or both results of a pair, as arrays of NumPy. Its arguments are copies: it may do anything."""
-        to, _ = LIBRARIES[self.library]
-        arguments = [to(np.array(logits))] + ([] if target is None else [to(np.array(target))])
-        given = {k: to(np.array(v)) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+        """Its result, or both results of a pair, as arrays of NumPy."""
+        arguments = [self._given(logits)] + ([] if target is None else [self._given(target)])
+        given = {k: self._given(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
         result = self.function(*arguments, **given)
         parts = result if isinstance(result, (tuple, list)) and self.op == "loss_and_gradient" else (result,)
         return tuple(np.asarray(LIBRARIES[_library_of(part)][1](part)) for part in parts)
+
+    def _given(self, array: Array) -> Any:
+        """The array as one of its library, a copy only where its memory cannot be passed on."""
+        passes = array.flags.writeable and array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative
+        return LIBRARIES[self.library][0](array if passes else np.array(array, array.dtype.newbyteorder("=")))
 
     def row_by_row(self) -> _RowByRow:
         """The same, called for each row."""

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from softbench.errors import UnknownBackendError
 from softbench.front.backend import Backend
@@ -14,6 +14,8 @@ from softbench.interface import FUNCTIONS, RowBackend
 from softbench.registry import get_backend
 
 __all__ = ["Source", "build", "find", "load"]
+
+_AS: Final = " as "
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,26 @@ class Source:
     dtypes: tuple[str, ...] = ()
     """Dtypes of logits that it is asked for; empty: all that it takes."""
 
+    @classmethod
+    def of(cls, text: str) -> Source:
+        """The source that a text means: a name, ``module:attribute``, or ``module:function as op``."""
+        spec, _, op = text.partition(_AS)
+        return cls(spec, op)
+
+    def __str__(self) -> str:
+        return f"{self.spec}{_AS}{self.op}" if self.op else self.spec
+
     def load(self) -> Any:
         """The backend; raises as `softbench.get_backend`, `load` and `softbench.functions.backend_of` do."""
         if not self.op:
-            return load(self.spec) if ":" in self.spec else get_backend(self.spec)
+            return build(find(self.spec), self.spec) if ":" in self.spec else get_backend(self.spec)
         from softbench.functions import backend_of
 
         function = find(self.spec)
-        return backend_of(function, self.op, library=self.library or None, dtypes=self.dtypes or None)
+        try:
+            return backend_of(function, self.op, library=self.library or None, dtypes=self.dtypes or None)
+        except TypeError as error:
+            raise UnknownBackendError(f"{self.spec!r}: {error}") from None
 
 
 def load(spec: str) -> Any:
@@ -50,7 +64,7 @@ def load(spec: str) -> Any:
     UnknownBackendError
         No such module or attribute, or it is no backend; the message says which.
     """
-    return build(find(spec), spec)
+    return Source.of(spec).load()
 
 
 def find(spec: str) -> Any:

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from softbench.cli.arguments import DEFAULT_OUT, UsageError, complain, count, names, positive, shape
 from softbench.cli.progress import make_console, show_progress
+from softbench.interface import FUNCTIONS
 from softbench.interface.dtypes import formats
+from softbench.loading import Source
 from softbench.registry import DISTRIBUTIONS, get_backend, list_backends
 
 if TYPE_CHECKING:  # rich and everything that measures are imported by the commands that need them
@@ -42,6 +44,14 @@ def add_parser(commands: Any) -> None:
     what.add_argument(
         "--backend", "--backends", dest="backends", metavar="NAME,...",
         help="only these; also MODULE:CLASS (default: all that can run here)",
+    )  # fmt: skip
+    what.add_argument(
+        "--candidate", action="append", metavar="MODULE:ATTRIBUTE",
+        help="a class or (with --as) a function of yours that takes part besides; may be given again",
+    )  # fmt: skip
+    what.add_argument(
+        "--as", dest="candidate_op", metavar="OP", choices=FUNCTIONS,
+        help="what the candidate computes: " + ", ".join(FUNCTIONS) + "; without --op only this is measured",
     )  # fmt: skip
     what.add_argument("--cases", metavar="CASE,...", help='names, patterns or suites, also "all"')
     what.add_argument("--op", metavar="OP,...", help="operations on --shape, or of the cases only those that do them")
@@ -123,8 +133,14 @@ def _config(parsed: argparse.Namespace) -> Config:
     for name in listed["backends"]:
         if ":" not in name and name not in list_backends():
             get_backend(name)  # raises, with close matches
+    candidates = _candidates(parsed)
+    if parsed.candidate_op and not listed["op"]:
+        listed["op"] = [parsed.candidate_op]
+        if not listed["cases"] and not listed["shape"]:
+            listed["shape"] = _shapes_of(parsed.candidate_op, parsed.profile)
     config = Config(
         backends=tuple(dict.fromkeys(listed["backends"])) or None,
+        candidates=tuple(dict.fromkeys(candidates)),
         profile=parsed.profile,
         cases=tuple(listed["cases"]),
         ops=tuple(dict.fromkeys(listed["op"])),
@@ -142,6 +158,25 @@ def _config(parsed: argparse.Namespace) -> Config:
     except ValueError as error:
         raise UsageError(f"{error}{_close_cases(config.cases)}; see: softbench list --cases") from None
     return config
+
+
+def _candidates(parsed: argparse.Namespace) -> list[str]:
+    """The texts of the sources (`softbench.loading.Source`) that take part besides. UsageError."""
+    candidates, op = parsed.candidate or [], parsed.candidate_op
+    if op and not candidates:
+        raise UsageError(f"--as {op} says what a --candidate computes, and there is none")
+    for spec in candidates:
+        if ":" not in spec:
+            raise UsageError(f"--candidate {spec!r}: expected MODULE:ATTRIBUTE")
+    return [str(Source(spec, op or "")) for spec in candidates]
+
+
+def _shapes_of(op: str, profile: str) -> list[str]:
+    """Shapes for an operation that no case of the profile does; none if some case does."""
+    from softbench.measure.plan import PROFILES
+    from softbench.measure.workloads import select
+
+    return [] if any(case.op == op for case in select([PROFILES[profile].cases])) else ["4096x1000"]
 
 
 def _close(value: str, known: Sequence[str]) -> str:
@@ -191,6 +226,7 @@ def _config_of(record: Record) -> Config:
     try:
         made = Config(
             backends=_tuple(kept["backends"]),
+            candidates=_tuple(kept.get("candidates")) or (),
             cases=_tuple(kept["cases"]) or (),
             ops=_tuple(kept["ops"]) or (),
             shapes=tuple(tuple(int(n) for n in lengths) for lengths in kept["shapes"]),
@@ -215,7 +251,7 @@ def _tuple(values: Any) -> tuple[str, ...] | None:
 
 def _absent(record: Record, config: Config) -> str:
     """Which backends were asked for by name, and could not be measured."""
-    asked = [(name, record["backends"].get(name)) for name in config.backends or ()]
+    asked = [(name, record["backends"].get(name)) for name in (*(config.backends or ()), *config.candidates)]
     return "; ".join(f"{name}: {entry['reason']}" for name, entry in asked if entry and not entry["ok"])
 
 

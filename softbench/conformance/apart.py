@@ -57,7 +57,7 @@ def judge_apart(
     Parameters
     ----------
     backend
-        A name, ``"module:Class"``, or a `softbench.loading.Source`.
+        A name, ``"module:Class"``, ``"module:function as op"``, or a `softbench.loading.Source`.
     profile, progress, select
         See `softbench.conformance.run`.
     timeout
@@ -77,7 +77,7 @@ def judge_apart(
     ValueError
         An unknown profile, or a pattern of ``select`` that matches no case.
     """
-    source = Source(backend) if isinstance(backend, str) else backend
+    source = Source.of(backend) if isinstance(backend, str) else backend
     run = _Run(source, profile, selected(profile, select), progress, timeout)
     start = time.perf_counter()
     try:
@@ -357,7 +357,7 @@ def reproduce_apart(
     """
     from softbench.conformance.reproduce import case_text
 
-    source = Source(backend) if isinstance(backend, str) else backend
+    source = Source.of(backend) if isinstance(backend, str) else backend
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "lines"
         command = processes.python(

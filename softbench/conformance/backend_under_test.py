@@ -236,7 +236,7 @@ def _mapping(rows: Any, name: str) -> dict[str, Any]:
 def under_test(backend: Any, profile: Profile = "standard") -> BackendUnderTest:
     """The `BackendUnderTest` for whatever `softbench.conformance.run` takes, or a `softbench.loading.Source`."""
     if isinstance(backend, str):
-        backend = Source(backend)
+        backend = Source.of(backend)
     if isinstance(backend, Source):
         return BackendUnderTest(backend.load(), name=backend.spec if ":" in backend.spec else None, profile=profile)
     return BackendUnderTest(build(backend, repr(backend)), profile=profile)

@@ -43,6 +43,8 @@ class Config:
 
     backends: tuple[str, ...] | None = None
     """Names, or ``module:attribute``; None: every backend that can run here."""
+    candidates: tuple[str, ...] = ()
+    """What takes part besides: ``module:attribute``, or ``module:function as op``."""
     profile: str = "standard"
     """One of `PROFILES`."""
     cases: tuple[str, ...] = ()

@@ -147,8 +147,8 @@ class _Run:
 
     def _survey(self) -> None:
         """Who is here, and why others are not. Where backends were named, nobody else's library is loaded."""
-        asked = self.config.backends
-        self.record["backends"] = survey(list_backends() if asked is None else dict.fromkeys(asked))
+        asked = list_backends() if self.config.backends is None else self.config.backends
+        self.record["backends"] = survey(dict.fromkeys([*asked, *self.config.candidates]))
 
     def _participants(self) -> list[Participant]:
         """Those that can be timed; why others cannot is in the record."""
