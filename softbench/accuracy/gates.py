@@ -79,6 +79,9 @@ GATES: Final[dict[str, Gate]] = {
         "(sum q) p - q, rounded once; sum q is not 1, not even for a distribution rounded to its dtype.",
     ),
     "log_loss": Gate(_ULP, _each(2, 2, 2), "-log p of the given p: no clipping, no epsilon added."),
+    "soft_log_loss": Gate(
+        _ULP, _each(8, 8, 2), "sum_k q_k (-log p_k): for q >= 0 no term is negative, so nothing cancels."
+    ),
     "reduced_loss": Gate(
         "x (u |result| + N eta/4)",  # of the logits' dtype; eta: each of N rows may underflow in it
         _each(4, 4, 4),
@@ -86,7 +89,8 @@ GATES: Final[dict[str, Gate]] = {
     ),
 }
 """Every gate of the contract. A gradient of class indices has two: at the label and elsewhere. With smoothing, class
-indices are judged as the distribution they stand for. ``reduced_loss`` is for "sum" and "mean" of any loss."""
+indices are judged as the distribution they stand for; sums over classes have gates of their own. ``reduced_loss`` is
+for "sum" and "mean" of any loss."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +251,8 @@ class _Call:
             return {"reduced_loss": everything}
         if self.op == "loss":
             return {"soft_loss" if self.soft else "index_loss": everything}
+        if self.op == "log_loss":
+            return {"soft_log_loss" if self.soft else "log_loss": everything}
         if self.op != "gradient":
             return {self.op: everything}
         if self.soft:
@@ -336,6 +342,7 @@ def _reduced_error(call: _Call, got: Array, truth: Truth) -> F64:
 _MEASURES: Final[dict[str, Callable[[_Call, Array, Truth], F64]]] = {
     "logsumexp": _logsumexp_error,
     "soft_loss": _soft_loss_error,
+    "soft_log_loss": _soft_loss_error,
     "soft_gradient": _soft_gradient_error,
     "reduced_loss": _reduced_error,
 }

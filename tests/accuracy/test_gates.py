@@ -56,6 +56,7 @@ def test_bounds_are_the_contracts():
         "soft_loss": (8, 8, 1),
         "soft_gradient": (8, 8, 8),
         "log_loss": (2, 2, 2),
+        "soft_log_loss": (8, 8, 2),
         "reduced_loss": (4, 4, 4),
     }
     names = ("float64", "float32", "float16")
@@ -102,6 +103,7 @@ def test_correctly_rounded_results_pass(name, dtype, rng):
         ("gradient", "index", "label_gradient"),
         ("gradient", "index", "off_label_gradient"),
         ("log_loss", "index", "log_loss"),
+        ("log_loss", "soft", "soft_log_loss"),
     ],
 )
 def test_the_bound_is_where_the_table_says(op, target, gate, dtype, rng):

@@ -36,12 +36,12 @@ class Mutant(NamedTuple):
 MUTANTS: Final[dict[str, Mutant]] = {}
 
 
-def mutant(bug: str, killer: str, front: bool = False) -> Callable[[type], type]:
-    """Register a class: a row backend, or with ``front`` a front over the right NumPy backend."""
+def mutant(bug: str, killer: str) -> Callable[[type], type]:
+    """Register a class: a row backend, or a front, which is put over the right NumPy backend."""
 
     def register(cls: type) -> type:
         name = cls.__name__.replace("_", "-")
-        MUTANTS[name] = Mutant(name, bug, killer, (lambda: cls(NumpyBackend())) if front else cls)
+        MUTANTS[name] = Mutant(name, bug, killer, (lambda: cls(NumpyBackend())) if issubclass(cls, Backend) else cls)
         return cls
 
     return register
@@ -352,7 +352,7 @@ class soft_gradient_p_minus_y(GradientMutant):
         return gradient
 
 
-@mutant("gradient(reduction='none') divided by N", "reductions/gradient-none-float64", front=True)
+@mutant("gradient(reduction='none') divided by N", "reductions/gradient-none-float64")
 class scaled_unreduced_gradient(Backend):
     def gradient(self, logits, target, *, reduction="mean", **options):
         return super().gradient(logits, target, reduction="mean" if reduction == "none" else reduction, **options)
@@ -382,7 +382,7 @@ class ignored_is_minus_zero(GradientMutant):
         return gradient
 
 
-@mutant("the class to ignore is left out of the denominator", "ignore-index/gradient-class-stays-float64", front=True)
+@mutant("the class to ignore is left out of the denominator", "ignore-index/gradient-class-stays-float64")
 class ignored_class_masked(Backend):
     def gradient(self, logits, target, *, ignore_index=None, **options):
         x = np.array(logits, np.result_type(logits, np.float16))
@@ -408,7 +408,7 @@ class mean_despite_weights(Rows):
         return float(np.count_nonzero(labels != IGNORED))
 
 
-@mutant("soft targets with class weights divide by the weights", "class-weight/gradient-soft-mean-float64", front=True)
+@mutant("soft targets with class weights divide by the weights", "class-weight/gradient-soft-mean-float64")
 class soft_mean_by_weights(Backend):
     def gradient(self, logits, target, *, class_weight=None, **options):
         result = super().gradient(logits, target, class_weight=class_weight, **options)
@@ -440,7 +440,7 @@ class minus_one_ignored(Rows):
         return np.where(labels == -1, IGNORED, lowered) if labels.dtype.kind == "i" else lowered
 
 
-@mutant("ignore_index defaults to -100, as in PyTorch", "ignore-index/loss-default-none-float64", front=True)
+@mutant("ignore_index defaults to -100, as in PyTorch", "ignore-index/loss-default-none-float64")
 class torch_default_ignore(Backend):
     def loss(self, logits, target, *, ignore_index=None, **options):
         soft = np.ndim(target) == np.ndim(logits)
@@ -462,7 +462,7 @@ class labels_in_32_bits(Rows):
         return super().index_labels(labels.astype(np.int32), n_classes, ignore_index, validate)
 
 
-@mutant("targets (N,1) are squeezed", "label-shapes/loss-column-float64", front=True)
+@mutant("targets (N,1) are squeezed", "label-shapes/loss-column-float64")
 class column_of_labels(Backend):
     def loss(self, logits, target, **options):
         if np.ndim(target) == 2 and np.shape(target)[1] == 1 and np.shape(logits)[-1] != 1:
@@ -470,7 +470,7 @@ class column_of_labels(Backend):
         return super().loss(logits, target, **options)
 
 
-@mutant("one label is broadcast over all rows", "label-shapes/loss-one-float64", front=True)
+@mutant("one label is broadcast over all rows", "label-shapes/loss-one-float64")
 class label_broadcast(Backend):
     def loss(self, logits, target, **options):
         if np.ndim(target) == 1 and np.ndim(logits) == 2 and len(target) == 1:
@@ -478,7 +478,7 @@ class label_broadcast(Backend):
         return super().loss(logits, target, **options)
 
 
-@mutant("float labels are truncated to integers", "label-dtypes/loss-float64-float64", front=True)
+@mutant("float labels are truncated to integers", "label-dtypes/loss-float64-float64")
 class float_labels(Backend):
     def loss(self, logits, target, **options):
         if np.ndim(target) == np.ndim(logits) - 1 and np.asarray(target).dtype.kind in "fb":
@@ -486,7 +486,7 @@ class float_labels(Backend):
         return super().loss(logits, target, **options)
 
 
-@mutant("validate=False skips the check of shapes too", "label-range/loss-shape-unvalidated-float64", front=True)
+@mutant("validate=False skips the check of shapes too", "label-range/loss-shape-unvalidated-float64")
 class shapes_unvalidated(Backend):
     def loss(self, logits, target, *, validate=True, **options):
         if not validate and np.ndim(target) == 1 and np.ndim(logits) == 2:
@@ -510,7 +510,7 @@ class zero_times_infinity(Rows):
         return super().loss(x, target, loss)
 
 
-@mutant("smoothing gives eps / (K - 1) to the other classes", "label-smoothing/gradient-index-float64", front=True)
+@mutant("smoothing gives eps / (K - 1) to the other classes", "label-smoothing/gradient-index-float64")
 class smoothing_by_k_minus_1(Backend):
     def gradient(self, logits, target, *, label_smoothing=0.0, **options):
         k = np.shape(logits)[-1]
@@ -690,7 +690,7 @@ class accumulates_into_out(Rows):
         return out
 
 
-@mutant("returns a new array instead of out", "out/filled-softmax-float64", front=True)
+@mutant("returns a new array instead of out", "out/filled-softmax-float64")
 class returns_another_array(Backend):
     def softmax(self, logits, *, axis=-1, out=None):
         result = super().softmax(logits, axis=axis)
@@ -709,7 +709,7 @@ class in_place_twice_read(Rows):
         return out
 
 
-@mutant("overlapping out= is accepted", "out/refused-overlap-one-row-softmax", front=True)
+@mutant("overlapping out= is accepted", "out/refused-overlap-one-row-softmax")
 class overlap_accepted(Backend):
     def softmax(self, logits, *, axis=-1, out=None):
         if out is not None and isinstance(logits, np.ndarray) and np.may_share_memory(out, logits):
@@ -717,7 +717,7 @@ class overlap_accepted(Backend):
         return super().softmax(logits, axis=axis, out=out)
 
 
-@mutant("out of another dtype is filled by casting", "out/refused-dtype-softmax", front=True)
+@mutant("out of another dtype is filled by casting", "out/refused-dtype-softmax")
 class out_is_cast(Backend):
     def softmax(self, logits, *, axis=-1, out=None):
         if out is not None and out.dtype.kind == "f" and out.shape == np.shape(logits):
@@ -726,7 +726,7 @@ class out_is_cast(Backend):
         return super().softmax(logits, axis=axis, out=out)
 
 
-@mutant("out is cleared before the labels are checked", "errors/out-untouched-gradient-label", front=True)
+@mutant("out is cleared before the labels are checked", "errors/out-untouched-gradient-label")
 class clears_out_first(Backend):
     def gradient(self, logits, target, *, out=None, **options):
         if out is not None and out is not logits and out.flags.writeable:
@@ -768,7 +768,7 @@ class ignores_byte_order(Rows):
         return super().as_rows(x if x.dtype.isnative else x.view(x.dtype.newbyteorder()), axis, dtype)
 
 
-@mutant("the axis is ignored", "axes/any-axis-softmax-0", front=True)
+@mutant("the axis is ignored", "axes/any-axis-softmax-0")
 class axis_ignored(Backend):
     def softmax(self, logits, *, axis=-1, out=None):
         if np.ndim(logits) == 3:
@@ -776,13 +776,13 @@ class axis_ignored(Backend):
         return super().softmax(logits, axis=axis, out=out)
 
 
-@mutant("keepdims is ignored", "axes/keepdims", front=True)
+@mutant("keepdims is ignored", "axes/keepdims")
 class keepdims_ignored(Backend):
     def logsumexp(self, logits, *, axis=-1, keepdims=False):
         return super().logsumexp(logits, axis=axis)
 
 
-@mutant("longdouble is silently rounded to float64", "dtypes/longdouble-softmax", front=True)
+@mutant("longdouble is silently rounded to float64", "dtypes/longdouble-softmax")
 class longdouble_accepted(Backend):
     def softmax(self, logits, **options):
         if getattr(logits, "dtype", None) == np.longdouble:
@@ -790,7 +790,7 @@ class longdouble_accepted(Backend):
         return super().softmax(logits, **options)
 
 
-@mutant("bool logits count as 0 and 1", "dtypes/refused-bool-softmax", front=True)
+@mutant("bool logits count as 0 and 1", "dtypes/refused-bool-softmax")
 class bool_accepted(Backend):
     def softmax(self, logits, **options):
         if getattr(logits, "dtype", None) == np.bool_:
@@ -798,7 +798,7 @@ class bool_accepted(Backend):
         return super().softmax(logits, **options)
 
 
-@mutant("masks of masked arrays are dropped", "kinds/refused-masked-softmax", front=True)
+@mutant("masks of masked arrays are dropped", "kinds/refused-masked-softmax")
 class masks_dropped(Backend):
     def softmax(self, logits, **options):
         return super().softmax(logits.data if isinstance(logits, np.ma.MaskedArray) else logits, **options)
@@ -950,7 +950,7 @@ class shared_scratch_of_logs(Rows):
         return out
 
 
-@mutant("ignore_index=0 counts as none", "ignore-index/select-not-multiply-float64-first", front=True)
+@mutant("ignore_index=0 counts as none", "ignore-index/select-not-multiply-float64-first")
 class ignore_index_0_is_none(Backend):
     def gradient(self, logits, target, *, ignore_index=None, **options):
         return super().gradient(logits, target, ignore_index=ignore_index or None, **options)
@@ -971,7 +971,7 @@ class labels_in_signed_bytes(Rows):
         return super().index_labels(labels, n_classes, ignore_index, validate)
 
 
-@mutant("a subclass of ndarray comes back", "dtypes/result-log_softmax-float64", front=True)
+@mutant("a subclass of ndarray comes back", "dtypes/result-log_softmax-float64")
 class returns_a_matrix(Backend):
     def log_softmax(self, logits, *, axis=-1, out=None):
         result = super().log_softmax(logits, axis=axis, out=out)
@@ -1086,7 +1086,7 @@ class fused_loss_apart(Rows):
         return (np.nextafter(loss, np.inf) if len(x) > 100 else loss), gradient
 
 
-@mutant("a square matrix comes back transposed along its first axis", "axes/square-log_softmax", front=True)
+@mutant("a square matrix comes back transposed along its first axis", "axes/square-log_softmax")
 class square_transposed(Backend):
     def log_softmax(self, logits, *, axis=-1, out=None):
         result = super().log_softmax(logits, axis=axis, out=out)
@@ -1094,7 +1094,7 @@ class square_transposed(Backend):
         return np.ascontiguousarray(result.T) if square else result
 
 
-@mutant("a Fortran-ordered out= is filled in C order", "out/axis-softmax", front=True)
+@mutant("a Fortran-ordered out= is filled in C order", "out/axis-softmax")
 class fortran_filled_in_order(Backend):
     def softmax(self, logits, *, axis=-1, out=None):
         if isinstance(out, np.ndarray) and out.flags.f_contiguous and not out.flags.c_contiguous:
