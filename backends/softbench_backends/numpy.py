@@ -174,7 +174,7 @@ class _Block:
             corrected = self.e
         np.multiply(corrected, high[:, None], out=out, casting="same_kind")
         shown = high > 0.25
-        if shown.any() and self.d.min() < _TINY:
+        if shown.any() and np.fmin.reduce(self.d, axis=None) < _TINY:  # whatever NaN other rows have
             where = (self.d < _TINY) & shown[:, None]
             if where.any():
                 factor_mantissa, factor_exponent = np.frexp(np.broadcast_to(high[:, None], where.shape)[where])

@@ -7,6 +7,7 @@ is no absolute tolerance, which would accept zeros for probabilities of 1/K.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -18,7 +19,7 @@ from softbench.accuracy import oracle
 from softbench.accuracy.ulp import Truth, UlpStats, spacing, ulp_error, ulp_stats
 from softbench.interface.dtypes import formats, result_dtype
 
-__all__ = ["GATES", "Gate", "Verdict", "judge"]
+__all__ = ["GATES", "GATES_OF", "Gate", "Verdict", "judge", "looseness"]
 
 Array = NDArray[Any]
 _DIVISOR_OPTIONS: Final = frozenset({"axis", "class_weight", "sample_weight", "ignore_index"})
@@ -91,6 +92,22 @@ GATES: Final[dict[str, Gate]] = {
 """Every gate of the contract. A gradient of class indices has two: at the label and elsewhere. With smoothing, class
 indices are judged as the distribution they stand for; sums over classes have gates of their own. ``reduced_loss`` is
 for "sum" and "mean" of any loss."""
+
+GATES_OF: Final[dict[str, tuple[str, ...]]] = {
+    "argmax": (),
+    "softmax": ("softmax",),
+    "log_softmax": ("log_softmax",),
+    "logsumexp": ("logsumexp",),
+    "loss": ("index_loss", "soft_loss", "reduced_loss"),
+    "gradient": ("label_gradient", "off_label_gradient", "soft_gradient"),
+    "log_loss": ("log_loss", "soft_log_loss", "reduced_loss"),
+}
+"""The gates that a function's results are held to, one or another."""
+
+
+def looseness(op: str, dtype: str, declared: Mapping[str, float | Mapping[str, float]]) -> float:
+    """How many times the contract's bounds are declared for results of a function: at least 1."""
+    return max([1.0, *(_declared(declared, gate, dtype) / GATES[gate].bounds[dtype] for gate in GATES_OF[op])])
 
 
 @dataclass(frozen=True)
@@ -171,6 +188,7 @@ def judge(
                 bounds[small] = contract[small]
     if flushes_subnormals:
         errors[(got == 0) & (np.abs(truth.hi) < call.smallest_normal)] = 0.0
+        errors[np.abs(got.astype(np.float64) - truth.hi) <= call.flushed()] = 0.0
     must_be_zero = call.ignored(got.shape)
     errors[must_be_zero & ((got != 0) | np.signbit(got.astype(np.float64)))] = np.inf
     if errors.size == 0:
@@ -236,6 +254,14 @@ class _Call:
         if self.target is None or self.index or not (self.target < 0).any():
             return truth
         return self.ask(self.op, np.abs(self.target))
+
+    def flushed(self) -> float:
+        """What can be missing where a number below the normal range was taken for 0 before it was weighted."""
+        if not self.has_target:
+            return 0.0
+        weights = [self.options.get("class_weight"), self.options.get("sample_weight")]
+        heaviest = [max(1.0, float(np.max(weight, initial=0.0))) for weight in weights if weight is not None]
+        return float(self.smallest_normal * math.prod(heaviest))
 
     def divisor(self) -> float:
         """What the row losses were divided by."""

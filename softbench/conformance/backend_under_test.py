@@ -205,6 +205,12 @@ class BackendUnderTest:
         if not verdict.ok:
             raise Failure(f"{said}: {verdict.message}")
 
+    def loosened(self, gap: float, op: str, dtype: str) -> float:
+        """A bound that goes with the accuracy of a function, as much looser as the backend declares."""
+        from softbench.accuracy.gates import looseness
+
+        return gap * looseness(op, dtype, self.gates)
+
     def _remember(self, gate: str, dtype: str, error: float, said: str) -> None:
         """Keep the largest error of each gate and dtype."""
         from softbench.accuracy.gates import GATES

@@ -28,6 +28,9 @@ Array = np.ndarray[Any, Any]
 _QUICK: Final = 8
 """The quick profile, and backends that are slow, take every eighth row."""
 
+_LARGE: Final = ("long", "many")
+"""Arrays that the quick profile leaves out."""
+
 _FAMILIES: Final[dict[str, tuple[tuple[str, ...], str]]] = {
     # functions that take the same arguments; the form of the target
     "logits": (("argmax", "logsumexp", "softmax", "log_softmax"), ""),
@@ -291,6 +294,7 @@ REQUIREMENTS = (
                 "combinations",
                 _combined,
                 name="array",
+                profile="standard" if array in _LARGE else "quick",
                 array=(array,),
                 family=_FAMILIES,
                 dtype=covering.levels_of(array, "any dtype" if "any dtype" in ARRAYS[array].factors else "dtype"),

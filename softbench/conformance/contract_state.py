@@ -265,7 +265,7 @@ def _forked(backend: BackendUnderTest, view: View) -> None:
     for shape in shapes if backend.profile != "quick" else (shapes[0], shapes[-1]):
         due = _bits(backend, view, shape, "float32")
         with _told(f"{view.name} of float32 {shape} in a forked child"):
-            found = in_a_fork(_bits_or_error, backend, view, shape, patience=backend.patience)
+            found = in_a_fork(_bits_or_error, backend, view, shape, patience=backend.patience / 3)
         if found not in (due, None):
             raise Failure(f"{view.name} of float32 {shape} in a forked child has other bits than in its parent")
         if _bits(backend, view, shape, "float32") != due:
@@ -384,6 +384,25 @@ def _all_functions(backend: BackendUnderTest, count: int) -> None:
     _call_at_once(backend, works, _SECONDS[backend.profile])
 
 
+_TURNS: Final = 4000
+"""Lines of Python after each of which another thread has its turn, at most: what compiles has millions of lines."""
+
+
+class _TakingTurns:
+    """Has the thread that it traces stop after every line, so that others see what is half done there."""
+
+    def __init__(self) -> None:
+        self.left = _TURNS
+
+    def trace(self, frame: Any, event: str, argument: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            sys.settrace(None)
+            return None
+        time.sleep(0.0)
+        return self.trace
+
+
 def _first_at_once(backend: BackendUnderTest, name: str, shape: tuple[int, int], dtype: str) -> list[bytes]:
     """The first calls of a process, from several threads."""
     view, rows = _VIEWS[name], batch(*shape, dtype)
@@ -393,6 +412,7 @@ def _first_at_once(backend: BackendUnderTest, name: str, shape: tuple[int, int],
     def one() -> None:
         try:
             together.wait(backend.patience)
+            sys.settrace(_TakingTurns().trace)
             found.append(view.run(backend, rows).tobytes())
         except BaseException as error:
             found.append(error)

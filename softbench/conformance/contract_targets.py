@@ -10,7 +10,8 @@ import numpy as np
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, batch
 from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Requirement, check, must_raise
-from softbench.conformance.failures import NotRefused, brief, call_text, mismatch
+from softbench.conformance.failures import Failure, NotApplicable, NotRefused, brief, call_text, mismatch
+from softbench.conformance.problems import LAYOUTS
 from softbench.interface.dtypes import numpy_dtype
 
 __all__ = ["REQUIREMENTS"]
@@ -146,6 +147,23 @@ def _any_width(backend: BackendUnderTest, dtype: str, op: str) -> None:
         mismatch(result, due, said, than=" (int64, nothing to ignore)")
 
 
+_INTEGERS: Final = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+def _any_layout(backend: BackendUnderTest, dtype: str, op: str) -> None:
+    """Labels of every integer type mean the same however they lie in memory, in one dimension and in two."""
+    rows = batch(backend.rows_of(9, 40), 9, "float32")
+    n = len(rows.x) - len(rows.x) % 2
+    x = (rows.p if op == "log_loss" else rows.x)[:n]
+    for shape in ((n,), (2, n // 2)):
+        logits, labels = x.reshape(*shape, 9), rows.known[:n].reshape(shape).astype(dtype)
+        due = backend.call(op, logits, labels.astype(np.int64), **_NONE)
+        for layout, laid in LAYOUTS.items():
+            if layout != "broadcast":
+                result = backend.call(op, logits, laid(labels), **_NONE)
+                mismatch(result, due, f"{op} with {layout} {dtype} labels {list(shape)}", than=" (int64, contiguous)")
+
+
 LABEL_DTYPES = Requirement(
     "label-dtypes",
     "dtypes of labels",
@@ -164,7 +182,15 @@ LABEL_DTYPES = Requirement(
         "label-dtypes",
         _any_width,
         name="width",
-        dtype=("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
+        dtype=_INTEGERS,
+        op=("loss", "gradient", "log_loss"),
+    )
+    + check(
+        "label-dtypes",
+        _any_layout,
+        name="layout",
+        needs=("host",),
+        dtype=_INTEGERS,
         op=("loss", "gradient", "log_loss"),
     ),
 )
@@ -559,6 +585,26 @@ def _many_rows(backend: BackendUnderTest, op: str, dtype: str, reduction: str) -
         backend.judge(op, result, logits, target, made=made, reduction=reduction, **options)
 
 
+_ROUNDING: Final = 2.0**-16
+"""What a mean of half-precision losses may be off, relative to itself: less than rounding them first would cost."""
+
+
+def _unrounded(backend: BackendUnderTest, op: str, dtype: str) -> None:
+    """The mean of many equal losses is that loss before it is rounded to half precision."""
+    if {"reduced_loss", "index_loss", "log_loss"} & set(backend.gates):
+        raise NotApplicable("declares another accuracy of losses")
+    for k in range(2, 10):
+        logits = np.full((40, k), 1.0 / k if op == "log_loss" else 0.0).astype(numpy_dtype(dtype))
+        due = -math.log(float(logits[0, 0])) if op == "log_loss" else math.log(k)
+        for reduction, exact in (("mean", due), ("sum", 40 * due)):
+            result = float(backend.call(op, logits, np.zeros(40, np.int64), reduction=reduction))
+            if not abs(result - exact) <= _ROUNDING * exact:
+                raise Failure(
+                    f"{reduction} {op} of {dtype}[40,{k}], all {float(logits[0, 0]):g}, is {result!r}, expected "
+                    f"{exact!r}: off by {abs(result - exact) / exact:.2g} of itself, as if it had rounded losses first"
+                )
+
+
 def _unscaled(backend: BackendUnderTest, dtype: str) -> None:
     """``gradient(reduction="none")`` is that of "sum", bit for bit."""
     rows = batch(9, 5, dtype)
@@ -599,6 +645,7 @@ REDUCTIONS = Requirement(
         dtype=FLOATS,
         reduction=("sum", "mean"),
     )
+    + check("reductions", _unrounded, op=("loss", "log_loss"), dtype=FLOATS[:2])
     + check("reductions", _unscaled, name="none-is-sum", dtype=FLOATS),
 )
 

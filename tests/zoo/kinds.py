@@ -180,6 +180,8 @@ class half_exponentials(Rows):
     "combinations/array-classes-logits-float16",
 )
 class odd_half_rows(Rows):
+    dtypes = frozenset({"float16", "bfloat16", "float32", "float64"})
+
     def log_softmax(self, x, out):
         odd = x.dtype.itemsize == 2 and x.shape[1] % 2 and x.shape[1] > 1
         pairs = np.concatenate([x, x[:, -1:]], axis=1) if odd else x
@@ -187,7 +189,7 @@ class odd_half_rows(Rows):
         return out
 
 
-@mutant("losses are rounded to half precision before their mean", "combinations/array-rows-index-float16")
+@mutant("losses are rounded to half precision before their mean", "reductions/unrounded-loss-float16")
 class half_losses(Backend):
     def loss(self, logits, target, *, reduction="mean", **options):
         if reduction != "none" and getattr(logits, "dtype", np.dtype("f8")).itemsize == 2 and np.ndim(logits) == 2:
@@ -213,7 +215,7 @@ class half_target_sums(Rows):
 
 @mutant(
     "the running maximum starts at -1e30: rows wholly below it are lost",
-    "accuracy-softmax/gate-softmax-float32-all-masked",
+    "combinations/array-classes-logits-float32",
 )
 class maximum_from_minus_1e30(Rows):
     def softmax(self, x, out):
@@ -225,7 +227,7 @@ class maximum_from_minus_1e30(Rows):
         return result
 
 
-@mutant("float64 logits nearer than 1e-7 count as equal", "accuracy-softmax/gate-softmax-float64-near-equal")
+@mutant("float64 logits nearer than 1e-7 count as equal", "combinations/array-classes-logits-float64")
 class near_is_equal(Rows):
     def softmax(self, x, out):
         with np.errstate(all="ignore"):
@@ -234,7 +236,7 @@ class near_is_equal(Rows):
         return super().softmax(x, out)
 
 
-@mutant("a NaN with the sign bit set counts as a small number", "nan-row/negative-logsumexp-float64")
+@mutant("a NaN with the sign bit set counts as a small number", "nan-row/logsumexp-nan-of-any-sign-float64")
 class negative_nan_is_small(Rows):
     def logsumexp(self, x, out):
         odd = np.isnan(x) & np.signbit(x)
@@ -265,7 +267,7 @@ class targets_normalised(Rows):
             return np.where(np.abs(total - 1) < 1e-5, rows / total, rows)
 
 
-@mutant("a weight of 0 makes the gradient of a NaN row 0", "soft-zero/nan-row-weight-gradient-float64")
+@mutant("a weight of 0 makes the gradient of a NaN row 0", "weight-0/gradient-undefined-float64")
 class zero_weight_hides_nan(GradientMutant):
     def change(self, x, target, divisor, gradient):
         if isinstance(target, IndexTarget) and target.sample_weight is not None:
@@ -318,7 +320,7 @@ class labels_byte_order(Rows):
         return super().index_labels(labels, n_classes, ignore_index, validate)
 
 
-@mutant("strided narrow labels are read without their stride", "combinations/array-memory-index-float64")
+@mutant("strided narrow labels are read without their stride", "label-dtypes/layout-int16-loss")
 class labels_without_stride(Rows):
     def index_labels(self, labels, n_classes, ignore_index, validate):
         if labels.dtype.itemsize < 8 and labels.ndim == 1 and len(labels) > 1 and labels.strides[0] > labels.itemsize:
