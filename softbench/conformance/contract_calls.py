@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench import processes
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, Batch, View, batch
 from softbench.conformance.case import FLOATS, WIDE, Requirement, check

@@ -51,9 +51,11 @@ class Nursery:
 
     def __init__(self, backend: Any) -> None:
         self._ours, theirs = multiprocessing.Pipe()
+        parent = os.getpid()
         self._process = _fork()
         if self._process == 0:
             self._ours.close()
+            processes.end_with_parent(parent, _LONG)
             _serve(theirs, backend)
         theirs.close()
 
@@ -73,7 +75,6 @@ class Nursery:
 
 
 def _serve(asked: Connection, backend: Any) -> None:
-    processes.end_with_parent(os.getppid(), _LONG)
     with contextlib.suppress(EOFError, OSError):
         while True:
             function, arguments, patience = asked.recv()
@@ -89,9 +90,11 @@ def _fork() -> int:
 
 def _asked_in_a_fork(function: Callable[..., Any], arguments: tuple[Any, ...], patience: float) -> _Answer:
     receiver, sender = multiprocessing.Pipe(duplex=False)
+    parent = os.getpid()
     child = _fork()
     if child == 0:
         with contextlib.suppress(BaseException):
+            processes.end_with_parent(parent, patience + _GRACE)
             receiver.close()
             sender.send(_answer(function, arguments))
         os._exit(0)
