@@ -6,6 +6,7 @@ its ``to_numpy``, so the same cases judge host and device backends.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
@@ -16,6 +17,7 @@ from softbench.conformance.declarations import COSTS
 from softbench.conformance.failures import Failure, NotApplicable, call_text
 from softbench.conformance.fresh import Nursery, in_a_fork
 from softbench.conformance.profiles import Profile
+from softbench.front.backend import Backend
 from softbench.interface import FUNCTIONS, RowBackend
 from softbench.interface.dtypes import result_dtype
 from softbench.loading import Source, build
@@ -170,7 +172,10 @@ class BackendUnderTest:
         return in_a_fork(self._call_anew, function, arguments, patience=self.patience)
 
     def _call_anew(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-        made = type(self.rows)() if isinstance(self.rows, RowBackend) else self.be
+        made = self.be
+        if isinstance(self.rows, RowBackend) and type(self.be) is Backend:
+            with contextlib.suppress(TypeError):  # not without arguments: then it is the fork of what there is
+                made = type(self.rows)()
         return function(under_test(made, self.profile), *arguments)  # type: ignore[arg-type]
 
     # -- accuracy --------------------------------------------------------------------------------------
