@@ -198,6 +198,8 @@ def judge_case(backend: BackendUnderTest, case: Case) -> Result:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a crash in a case is a failure of that case, and so is sys.exit
+        if isinstance(error.__context__, NotProvidedError):  # told in the words of a case that expects another error
+            return Result(case.id, "skipped", str(error.__context__), time.perf_counter() - start)
         message = str(error) if isinstance(error, Failure) else crash(error)
         seconds = time.perf_counter() - start
         if declared:
