@@ -1114,7 +1114,7 @@ class reversed_out_filled_forwards(Rows):
 # -- what lies around a call ---------------------------------------------------------------------------
 
 
-@mutant("an out= that NumPy copies is returned unwritten", "out-kinds/not-in-place-copied-softmax", front=True)
+@mutant("an out= that NumPy copies is returned unwritten", "out-kinds/not-in-place-copied-softmax")
 class out_unwritten(Backend):
     def softmax(self, logits, *, axis=-1, out=None):
         place = out if out is None or isinstance(out, np.ndarray) else np.array(out)
@@ -1122,7 +1122,7 @@ class out_unwritten(Backend):
         return result if out is None else out
 
 
-@mutant("overlap is looked for in ndarrays only", "overlap/refused-memoryview-gradient", front=True)
+@mutant("overlap is looked for in ndarrays only", "overlap/refused-memoryview-gradient")
 class overlap_of_arrays_only(Backend):
     def gradient(self, logits, target, *, out=None, **options):
         if out is not None and not isinstance(target, np.ndarray):
@@ -1131,7 +1131,7 @@ class overlap_of_arrays_only(Backend):
         return super().gradient(logits, target, out=out, **options)
 
 
-@mutant("out= between the elements of the logits is refused", "overlap/interleaved-softmax", front=True)
+@mutant("out= between the elements of the logits is refused", "overlap/interleaved-softmax")
 class bounds_decide(Backend):
     def softmax(self, logits, *, axis=-1, out=None):
         arrays = isinstance(out, np.ndarray) and isinstance(logits, np.ndarray)
@@ -1167,19 +1167,19 @@ class infinite_weights(Rows):
         super().check_range(values, argument, low, np.inf if high > 1 else high)
 
 
-@mutant("label_smoothing=True counts as 1", "label-smoothing/loss-is-bool-float64", front=True)
+@mutant("label_smoothing=True counts as 1", "label-smoothing/loss-is-bool-float64")
 class smoothing_by_float(Backend):
     def loss(self, logits, target, *, label_smoothing=0.0, **options):
         return super().loss(logits, target, label_smoothing=float(label_smoothing), **options)
 
 
-@mutant("masks in a list are dropped", "kinds/refused-masked-list-softmax", front=True)
+@mutant("masks in a list are dropped", "kinds/refused-masked-list-softmax")
 class masks_in_lists_dropped(Backend):
     def softmax(self, logits, **options):
         return super().softmax(np.asarray(logits) if isinstance(logits, list) else logits, **options)
 
 
-@mutant("missing values are read as NaN", "pandas/missing", front=True)
+@mutant("missing values are read as NaN", "pandas/missing")
 class missing_is_nan(Backend):
     def softmax(self, logits, **options):
         if hasattr(logits, "to_numpy"):
