@@ -27,6 +27,7 @@ STUDIES: Final = {
     "worst-errors": Study("numerics", "worst_errors", "inputs on which the numba backend errs most"),
     "overhead": Study("calls", "overhead", "what the public call costs on small arrays, layer by layer"),
     "strided": Study("calls", "strided", "another axis than the last, beside PyTorch"),
+    "soft-targets": Study("calls", "soft_targets", "distributions as targets, beside PyTorch"),
     "first-calls": Study("calls", "first_calls", "first calls of the numba backend in a fresh process"),
     "half-precision": Study(
         "half_precision", "half_precision", "numba in float16 and bfloat16, beside PyTorch and float32"

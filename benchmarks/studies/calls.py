@@ -123,6 +123,47 @@ def strided(arguments: Sequence[str]) -> int:
     return 0
 
 
+# -- soft targets -----------------------------------------------------------------------------------------------------
+
+SOFT: Final = ((1, 10), (64, 10), (60_000, 10), (20_000, 64), (4096, 1000))
+
+
+def with_distributions(n: int, k: int, dtype: str) -> dict[str, Candidate]:
+    import torch
+
+    torch.set_num_threads(2)
+    rng = np.random.default_rng(0)
+    x, q = rng.standard_normal((n, k)).astype(dtype), rng.dirichlet(np.ones(k), n).astype(dtype)
+    be, out = sb.get_backend("numba"), np.empty_like(x)
+    logits, target = torch.from_numpy(x), torch.from_numpy(q)
+    leaf, cross_entropy = logits.clone().requires_grad_(), torch.nn.functional.cross_entropy
+
+    def forward_backward() -> None:
+        leaf.grad = None
+        cross_entropy(leaf, target).backward()
+
+    return {
+        "loss": Candidate(lambda: be.loss(x, q)),
+        "loss, not validated": Candidate(lambda: be.loss(x, q, validate=False)),
+        "loss_and_gradient(out=)": Candidate(lambda: be.loss_and_gradient(x, q, out=out)),
+        "torch loss": Candidate(lambda: cross_entropy(logits, target)),
+        "torch loss_and_gradient": Candidate(forward_backward),
+    }
+
+
+def soft_targets(arguments: Sequence[str]) -> int:
+    """Loss and gradient with distributions as targets, beside PyTorch, which does not look whether they are any."""
+    options = parser("soft-targets", soft_targets)
+    add_dtype(options)
+    add_seconds(options, 3.0, "shape")
+    parsed = options.parse_args(arguments)
+    for n, k in SOFT:
+        timings = interleave(with_distributions(n, k, parsed.dtype), parsed.seconds)
+        print(f"({n}, {k}) {parsed.dtype}, us per call: median (quartiles), how many times as fast as torch")
+        print_beside("torch", timings, 1e6, 1)
+    return 0
+
+
 # -- the first call of a process ---------------------------------------------------------------------------------------
 
 COLD_GOAL, CACHED_GOAL = 3.0, 0.4

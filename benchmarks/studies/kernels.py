@@ -51,11 +51,11 @@ class Loop(NamedTuple):
 
 LOOPS: Final = (
     Loop("row_extrema", "maximum and minimum", "x n", r"vmax"),
-    Loop("narrow_segment_sum", "exponentials and their sum", "x e n m True True 0 x m 0 0", r"vcmpeq"),
+    Loop("narrow_segment_sum", "exponentials and their sum", "x e n m True True 0 x m 0 0 False", r"vcmpeq"),
     Loop(
         "narrow_segment_sum",
         "the same, if a size exceeds the maximum's",
-        "x e n m False True 0 x m 0 0",
+        "x e n m False True 0 x m 0 0 False",
         r"vcmpeq",
         True,
     ),

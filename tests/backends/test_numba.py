@@ -416,6 +416,22 @@ def test_results_written_behind_the_next_row_are_the_same(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_soft_losses_do_not_depend_on_the_rows_beside(backend: NumbaBackend, dtype: Any) -> None:
+    """Rows are taken a vector's width at a time: wide ones and targets that are not finite among them."""
+    n, k = 40, 7
+    x = logits(n, k, dtype)
+    x[::9, 3] = -2000.0
+    q = np.abs(logits(n, k, dtype, seed=2)) / k
+    q[5::11, 1] = np.inf
+    loss, gradient = backend.loss_and_gradient(x, SoftTarget(q), 3.0, np.empty(n), np.empty_like(x))
+    for i in range(n):
+        row = slice(i, i + 1)
+        alone = backend.loss_and_gradient(x[row], SoftTarget(q[row]), 3.0, np.empty(1), np.empty_like(x[row]))
+        assert_same_bits(alone[0], loss[row], f"loss {i}")
+        assert_same_bits(alone[1], gradient[row], f"gradient {i}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("k", [2, 30, 100])
 @pytest.mark.parametrize("smoothing", [0.0, 0.25])
 def test_ignored_rows_are_not_read_and_invalid_ones_are_nan(

@@ -42,6 +42,26 @@ def test_the_polynomial_is_the_exponential_to_a_small_part_of_an_ulp(bits, most,
     assert 0.5 * most < worst < most
 
 
+def test_the_coarse_polynomial_is_good_enough_for_half_precision(precision):
+    worst = 0.0
+    for i in range(-POINTS, POINTS + 1):
+        x, p = exactly(numerics.LN2 / 2 * i / POINTS), flint.arb(0)
+        for coefficient in reversed((1.0, 1.0, *numerics._COARSE_EXP)):
+            p = p * x + exactly(coefficient)
+        worst = max(worst, abs(float((p / x.exp() - 1).mid())))
+    assert 2.0**-24 < worst < 2.0**-23
+
+
+@pytest.mark.parametrize(("bits", "exponents"), [(32, 8), (64, 11)])
+def test_the_short_ln_2_times_an_exponent_is_exact(bits, exponents, precision):
+    fmt = numerics._FORMATS[bits]
+    high, low = fmt.short_ln2
+    significant = Fraction(high).numerator.bit_length()  # of an odd number over a power of two
+    assert significant + exponents <= fmt.mantissa + 1
+    rest = exactly(high) + exactly(low) - flint.arb(2).log()
+    assert abs(float(rest.mid())) * 2**exponents < 2.0 ** -(fmt.mantissa + 6)
+
+
 @pytest.mark.parametrize("bits", [32, 64])
 def test_ln_2_has_twice_the_digits_of_a_number(bits, precision):
     fmt = numerics._FORMATS[bits]

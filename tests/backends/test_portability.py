@@ -85,11 +85,40 @@ def here() -> list[dict[str, np.ndarray]]:
 
 @x86_64
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_narrower_vectors_give_the_same_bits(processor, elsewhere, here):
+def test_results_on_other_processors(processor, elsewhere, here):
+    """Narrower vectors give the same bits. What is without a fused multiply-add rounds more often."""
     for got, expected in zip(pickle.loads(_output(*elsewhere[processor])), here, strict=True):
         assert got.keys() == expected.keys()
         for name, value in expected.items():
-            assert got[name].tobytes() == value.tobytes(), f"{name} differs"
+            if processor == "haswell":
+                assert got[name].tobytes() == value.tobytes(), f"{name} differs"
+            else:
+                rtol = 0.0 if name == "argmax" else 16 * np.finfo(np.float32).eps
+                atol = rtol * np.abs(value).max() if "gradient" in name else 0.0  # p - q may be next to nothing
+                np.testing.assert_allclose(got[name], value, rtol=rtol, atol=atol, err_msg=name)
+
+
+_CALLS = """
+from numba import njit, types
+from softbench_backends.numba import kernels, numba_internals
+for op, rows in (("softmax", "LONG"), ("soft", "LONG"), ("index", "SHORT"), ("log_softmax", "STRIDED_SHORT")):
+    kernel = kernels.KERNELS[op, kernels.Rows[rows]]
+    for dtype in (types.float32, types.float64):
+        ndim = 3 if rows.startswith("STRIDED") else 2
+        size = (types.int64,) if ndim == 3 else ()
+        signature = (*kernel.arguments(dtype, ndim), *size, types.int64, types.int64, types.boolean)
+        compiled = njit(kernel.function.py_func, error_model="numpy", **numba_internals.kernel_options)
+        compiled.compile(signature)
+        print(compiled.overloads[signature].library.get_asm_str())
+"""
+
+
+@x86_64
+def test_no_function_is_called_for_a_number(tmp_path):
+    """As the C library's fused multiply-add would be, where there is no such instruction."""
+    assembly = _output(_started(["-c", _CALLS], "x86-64", tmp_path / "x86-64"), tmp_path / "x86-64")
+    assert len(re.findall(rb"mulp[sd]\s", assembly)) > 1000
+    assert not re.findall(rb"\bfmaf?\b", assembly)
 
 
 # -- the stack ------------------------------------------------------------------------------------------
@@ -141,7 +170,7 @@ def test_other_processors_pass_the_kit(processor, judged):
 def test_processors_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
     from benchmarks.studies import portability
 
-    path, case = tmp_path / "found.json", "softmax-1x10-f32"
+    path, case = tmp_path / "found.json", "softmax-4096x1000-f32-out"
     monkeypatch.chdir(FOLDER.parents[1])
     command = ["native", "x86-64", "--cases", case, "--seconds", "0.1", "--out", str(path)]
     assert portability.portability(command) == 0
@@ -149,7 +178,7 @@ def test_processors_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
     assert set(found["processors"]) == {"native", "x86-64"}
     assert all(set(times) == {"numba", "numpy"} for times in found["processors"].values())
     ratio = found["ratios"]["x86-64 / native"]
-    assert ratio > 1.1  # a fused multiply-add for every lane is a call there: so it was compiled for that processor
+    assert ratio > 1.1  # registers hold a quarter or half as much there: so it was compiled for that processor
     header, _, row = table = capsys.readouterr().out.splitlines()
     assert header == "| case | native | x86-64 | x86-64 / native |"
     assert row.startswith(f"| {case} |")
@@ -202,16 +231,16 @@ def test_kernels_compile_for_aarch64(labels, tmp_path):
 _PLANTED = """
 from llvmlite import ir
 from softbench_backends.numba import numerics
-from softbench_backends.numba.lanes import fma
+from softbench_backends.numba.lanes import multiply_add
 
 def planted(a, b, c):
     module = a.builder.module
     nothing = ir.FunctionType(ir.VoidType(), [])
     name = "llvm.x86.sse2.pause"
     a.builder.call(module.globals.get(name) or ir.Function(module, nothing, name), [])
-    return fma(a, b, c)
+    return multiply_add(a, b, c)
 
-numerics.fma = planted
+numerics.multiply_add = planted
 """
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from softbench_backends.numba import numerics
-from softbench_backends.numba.lanes import as_intrinsic
+from softbench_backends.numba.lanes import as_intrinsic, select
 
 accumulate = as_intrinsic(numerics.accumulate)
 accumulator = as_intrinsic(numerics.accumulator)
@@ -18,7 +18,9 @@ reduce_sum = as_intrinsic(numerics.reduce_sum)
 reduce_term_sum = as_intrinsic(numerics.reduce_term_sum)
 index_loss = as_intrinsic(numerics.index_loss)
 is_alone = as_intrinsic(numerics.is_alone)
+is_finite = as_intrinsic(numerics.is_finite)
 is_narrow = as_intrinsic(numerics.is_narrow)
+coarse_exp = as_intrinsic(numerics.coarse_exp)
 max_dominates = as_intrinsic(numerics.max_dominates)
 add_sums = as_intrinsic(numerics.add_sums)
 label_entry = as_intrinsic(numerics.label_entry)
@@ -64,3 +66,6 @@ times = as_intrinsic(numerics.times)
 two_product = as_intrinsic(numerics.two_product)
 two_sum = as_intrinsic(numerics.two_sum)
 any_vanishing = as_intrinsic(numerics.any_vanishing)
+widened = as_intrinsic(numerics.widened)
+both = as_intrinsic(numerics.both)
+select_lanes = as_intrinsic(select)

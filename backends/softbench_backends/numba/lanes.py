@@ -10,7 +10,8 @@ unused, so the kernels of this package name their vectors. Code is written in tw
 
 A vector is 64 bytes wide on every machine: LLVM splits it where registers are narrower. Nothing here is
 specific to an instruction set, and no operation carries a fast-math flag, so compensation survives and the
-results do not depend on the machine (given a fused multiply-add, in hardware or in the C library).
+results do not depend on the machine, given that it has a fused multiply-add. Others have results of their own, within
+the same bounds: the C library's function would give the same bits, but a call for every number takes ten times as long.
 """
 
 # mypy: allow-untyped-decorators, allow-subclassing-any
@@ -27,6 +28,8 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, register_model
 
+from softbench_backends.numba.processor import has_fma
+
 __all__ = [
     "GROUP",
     "VECTOR_BYTES",
@@ -36,6 +39,7 @@ __all__ = [
     "as_intrinsic",
     "fma",
     "llvm_type",
+    "multiply_add",
     "rows_at_once",
     "select",
     "suffix",
@@ -361,10 +365,40 @@ def _call(like: Lanes, name: str, result: ir.Type, *args: ir.Value) -> Lanes:
 
 
 def fma(a: Lanes, b: Any, c: Any) -> Lanes:
-    """``a b + c`` rounded once."""
+    """``a b + c`` rounded once.
+
+    Without such an instruction, as if what is lost of the product were a hundredth of an ulp.
+    """
     b, c = a._lift(b), a._lift(c)
     a, b, c = (v.splat(max(a.n, b.n, c.n)) if v.n == 1 else v for v in (a, b, c))
-    return _call(a, f"llvm.fma.{suffix(a.type)}", a.type, a.value, b.value, c.value)
+    if has_fma():
+        return _call(a, f"llvm.fma.{suffix(a.type)}", a.type, a.value, b.value, c.value)
+    if a.bits == 32:
+        total: Lanes = a.to(64) * b.to(64) + c.to(64)  # the product is exact
+        return total.to(32)
+    return _fma_in_parts(a, b, c)
+
+
+def _fma_in_parts(a: Lanes, b: Lanes, c: Lanes) -> Lanes:
+    """`fma` of float64: the product's rounding error from the halves of its factors (Dekker), then that of the sum."""
+    product = a * b
+    (a_hi, a_lo), (b_hi, b_lo) = _halved(a), _halved(b)
+    error = ((a_hi * b_hi - product) + a_hi * b_lo + a_lo * b_hi) + a_lo * b_lo
+    total = product + c
+    t = total - product
+    error = ((product - (total - t)) + (c - t)) + error
+    return select(absolute(error) < float("inf"), total + error, total)  # NaN where anything is infinite
+
+
+def _halved(a: Lanes) -> tuple[Lanes, Lanes]:
+    """float64 numbers as sums of two with at most 27 bits."""
+    high = (a.as_bits() & -(1 << 27)).as_float()
+    return high, a - high
+
+
+def multiply_add(a: Lanes, b: Any, c: Any) -> Lanes:
+    """``a b + c``, rounded once where there is an instruction for that, else twice."""
+    return fma(a, b, c) if has_fma() else a * b + c
 
 
 def absolute(a: Lanes) -> Lanes:

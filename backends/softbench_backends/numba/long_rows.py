@@ -46,6 +46,7 @@ from softbench_backends.numba.intrinsics import (
     add_sums,
     any_subnormal,
     any_vanishing,
+    coarse_exp,
     dominated_exp,
     exp_term,
     factor,
@@ -144,8 +145,16 @@ def row_extrema(x, n):
 
 
 @device_function
-def narrow_segment_sum(x, e, n, m, dominated, keep, ahead, pending, pending_f, j, rest):
+def plain_exp(x, v, m):
+    """Exponentials of ``v``, of a narrow row of ``x``, as results of the type of ``x`` need them."""
+    return narrow_exp(v, m) if holds_computed(x) else coarse_exp(v, m)
+
+
+@device_function
+def narrow_segment_sum(x, e, n, m, dominated, keep, ahead, pending, pending_f, j, rest, precise):
     """`segment_sum` of a row that `is_narrow`, ``dominated`` if `max_dominates`: the same, but ``e`` is not scaled.
+
+    ``precise``: in float32 also where `plain_exp` is in less.
 
     What ``e`` held before are the exponentials of the pending row, the one before. Its results are written meanwhile,
     ``pending[j:rest] = e pending_f``, a group for a group, so that memory is busy while the cores are. ``j`` keeps
@@ -158,7 +167,10 @@ def narrow_segment_sum(x, e, n, m, dominated, keep, ahead, pending, pending_f, j
     i = 0
     while i + GROUP * w <= n:
         v = load_group(x, i)
-        e0 = dominated_exp(v, m) if dominated else narrow_exp(v, m)
+        if dominated and (precise or holds_computed(x)):
+            e0 = dominated_exp(v, m)
+        else:
+            e0 = narrow_exp(v, m) if precise else plain_exp(x, v, m)
         if ahead:
             for p in range(GROUP):
                 prefetch(x, i + ahead + p * w)
@@ -173,7 +185,7 @@ def narrow_segment_sum(x, e, n, m, dominated, keep, ahead, pending, pending_f, j
         i += GROUP * w
     while i < n:
         v = load_partial(x, i, n - i, m)
-        e0 = narrow_exp(v, m)
+        e0 = narrow_exp(v, m) if precise else plain_exp(x, v, m)
         if keep:
             store_partial(e, i, n - i, e0)
         e0, n0 = without_argmaxes(e0, v, m)
@@ -186,13 +198,13 @@ def narrow_segment_sum(x, e, n, m, dominated, keep, ahead, pending, pending_f, j
 
 
 @device_function
-def narrow_row_sum(x, e, n, m, dominated, keep, ahead, pending, pending_f, j, rest):
+def narrow_row_sum(x, e, n, m, dominated, keep, ahead, pending, pending_f, j, rest, precise):
     """`narrow_segment_sum` over all tiles of a row."""
     hi, lo, argmaxes = 0.0, 0.0, 0
     for start in range(0, n, SEGMENT):
         high, low, more, j = narrow_segment_sum(
             offset(x, start), offset(e, start), min_int(SEGMENT, n - start), m, dominated, keep, ahead,
-            offset(pending, start), pending_f, j - start, rest - start,
+            offset(pending, start), pending_f, j - start, rest - start, precise,
         )  # fmt: skip
         j += start
         hi, lo = add_sums(hi, lo, high, low)
@@ -207,17 +219,17 @@ def write_narrow_probabilities(x, e, out, n, kept, m, f, streaming):
     j = 0
     if streaming:
         j = min_int(elements_to_alignment(out), n)
-        v = load_partial(e, 0, j, m) if kept else narrow_exp(load_partial(x, 0, j, m), m)
+        v = load_partial(e, 0, j, m) if kept else plain_exp(x, load_partial(x, 0, j, m), m)
         store_partial(out, 0, j, times(v, f))
     while j + GROUP * w <= n:
-        v = times(load_group(e, j) if kept else narrow_exp(load_group(x, j), m), f)
+        v = times(load_group(e, j) if kept else plain_exp(x, load_group(x, j), m), f)
         if streaming:
             stream(out, j, v)
         else:
             store(out, j, v)
         j += GROUP * w
     while j < n:
-        v = load_partial(e, j, n - j, m) if kept else narrow_exp(load_partial(x, j, n - j, m), m)
+        v = load_partial(e, j, n - j, m) if kept else plain_exp(x, load_partial(x, j, n - j, m), m)
         store_partial(out, j, n - j, times(v, f))
         j += w
 
@@ -413,11 +425,14 @@ def prefetch_distance(k, itemsize):
 
 
 @device_function
-def row_sum_excluding_max(x, n, ahead):
-    """The maximum of a row, what `sum_excluding_max` gives, and the sum that it was given."""
+def row_sum_excluding_max(x, n, ahead, precise):
+    """The maximum of a row, what `sum_excluding_max` gives, and the sum that it was given.
+
+    ``precise`` as for `narrow_segment_sum`: a maximum and a logarithm that cancel need every digit of it.
+    """
     m, low = row_extrema(x, n)
     if is_narrow(m, low):
-        hi, lo, argmaxes, _ = narrow_row_sum(x, x, n, m, max_dominates(m, low), False, ahead, x, m, 0, 0)
+        hi, lo, argmaxes, _ = narrow_row_sum(x, x, n, m, max_dominates(m, low), False, ahead, x, m, 0, 0, precise)
     else:
         hi, lo, argmaxes, _ = row_sum(x, x, n, m, False, ahead)
     s, s_lo = sum_excluding_max(m, hi, lo, float(argmaxes))
@@ -431,7 +446,7 @@ def log_softmax_kernel(x, out, first, last, streaming):
     ahead = prefetch_distance(k, x.itemsize)
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        m, s, s_lo, _ = row_sum_excluding_max(xi, k, ahead)
+        m, s, s_lo, _ = row_sum_excluding_max(xi, k, ahead, False)
         write_log_probabilities(xi, oi, k, m, log_sum(m, s, s_lo), streaming)
     if streaming:
         fence()
@@ -443,7 +458,7 @@ def logsumexp_kernel(x, out, first, last, streaming):
     k = x.shape[1]
     ahead = prefetch_distance(k, x.itemsize)
     for i in range(first, last):
-        m, s, s_lo, total = row_sum_excluding_max(offset(address(x), i * k), k, ahead)
+        m, s, s_lo, total = row_sum_excluding_max(offset(address(x), i * k), k, ahead, True)
         store_scalar(address(out), i, logsumexp(m, s, s_lo, total))
 
 
@@ -541,7 +556,9 @@ def softmax_kernel(x, out, first, last, streaming):
             m, low = row_extrema(xi, k)
         narrow, dominated = is_narrow(m, low), max_dominates(m, low)
         if narrow:
-            hi, lo, argmaxes, at = narrow_row_sum(xi, e, k, m, dominated, keep, ahead, pending, pending_f, at, end)
+            hi, lo, argmaxes, at = narrow_row_sum(
+                xi, e, k, m, dominated, keep, ahead, pending, pending_f, at, end, False
+            )
         write_pending(e, pending, pending_f, at, end)
         at, end = 0, 0
         smallest = math.inf
@@ -602,7 +619,9 @@ def index_kernel(
             m, low = row_extrema(xi, k)
         narrow, dominated = is_narrow(m, low), max_dominates(m, low)
         if narrow:
-            hi, lo, argmaxes, at = narrow_row_sum(xi, e, k, m, dominated, keep, ahead, pending, pending_f, at, end)
+            hi, lo, argmaxes, at = narrow_row_sum(
+                xi, e, k, m, dominated, keep, ahead, pending, pending_f, at, end, False
+            )
         write_pending(e, pending, pending_f, at, end)
         at, end = 0, 0
         if deferred == DEFERRED_ROWS:

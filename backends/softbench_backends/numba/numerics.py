@@ -16,9 +16,21 @@ import math
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from softbench_backends.numba.lanes import Lanes, absolute, fma, select
+from softbench_backends.numba.lanes import Lanes, absolute, fma, multiply_add, select
+from softbench_backends.numba.processor import has_fma
 
 LN2: Final = 0.6931471805599453
+_LN2_HIGH: Final = 6.93147180369123816490e-01  # 21 trailing zero bits: k times it is exact (fdlibm)
+_LN2_LOW: Final = 1.90821492927058770002e-10
+
+
+# exp(t) = 1 + t + t^2 (_COARSE_EXP[0] + _COARSE_EXP[1] t + ...), as `_Format.exp`: within 2^-23.
+_COARSE_EXP: Final = (
+    float.fromhex("0x1.fffdfcp-2"),
+    float.fromhex("0x1.5557aep-3"),
+    float.fromhex("0x1.572a06p-5"),
+    float.fromhex("0x1.10627ap-7"),
+)
 
 
 class _Format(NamedTuple):
@@ -30,6 +42,8 @@ class _Format(NamedTuple):
     """Exponentials are scaled by 2^c; 4 of them still add up without overflow."""
     ln2: tuple[float, float]
     """ln 2 as a number of the format and the rest of it."""
+    short_ln2: tuple[float, float]
+    """The same with so few bits in the first part that its product with an exponent is exact."""
     near: float
     """Exponentials of differences above ``-near`` are normal numbers, and so are their products with factors within
     ``factors``."""
@@ -53,6 +67,7 @@ _FORMATS: Final = {
         near=60.0,
         factors=(2.0**-38, 2.0**100),
         ln2=(0.693147182464599609375, -1.904654299957767878541823431924500011926579e-9),
+        short_ln2=(355 / 512, LN2 - 355 / 512),
         exp=(
             float.fromhex("0x1.fffffcp-2"),
             float.fromhex("0x1.555492p-3"),
@@ -68,6 +83,7 @@ _FORMATS: Final = {
         near=600.0,
         factors=(2.0**-150, 2.0**1000),
         ln2=(LN2, 2.319046813846299558417771e-17),
+        short_ln2=(_LN2_HIGH, _LN2_LOW),
         exp=(
             float.fromhex("0x1.000000000000ap-1"),
             float.fromhex("0x1.55555555554fap-3"),
@@ -96,8 +112,6 @@ _LOG: Final = (
     1.531383769920937332e-01,
     1.479819860511658591e-01,
 )
-_LN2_HIGH: Final = 6.93147180369123816490e-01  # 21 trailing zero bits: k times it is exact
-_LN2_LOW: Final = 1.90821492927058770002e-10
 _SQRT_HALF: Final = 0x3FE6A09E00000000  # bits of the number below sqrt(1/2) that a logarithm's argument is scaled to
 _ONE: Final = 0x3FF0000000000000  # bits of 1.0
 
@@ -148,9 +162,10 @@ def _reduced(d: Lanes, r: Lanes, c: int) -> tuple[Lanes, Lanes, Lanes]:
     # n = round(d log2(e)), by adding 1.5 2^mantissa; what is added besides makes the low bits of the sum the
     # biased exponent of 2^(n + c).
     magic = float(3 << (fmt.mantissa - 1)) + c + fmt.bias
-    z = fma(d, 1.0 / LN2, magic)
+    z = multiply_add(d, 1.0 / LN2, magic)
     n = z - magic
-    return (z.as_bits() << fmt.mantissa).as_float(), fma(n, -fmt.ln2[0], d), fma(n, -fmt.ln2[1], r)
+    high, low = fmt.ln2 if has_fma() else fmt.short_ln2
+    return (z.as_bits() << fmt.mantissa).as_float(), multiply_add(n, -high, d), multiply_add(n, -low, r)
 
 
 def _reduced_anywhere(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes, Lanes]:
@@ -165,7 +180,7 @@ def _reduced_anywhere(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes, Lanes]:
 def _horner(t: Lanes, coefficients: tuple[float, ...]) -> Lanes:
     p = t.constant(coefficients[-1])
     for coefficient in coefficients[-2::-1]:
-        p = fma(p, t, coefficient)
+        p = multiply_add(p, t, coefficient)
     return p
 
 
@@ -190,13 +205,29 @@ def _narrow_exp(d: Lanes, r: Lanes) -> Lanes:
     return _horner(high + low, (1.0, 1.0, *_FORMATS[d.bits].exp)) * scale
 
 
+def coarse_exp(x: Lanes, m: Lanes) -> Lanes:
+    """`narrow_exp` for results in half precision: within 2^-18, a sixty-fourth of a unit of float16.
+
+    Most of that is the rounding of the difference, which is none where ``x`` and ``m`` are in half precision and of
+    like size.
+    """
+    if not has_fma():
+        return narrow_exp(x, m)
+    d = x - m
+    fmt = _FORMATS[d.bits]
+    magic = float(3 << (fmt.mantissa - 1)) + fmt.bias
+    z = fma(d, 1.0 / LN2, magic)
+    scale = (z.as_bits() << fmt.mantissa).as_float()
+    return _horner(fma(z - magic, -fmt.ln2[0], d), (1.0, 1.0, *_COARSE_EXP)) * scale
+
+
 def precise_exp(x: Lanes, m: Lanes) -> tuple[Lanes, Lanes]:
     """`shifted_exp` and a correction: together within a small part of an ulp."""
     scale, high, low = _reduced_anywhere(x, m)
     t, rest = two_sum(high, low)
     p = t + 1.0
     lost = t - (p - 1.0)
-    rest = fma(_horner(t, _FORMATS[x.bits].exp), t * t, fma(rest, t, rest)) + lost
+    rest = multiply_add(_horner(t, _FORMATS[x.bits].exp), t * t, multiply_add(rest, t, rest)) + lost
     return p * scale, rest * scale
 
 
@@ -233,6 +264,21 @@ def reduce_fmin(v: Lanes) -> Lanes:
 def is_narrow(m: Lanes, least: Lanes) -> Lanes:
     """Whether a row from ``least`` to its maximum is narrow enough for `narrow_exp`; not if an end is infinite."""
     return (m - least < _FORMATS[m.bits].near) & (absolute(m) < math.inf)
+
+
+def is_finite(a: Lanes) -> Lanes:
+    """Neither infinite nor NaN."""
+    return absolute(a) < math.inf
+
+
+def both(a: Lanes, b: Lanes) -> Lanes:
+    """Lanes that are set in both of two masks."""
+    return a & b
+
+
+def widened(a: Lanes) -> Lanes:
+    """``a`` in float64."""
+    return a.to(64)
 
 
 def max_dominates(m: Lanes, least: Lanes) -> Lanes:
@@ -422,8 +468,8 @@ def _log1p(s: Lanes, lo: Lanes) -> Lanes:
     w = z * z
     p = w.constant(_LOG[-1])
     for coefficient in _LOG[-2::-1]:
-        p = fma(p, w, coefficient)
-    return k * _LN2_HIGH - ((half_square - (fma(z, half_square + p * w, k * _LN2_LOW + correction))) - f)
+        p = multiply_add(p, w, coefficient)
+    return k * _LN2_HIGH - ((half_square - (multiply_add(z, half_square + p * w, k * _LN2_LOW + correction))) - f)
 
 
 def log_sum(m: Lanes, s: Lanes, lo: Lanes) -> Lanes:
@@ -600,7 +646,7 @@ def narrow_soft_terms(
     for xi, qi in zip(x.parts(mass.n), q.parts(mass.n), strict=True):
         mass, mass_low = accumulate(mass, mass_low, qi)
         if x.bits == 32:  # what float64 loses of the difference is far below what float32 can tell
-            cost = fma(qi.to(64), m.to(64) - xi.to(64), cost)
+            cost = multiply_add(qi.to(64), m.to(64) - xi.to(64), cost)
         else:
             d, r = two_diff(xi, m)
             cost, cost_low = accumulate(cost, cost_low, qi * ((0.0 - d) - r))

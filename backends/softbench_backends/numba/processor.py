@@ -7,8 +7,9 @@ import re
 from typing import Any, Final
 
 import llvmlite.binding as llvm
+from numba.core.registry import cpu_target
 
-__all__ = ["converts_float16"]
+__all__ = ["converts_float16", "has_fma"]
 
 _WIDEN: Final = """
 define void @sample(ptr %from, ptr %to) {
@@ -20,9 +21,26 @@ define void @sample(ptr %from, ptr %to) {
 """
 
 
+_FUSED: Final = """
+declare <8 x double> @llvm.fma.v8f64(<8 x double>, <8 x double>, <8 x double>)
+define void @sample(ptr %p) {
+  %a = load <8 x double>, ptr %p
+  %b = call <8 x double> @llvm.fma.v8f64(<8 x double> %a, <8 x double> %a, <8 x double> %a)
+  store <8 x double> %b, ptr %p
+  ret void
+}
+"""
+
+
 def converts_float16(context: Any) -> bool:
     """Whether vectors of float16 are widened, and so also rounded, by instructions (F16C, AVX-512, NEON)."""
     return not _calls(_WIDEN, "__extendhfsf2|__gnu_h2f_ieee", *context.codegen().magic_tuple())
+
+
+@functools.cache
+def has_fma() -> bool:
+    """Whether a fused multiply-add is an instruction, as on most processors since 2013."""
+    return not _calls(_FUSED, "fma", *cpu_target.target_context.codegen().magic_tuple())
 
 
 @functools.cache

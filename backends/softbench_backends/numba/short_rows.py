@@ -43,11 +43,13 @@ from softbench_backends.numba.intrinsics import (
     alone_entry,
     any_subnormal,
     any_vanishing,
+    both,
     factor,
     fmax,
     fmin,
     index_loss,
     is_alone,
+    is_finite,
     is_narrow,
     label_entry,
     lane_exp_term,
@@ -60,6 +62,7 @@ from softbench_backends.numba.intrinsics import (
     min_positive_start,
     narrow_factor,
     narrow_lane_exp_term,
+    narrow_soft_terms,
     precise_probability,
     precise_term,
     probability,
@@ -68,6 +71,7 @@ from softbench_backends.numba.intrinsics import (
     running_argmax,
     scaled_sum,
     select_label,
+    select_lanes,
     shifted_exp,
     soft_gradient,
     soft_label_entry,
@@ -77,6 +81,7 @@ from softbench_backends.numba.intrinsics import (
     sum_excluding_max,
     sum_value,
     times,
+    widened,
 )
 from softbench_backends.numba.long_rows import row_weight
 from softbench_backends.numba.memory import (
@@ -220,6 +225,36 @@ def tile_precise_sum(tile, k, m):
         hi, lo = accumulate(hi, lo, e)
         hi, lo = accumulate(hi, lo, e_lo)
     return hi, lo
+
+
+@device_function
+def tile_soft_sums(tile, targets, k, m):
+    """Per row the sum of ``q`` and of ``q (m - x)``."""
+    w = width(tile)
+    mass, mass_low = accumulator(m)
+    cost, cost_low = accumulator(m)
+    for c in range(k):
+        v, q = load(tile, c * w), load(targets, c * w)
+        mass, mass_low = accumulate(mass, mass_low, q)
+        cost, cost_low = accumulate(cost, cost_low, soft_term(v, m, q))
+    return sum_value(mass, mass_low), sum_value(cost, cost_low)
+
+
+@device_function
+def narrow_tile_soft_sums(tile, targets, e, k, m):
+    """`tile_exp_sum` but for the smallest, ``e`` not scaled, and `tile_soft_sums`, where all rows are narrow."""
+    w = width(tile)
+    hi, lo = accumulator(m)
+    mass, mass_low = accumulator(m)
+    cost, cost_low = accumulator(m)
+    argmaxes = broadcast(tile, 0.0)
+    for c in range(k):
+        v = load(tile, c * w)
+        exp, below, argmaxes = narrow_lane_exp_term(v, m, argmaxes)
+        store(e, c * w, exp)
+        hi, lo = accumulate(hi, lo, below)
+        mass, mass_low, cost, cost_low = narrow_soft_terms(mass, mass_low, cost, cost_low, v, m, load(targets, c * w))
+    return *scaled_sum(m, hi, lo), argmaxes, sum_value(mass, mass_low), sum_value(cost, cost_low)
 
 
 # -- what is done to rows whose classes are in the vectors of a tile; results go to ``e`` in the same form --
@@ -437,18 +472,22 @@ def soft_kernel(
             load_tile(offset(address(q), i * k), rows, k, targets)
         of_all, of_all_low = load_per_row(xp, of_alls, 0, w, 0.0), load_per_row(xp, of_alls_low, 0, w, 0.0)
         of_label, of_label_low = load_per_row(xp, of_labels, 0, w, 0.0), load_per_row(xp, of_labels_low, 0, w, 0.0)
-        m = tile_max(tile, k)
         at_label, q_label = load(tile, 0), load(targets, 0)
-        mass_hi, mass_lo = accumulator(m)
-        cost_hi, cost_lo = accumulator(m)
-        for c in range(k):
-            v, p = load(tile, c * w), load(targets, c * w)
-            at_label, q_label = select_label(at_label, v, y, c), select_label(q_label, p, y, c)
-            mass_hi, mass_lo = accumulate(mass_hi, mass_lo, p)
-            cost_hi, cost_lo = accumulate(cost_hi, cost_lo, soft_term(v, m, p))
-        hi, lo, argmaxes, _ = tile_exp_sum(tile, e, k, m)
+        for c in range(1, k):
+            at_label = select_label(at_label, load(tile, c * w), y, c)
+            q_label = select_label(q_label, load(targets, c * w), y, c)
+        m = tile_max(tile, k)
+        narrow_rows = is_narrow(m, tile_min(tile, k))
+        # A row's sums do not depend on the rows beside it. One whose targets are not finite counts as wide.
+        hi, lo, argmaxes, mass, cost = narrow_tile_soft_sums(tile, targets, e, k, m)
+        narrow_rows = both(narrow_rows, is_finite(mass))
+        narrow = all_lanes(narrow_rows)
+        if not narrow:
+            wide_mass, wide_cost = tile_soft_sums(tile, targets, k, m)
+            mass, cost = select_lanes(narrow_rows, mass, wide_mass), select_lanes(narrow_rows, cost, wide_cost)
+            hi, lo, argmaxes, _ = tile_exp_sum(tile, e, k, m)
         s, s_lo = sum_excluding_max(m, hi, lo, argmaxes)
-        mass, cost = soft_sums(sum_value(mass_hi, mass_lo), sum_value(cost_hi, cost_lo), of_all, of_label, m, at_label)
+        mass, cost = soft_sums(mass, cost, of_all, of_label, m, at_label)
         store_partial(lp, i, rows, mask_unlabelled(soft_loss(m, s, s_lo, mass, cost), y, k))
         if gradient:
             weight_hi, weight_lo = quotient(mass, 0.0, divisor, 0.0)
@@ -457,6 +496,11 @@ def soft_kernel(
             h, h_lo = quotient(of_label, of_label_low, divisor, 0.0)
             entry = soft_label_entry(shifted_exp(at_label, m), f, g, q_label, high, low, h, h_lo)
             alone = is_alone(s)
+            narrow_f, normal = narrow_factor(m, s, s_lo, weight_hi, weight_lo)
+            if narrow and not all_lanes(normal):
+                tile_exp_sum(tile, e, k, m)
+            elif narrow:
+                f, g = widened(narrow_f), load_per_row(xp, of_alls, 0, 0, 1.0)
             for c in range(k):
                 value = soft_gradient(load(e, c * w), f, g, load(targets, c * w), high, low)
                 if labels.size:

@@ -52,7 +52,7 @@ SHORTEST = 4 * SEGMENT
 
 # What is done to a segment. One function serves all; Numba would compile it for each of these numbers as a literal,
 # hence np.int64.
-_EXTREMA, _SUM, _PROBABILITIES, _LOGS = 0, 1, 2, 3
+_EXTREMA, _SUM, _PRECISE_SUM, _PROBABILITIES, _LOGS = range(5)
 
 
 @device_function
@@ -71,11 +71,14 @@ def segment_jobs(job, x, out, segments, m, f, h, g, first, last, streaming):
         max_i = rounded_like(load_scalar(xt, 0), m[i])
         if job == _EXTREMA:
             segments[i, t, 0], segments[i, t, 5] = row_extrema(xt, n)
-        elif job == _SUM:
+        elif job in (_SUM, _PRECISE_SUM):
             least = rounded_like(max_i, f[i])
             if is_narrow(max_i, least):
                 dominated = max_dominates(max_i, least)
-                hi, lo, argmaxes, _ = narrow_segment_sum(xt, xt, n, max_i, dominated, False, 0, xt, max_i, 0, 0)
+                precise = job == _PRECISE_SUM
+                hi, lo, argmaxes, _ = narrow_segment_sum(
+                    xt, xt, n, max_i, dominated, False, 0, xt, max_i, 0, 0, precise
+                )
                 segments[i, t, 1], segments[i, t, 2], segments[i, t, 3], segments[i, t, 4] = hi, lo, argmaxes, math.inf
             else:
                 segments[i, t, 1], segments[i, t, 2], segments[i, t, 3], segments[i, t, 4] = segment_sum(
@@ -106,10 +109,10 @@ def all_segments(parallel, jobs, job, x, out, segments, m, f, h, g, streaming):
 
 
 @device_function
-def segment_statistics(parallel, jobs, x, streaming):
+def segment_statistics(parallel, jobs, x, streaming, sums_job):
     """The segments; of every row the maximum, the minimum, and as ``(N, 4)`` what `row_sum` gives.
 
-    The smallest exponential of a row that `is_narrow` is not looked for: inf.
+    The smallest exponential of a row that `is_narrow` is not looked for: inf. ``sums_job`` says how sums are taken.
     """
     n, k = x.shape
     segments = np.empty((n, (k + SEGMENT - 1) // SEGMENT, 6))
@@ -120,7 +123,7 @@ def segment_statistics(parallel, jobs, x, streaming):
         for t in range(1, segments.shape[1]):  # never NaN: `row_extrema` passes over them
             m[i] = max(m[i], segments[i, t, 0])
             least[i] = min(least[i], segments[i, t, 5])
-    all_segments(parallel, jobs, np.int64(_SUM), x, x, segments, m, least, least, least, streaming)
+    all_segments(parallel, jobs, sums_job, x, x, segments, m, least, least, least, streaming)
     for i in range(n):
         hi, lo, argmaxes, smallest = 0.0, 0.0, 0.0, math.inf
         for t in range(segments.shape[1]):
@@ -148,7 +151,7 @@ def row_write_factors(x, n, m, least, hi, lo, argmaxes, smallest, weight_hi, wei
 def softmax_kernel(parallel, jobs, x, out, streaming):
     """`long_rows.softmax_kernel` of all rows."""
     n, k = x.shape
-    segments, m, least, sums = segment_statistics(parallel, jobs, x, streaming)
+    segments, m, least, sums = segment_statistics(parallel, jobs, x, streaming, np.int64(_SUM))
     f, h, g = np.empty(n), np.empty(n), np.empty(n)
     for i in range(n):
         hi, lo, argmaxes, smallest = sums[i, 0], sums[i, 1], sums[i, 2], sums[i, 3]
@@ -161,7 +164,7 @@ def softmax_kernel(parallel, jobs, x, out, streaming):
 @device_function
 def log_softmax_kernel(parallel, jobs, x, out, streaming):
     """`long_rows.log_softmax_kernel` of all rows."""
-    segments, m, _, sums = segment_statistics(parallel, jobs, x, streaming)
+    segments, m, _, sums = segment_statistics(parallel, jobs, x, streaming, np.int64(_SUM))
     log = np.empty(x.shape[0])
     for i in range(x.shape[0]):
         mi = rounded_like(load_scalar(address(x), 0), m[i])
@@ -173,7 +176,7 @@ def log_softmax_kernel(parallel, jobs, x, out, streaming):
 @device_function
 def logsumexp_kernel(parallel, jobs, x, out, streaming):
     """`long_rows.logsumexp_kernel` of all rows."""
-    _, m, _, sums = segment_statistics(parallel, jobs, x, streaming)
+    _, m, _, sums = segment_statistics(parallel, jobs, x, streaming, np.int64(_PRECISE_SUM))
     for i in range(x.shape[0]):
         mi = rounded_like(load_scalar(address(x), 0), m[i])
         s, s_lo = sum_excluding_max(mi, sums[i, 0], sums[i, 1], sums[i, 2])
@@ -194,7 +197,7 @@ def index_kernel(
 ):
     """`long_rows.index_kernel` of all rows."""
     n, k = x.shape
-    segments, m, least, sums = segment_statistics(parallel, jobs, x, streaming)
+    segments, m, least, sums = segment_statistics(parallel, jobs, x, streaming, np.int64(_SUM))
     # Rows whose label is no class are written like narrow ones, times 0, and filled afterwards.
     f, h, g, entries = np.zeros(n), np.zeros(n), np.zeros(n), np.zeros(n)
     for i in range(n):
