@@ -71,6 +71,8 @@ class Plan(NamedTuple):
     price: float
     """Seconds that ``best`` costs before its first result."""
     why: str
+    times: float | None = None
+    """How many times as fast ``best`` is as NumPy; None where NumPy was not measured."""
 
 
 class _Kind:
@@ -268,9 +270,10 @@ class AutoBackend(Backend):
         if first is None:
             return Plan(best.backend, 0.0, 0.0, why)
         if first.low <= (1.0 + LEAST) * best.high:
-            return Plan(FIRST, 0.0, 0.0, why)
+            return Plan(FIRST, 0.0, 0.0, why, 1.0)
         why += f", {first.seconds / best.seconds:.3g}x as fast as {FIRST}"
-        return Plan(best.backend, first.seconds - best.seconds, sum(start_up(self.record, best.backend, like)), why)
+        price = sum(start_up(self.record, best.backend, like))
+        return Plan(best.backend, first.seconds - best.seconds, price, why, first.seconds / best.seconds)
 
     def _promises_all(self, name: str) -> bool:
         """Whether a backend of that name takes NumPy's arrays and promises the whole contract. Loads no library."""

@@ -193,7 +193,7 @@ def test_auto_says_what_it_follows(kept, capsys, monkeypatch):
     told = capsys.readouterr().out
     assert "Measured on" in told
     rows = [line.split() for line in told.splitlines() if "softmax-" in line]
-    assert rows[0][:3] == ["numba", "softmax-4096x1000-f32", "122"]
+    assert rows[0][:4] == ["numba", "softmax-4096x1000-f32", "5x", "122"]
     assert max(len(line) for line in told.splitlines() if "softmax-" in line) <= 80
 
 

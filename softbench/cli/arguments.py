@@ -6,7 +6,9 @@ import argparse
 import contextlib
 import difflib
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NoReturn
@@ -59,7 +61,11 @@ def names(text: str) -> list[str]:
 
 def complain(error: object, status: int) -> int:
     """Say what is wrong on standard error; returns ``status``, for the command to return."""
-    print(f"softbench: error: {error}", file=sys.stderr)
+    text = f"softbench: error: {error}"
+    if sys.stderr is not None and sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    print(text, file=sys.stderr)
     return status
 
 

@@ -30,7 +30,13 @@ def add_parser(commands: Any) -> None:
     recommend.add_argument("--op", required=True, choices=FUNCTIONS, metavar="OP", help=", ".join(FUNCTIONS))
     recommend.add_argument("--shape", required=True, metavar="NxK", help="of the logits")
     recommend.add_argument("--axis", type=int, default=-1, help="of the classes (default: -1)")
-    recommend.add_argument("--dtype", choices=sorted(formats), default="float32", help="(default: float32)")
+    recommend.add_argument(
+        "--dtype",
+        choices=sorted(formats),
+        default="float32",
+        metavar="DTYPE",
+        help=f"{', '.join(sorted(formats))} (default: float32)",
+    )
     recommend.add_argument("--target", choices=("index", "soft"), default="index", help="(default: index)")
     recommend.add_argument("--out", action="store_true", help="results go into memory that is there (out=)")
     recommend.add_argument("--calls", type=count, metavar="N", help="in one process (default: many)")
@@ -77,8 +83,15 @@ def _recommend(parsed: argparse.Namespace) -> int:
         found = advice._asdict() | {"call": advice.call._asdict()}
         print(json.dumps(found | {"estimates": [estimate._asdict() for estimate in advice.estimates]}, indent=1))
     else:
-        print(advice)
+        _print(str(advice))
     return 0
+
+
+def _print(text: str) -> None:
+    """Lines that break between words where they are too long."""
+    from rich.text import Text
+
+    make_console().print(Text(text))
 
 
 def _auto(parsed: argparse.Namespace) -> int:
@@ -89,16 +102,15 @@ def _auto(parsed: argparse.Namespace) -> int:
     made: Any = get_backend("auto")
     record = made.record
     if record is None:
-        print("Nothing has been measured on this machine with this number of threads: softbench run.")
+        _print("Nothing has been measured on this machine with this number of threads: softbench run.")
     else:
-        path = path_of(record["machine"]["id"], made.threads)
-        print(f"Measured on {record.get('started', 'an unknown day')} with {made.threads} threads: {path}")
+        _print(f"Measured on {record.get('started', 'an unknown day')} with {made.threads} threads, kept in")
+        print(path_of(record["machine"]["id"], made.threads))
         if made.disturbed:
-            print(f"Disturbed while it was measured: {made.disturbed}.")
+            _print(f"Disturbed while it was measured: {made.disturbed}.")
     for reason in made.stale:
-        print(f"Stale: {reason}.")
-    rule = f"{FIRST}, and {RULE} where it can run once {FIRST} should have taken {COMPILING:g} s"
-    print(f"For what was not measured: {rule}.")
+        _print(f"Stale: {reason}.")
+    _print(f"For what was not measured: {FIRST}, and {RULE} once {FIRST} should have taken {COMPILING:g} s.")
     if parsed.explain and record is not None:
         _explain(made, record)
     return 0
@@ -111,7 +123,7 @@ def _explain(made: AutoBackend, record: Record) -> None:
     from softbench.auto import FIRST
     from softbench.results.layout import Column, fitted
     from softbench.results.measurements import Call
-    from softbench.results.units import duration
+    from softbench.results.units import duration, ratio
 
     rows = []
     for case in record["cases"]:
@@ -121,16 +133,18 @@ def _explain(made: AutoBackend, record: Record) -> None:
         result = "fresh" if case["result"] == "fresh" else "out"
         call = Call(case["op"], case["dtype"], count_of // classes, classes, case["target"], result, case["axis"] == -1)
         plan = made.plan(call)
-        after = f"{duration(plan.price)}" if plan.best != FIRST and plan.gain > 0 else ""
-        calls = f"{int(plan.price // plan.gain) + 1:,}" if after else ""
-        why = plan.why.replace(f"measured as {case['name']}", "measured")
-        rows.append((plan.best, case["name"], calls, after, why))
-    headings = ("takes", "for", "from call", "start-up", "why")
+        waits = plan.best != FIRST and plan.gain > 0
+        calls = f"{int(plan.price // plan.gain) + 1:,}" if waits else ""
+        times = ratio(plan.times) if plan.times else ""
+        rows.append((plan.best, case["name"], times, calls, duration(plan.price) if waits else ""))
+    headings = ("takes", "for", f"than {FIRST}", "from call", "start-up")
     columns = [
-        Column(heading, [Text(row[i]) for row in rows], (0, 0, 1, 3, 2)[i], right=i in (2, 3), folds=i == 4)
+        Column(heading, [Text(row[i]) for row in rows], (0, 0, 1, 2, 3)[i], right=i > 1)
         for i, heading in enumerate(headings)
     ]
     out = make_console()
     out.print(fitted("", columns, out.width))
-    print(f"Until then {FIRST}; calls of one operation and dtype count together.")
-    print("Other shapes are interpolated.")
+    _print(
+        f"than {FIRST}: so many times as fast; from call: until then {FIRST}, calls of one operation and dtype counted "
+        "together. Other shapes are interpolated."
+    )

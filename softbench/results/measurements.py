@@ -19,7 +19,7 @@ from softbench.results.record import Record, Step
 
 __all__ = ["Call", "Choice", "Estimate", "choose", "estimates", "start_up"]
 
-FAR: Final = 6.0
+FAR: Final = 8.0
 """Doublings from the nearest measured shape beyond which nothing is said."""
 LEAST_ERROR: Final = 0.05
 """Of the logarithm of an estimate that is no measurement, at the least."""
