@@ -10,21 +10,30 @@ from softbench.conformance.backend_under_test import under_test
 from softbench.conformance.runner import judge_case
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from zoo.kinds import MUTANTS
 from zoo.matrix import PAGE, line
-from zoo.mutants import MUTANTS, Rows
+from zoo.mutants import Rows
 
 CASES = {case.id: case for case in contract.cases()}
 
 
-@pytest.mark.parametrize("name", MUTANTS)
+def _tiered(name, killer):
+    """What forks is in the tier of what does."""
+    forks = killer.startswith(("processes/", "concurrency/first"))
+    return pytest.param(name, id=name, marks=[pytest.mark.processes] if forks else [])
+
+
+@pytest.mark.parametrize("name", [_tiered(mutant.name, mutant.killer) for mutant in MUTANTS.values()])
 def test_named_case_kills_the_mutant(name):
     mutant = MUTANTS[name]
-    result = judge_case(under_test(mutant.make()), CASES[mutant.killer])
+    backend = under_test(mutant.make())
+    backend.patience = 9.0
+    result = judge_case(backend, CASES[mutant.killer])
     assert result.status == "failed", f"{mutant.bug}: {mutant.killer} {result.status} {result.message}"
     assert len(result.message) > 20
 
 
-@pytest.mark.parametrize("killer", sorted({mutant.killer for mutant in MUTANTS.values()}))
+@pytest.mark.parametrize("killer", [_tiered(killer, killer) for killer in sorted({m.killer for m in MUTANTS.values()})])
 def test_the_right_backend_passes_the_killers(killer):
     result = judge_case(under_test(Rows()), CASES[killer])
     assert result.status == "passed", result.message

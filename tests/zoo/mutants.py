@@ -1048,7 +1048,7 @@ class weights_warn(Rows):
         return super().loss(x, target, loss)
 
 
-@mutant("a subnormal log-sum has lost the digits that a large weight shows", "class-weight/loss-huge-soft-float64")
+@mutant("a small soft loss has lost digits", "combinations/array-classes-soft-float64")
 class subnormal_sum_rounded(Rows):
     def loss(self, x, target, loss):
         result = super().loss(x, target, loss)
