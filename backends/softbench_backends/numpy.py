@@ -325,10 +325,11 @@ def _soft(block: _Block, q: NDArray[np.floating[Any]], divisor: Any, gradient: A
     if gradient is None:
         return losses
     scale = divisor or np.nan
-    block.scale(q.sum(axis=1) / scale, block.e)
+    mass = _sum_rows(np.asarray(q, np.float64), terms) if block.exact and q.dtype == np.float64 else q.sum(axis=1)
+    block.scale(mass / scale, block.e)
     np.subtract(block.e, np.divide(q, scale).astype(np.float64), out=gradient, casting="same_kind")
     alone = np.flatnonzero(block.s == 0.0)  # p = 1: what the others weigh, without the rounding of two quotients
     top = block.top[alone]
-    gradient[alone, top] = (q.sum(axis=1)[alone] - q[alone, top]) / scale
+    gradient[alone, top] = (mass[alone] - q[alone, top]) / scale
     gradient[block.undefined] = np.nan
     return losses

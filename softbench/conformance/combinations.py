@@ -66,6 +66,7 @@ def _chosen(backend: BackendUnderTest, array: str, family: str, dtype: str) -> I
     """The rows that concern a family and dtype, as many as the profile and the backend's cost allow."""
     step = {"compiled": 1, "interpreted": _QUICK, "simulated": 8 * _QUICK}[backend.cost]
     step *= _QUICK if backend.profile == "quick" else 1
+    step *= _QUICK if backend.few_shapes else 1
     mine = [(i, row) for i, row in enumerate(covering.rows(array)) if row.get("dtype", row.get("any dtype")) == dtype]
     seen: set[tuple[str, ...]] = set()
     for i, row in mine[::step]:
