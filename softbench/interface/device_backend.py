@@ -15,6 +15,7 @@ import numpy as np
 from softbench.interface import messages
 from softbench.interface.dtypes import compute_dtype, formats, sum_tolerance
 from softbench.interface.integers import shifted_rows
+from softbench.interface.linear import Features
 from softbench.interface.row_backend import Kind, RowBackend
 from softbench.interface.targets import IndexTarget, SoftTarget, Target
 
@@ -134,6 +135,10 @@ class DeviceBackend(RowBackend):
     def writes_through(self, obj: Any, array: Array) -> bool:
         """Always: what is accepted on a device is no copy."""
         return True
+
+    def accept_features(self, obj: Any, argument: str) -> Features:
+        """NotProvidedError: linear logits are computed on CPUs only."""
+        raise messages.no_linear_logits(self.name)
 
     def shares_memory(self, a: Array, b: Array) -> bool:
         """Whether two arrays overlap, from their addresses, shapes and strides."""

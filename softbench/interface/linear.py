@@ -227,7 +227,7 @@ class LinearKernels(NumpyArrayOps):
                 losses, g = self.loss_and_gradient(logits, lowered, divisor, room, logits)
                 totals.append(self._keep(losses, loss, rows))
                 coef_sum.add(self.outer_product(g, without_ignored(block, lowered)))
-                intercept_sum.add(g.sum(axis=0, dtype=np.float64))
+                intercept_sum.add(_column_sums(g))
             gradients = coef_sum.total(), intercept_sum.total()
         return (np.array(totals) if loss is None else loss), *gradients
 
@@ -263,7 +263,7 @@ class LinearKernels(NumpyArrayOps):
                     r[ignored] = 0.0
                     block = clear_rows(block, ignored)
                 coef_sum.add(self.outer_product(r, block))
-                intercept_sum.add(r.sum(axis=0, dtype=np.float64))
+                intercept_sum.add(_column_sums(r))
             return coef_sum.total(), intercept_sum.total()
 
     # -- how they do it --------------------------------------------------------------------------------
@@ -333,6 +333,11 @@ class CascadedSum:
     def total(self) -> Array:
         """What was added so far."""
         return self._sum if self._part is None else self._sum + self._part
+
+
+def _column_sums(g: Array) -> Array:
+    """Sums over the rows in float64, by pairs: NumPy adds up whole rows one by one."""
+    return g.T.copy().sum(axis=1, dtype=np.float64)
 
 
 def sparse_format(obj: Any) -> Any:

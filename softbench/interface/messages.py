@@ -23,6 +23,7 @@ __all__ = [
     "negative_target",
     "no_array",
     "no_class",
+    "no_linear_logits",
     "not_a_distribution",
     "not_in_place",
     "not_provided",
@@ -182,6 +183,14 @@ def captured_integers(dtype: str) -> RuntimeError:
 
 
 # -- backends ------------------------------------------------------------------------------------------
+
+
+def no_linear_logits(backend: str) -> NotProvidedError:
+    """Of a backend on a device."""
+    return NotProvidedError(
+        f"backend {backend!r} does not provide linear logits (linear_loss and the like): multiply on the device and "
+        f"pass the logits to softbench.loss_and_gradient, or name a CPU backend"
+    )
 
 
 def not_provided(backend: str, lacking: str, provides: Collection[str]) -> NotProvidedError:

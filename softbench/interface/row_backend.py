@@ -28,6 +28,7 @@ import abc
 import functools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Literal, NoReturn
 
@@ -183,6 +184,10 @@ class RowBackend(LinearKernels, abc.ABC):
             Versions, device, threads: numbers, strings, and lists and dicts of them.
         """
         return {"device": "cpu"}
+
+    def limit_threads(self, count: int) -> AbstractContextManager[None]:
+        """While the context lasts, compute on at most ``count`` threads; by default there are none to limit."""
+        return nullcontext()
 
     def kernels(self, ops: Collection[str], dtypes: Collection[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
         """What first calls would have to compile, for ``softbench warmup``: by default nothing.

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 import os
 import sys
 from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Final
 
 import numpy as np
 
 from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
 from softbench.interface.dtypes import compute_dtype, name_of, numpy_dtype, sum_tolerance
-from softbench.interface.first_use import FirstUse
 from softbench.interface.float_mode import FAR_FROM_SUBNORMAL, FLUSH_TO_ZERO, can_restore
 from softbench_backends.numba import (
     compiler_lock,  # noqa: F401
@@ -22,8 +21,10 @@ from softbench_backends.numba import (
     sources,  # noqa: F401  # sees the sources before they are loaded
     threads,
 )
+from softbench_backends.numba.linear_calls import LinearCalls
+from softbench_backends.numba.modules import loaded as _loaded
 
-__all__ = ["NumbaBackend"]
+__all__ = ["NumbaBackend", "lower_target"]
 
 _NONE: Final = np.empty(0)
 _NO_LABELS: Final = np.empty(0, np.int64)
@@ -36,14 +37,6 @@ REMEMBERED: Final = 1024
 """Shapes of small calls whose kernel is remembered; for others it is looked up."""
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(f"{__package__}.{name}")
-
-
-_loaded: Final = FirstUse(_module)
-"""A module of this package by name, of those that import Numba."""
-
-
 def _jit_is_disabled() -> bool:
     numba = sys.modules.get("numba")
     if numba is not None and hasattr(numba, "config"):
@@ -54,7 +47,7 @@ def _jit_is_disabled() -> bool:
         return False
 
 
-class NumbaBackend(RowBackend):
+class NumbaBackend(LinearCalls, RowBackend):
     """Explicit vectors on all cores, compiled by Numba: see `softbench_backends.numba.numerics` for the arithmetic."""
 
     name = "numba"
@@ -95,6 +88,10 @@ class NumbaBackend(RowBackend):
             "flush_to_zero": FLUSH_TO_ZERO[can_restore()],
             **({"numba_lacks": sorted(missing)} if missing else {}),
         }
+
+    def limit_threads(self, count: int) -> AbstractContextManager[None]:
+        """As the base class, of the thread that calls: as `numba.set_num_threads`."""
+        return threads.limited(count)
 
     def kernels(self, ops: Collection[str], dtypes: Collection[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
         """Every form of every kernel behind ``ops``; the last word of a name says whether it runs on all threads."""
@@ -195,7 +192,7 @@ class NumbaBackend(RowBackend):
     ) -> tuple[Array, Array]:
         if divisor and self._small_index(x, target, loss, out, float(divisor), True):
             return loss, out
-        op, arrays = _lower(x, target)
+        op, arrays = lower_target(x, target)
         divided = float(divisor) if divisor != 0 else float("nan")
         smoothing = target.smoothing if isinstance(target, IndexTarget) else 0.0
         self._call(op, x, out, *arrays, loss, out, smoothing, divided, True)
@@ -204,13 +201,13 @@ class NumbaBackend(RowBackend):
     def loss(self, x: Array, target: Target, loss: Array) -> Array:  # noqa: D102
         if self._small_index(x, target, loss, x, 1.0, False):
             return loss
-        op, arrays = _lower(x, target)
+        op, arrays = lower_target(x, target)
         smoothing = target.smoothing if isinstance(target, IndexTarget) else 0.0
         self._call(op, x, None, *arrays, loss, x, smoothing, 1.0, False)
         return loss
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:  # noqa: D102
-        _, arrays = _lower(p, target)
+        _, arrays = lower_target(p, target)
         op = _by_target("log_loss_soft", target.q) if isinstance(target, SoftTarget) else "log_loss_index"
         self._call(op, p, None, *arrays, loss, p, 0.0, 1.0, False)
         return loss
@@ -221,7 +218,7 @@ def _by_target(op: str, q: Array) -> str:
     return f"{op}_half" if q.itemsize == 2 else op
 
 
-def _lower(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Array]]:
+def lower_target(x: Array, target: Target) -> tuple[str, tuple[Array, Array, Array, Array]]:
     """The kernel for a target and what it takes: ``q``, labels, sample weight and class weight, empty where absent."""
     if isinstance(target, SoftTarget):
         return _by_target("soft", target.q), (target.q, _NO_LABELS, _NONE, _NONE)

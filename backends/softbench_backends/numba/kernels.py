@@ -21,7 +21,18 @@ from softbench_backends.numba.calls import parallel_for
 from softbench_backends.numba.compiling import Compiled, compile_for
 from softbench_backends.numba.lanes import BFLOAT16, FLOAT16, computed
 
-__all__ = ["KERNELS", "Kernel", "Rows", "behind", "callable_kernel", "dtypes_of", "forms"]
+__all__ = [
+    "KERNELS",
+    "Kernel",
+    "Rows",
+    "behind",
+    "callable_kernel",
+    "compiled",
+    "compiled_for_rows",
+    "dtypes_of",
+    "forms",
+    "on_all_threads",
+]
 
 
 class Rows(enum.Enum):
@@ -216,6 +227,27 @@ def _split(kernel: Kernel, dtype: types.Type) -> Callable[..., Any]:
     return on_all_threads
 
 
+def compiled(function: Any, arguments: tuple[types.Type, ...]) -> Compiled:
+    """A kernel, compiled for what it takes before ``first``."""
+    return _compiled(function, (*arguments, *_SPAN))
+
+
+def compiled_for_rows(op: str, dtype: str, rows: Rows) -> Compiled:
+    """The kernel of ``op`` for contiguous rows."""
+    kernel = KERNELS[op, rows]
+    return compiled(kernel.function, kernel.arguments(_FLOATS[dtype], 2))
+
+
+def on_all_threads(
+    kernel: Compiled, arguments: tuple[types.Type, ...], bound: tuple[Any, ...] = ()
+) -> Callable[..., Any]:
+    """``(args, n, chunks, streaming)`` that calls a kernel, which takes ``(*bound, *args)``, for ``0 <= i < n``."""
+    if not on_threads.can_split():
+        return on_threads.shared_out(kernel.function, bound)
+    share, reference = _parallel_for(arguments).function, kernel.reference
+    return lambda args, n, chunks, streaming: share(reference, (*bound, *args), n, chunks, streaming)
+
+
 def _make(op: str, dtype: str, rows: Rows, parallel: bool) -> Callable[..., Any]:
     kernel, floats = KERNELS[op, rows], _FLOATS[dtype]
     if kernel.threads is Threads.ALL:
@@ -225,17 +257,12 @@ def _make(op: str, dtype: str, rows: Rows, parallel: bool) -> Callable[..., Any]
     if rows in (_STRIDED_SHORT, _STRIDED_LONG):
         arguments = (*kernel.arguments(floats, 3), types.int64)
         if kernel.through is not None:
-            contiguous = KERNELS[op, kernel.through]
-            called = _compiled(contiguous.function, (*contiguous.arguments(floats, 2), *_SPAN))
+            called = compiled_for_rows(op, dtype, kernel.through)
             bound, arguments = (called.reference,), (called.reference_type, *arguments)
-    compiled = _compiled(kernel.function, (*arguments, *_SPAN))
-    if not parallel:
-        return functools.partial(compiled.function, *bound) if bound else compiled.function
-    if not on_threads.can_split():
-        return on_threads.shared_out(compiled.function, bound)
-    share = _parallel_for(arguments).function
-    reference = compiled.reference
-    return lambda args, n, chunks, streaming: share(reference, (*bound, *args), n, chunks, streaming)
+    made = compiled(kernel.function, arguments)
+    if parallel:
+        return on_all_threads(made, arguments, bound)
+    return functools.partial(made.function, *bound) if bound else made.function
 
 
 callable_kernel: Final = FirstUse(_make)

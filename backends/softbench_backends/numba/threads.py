@@ -10,9 +10,10 @@ all threads would take part is then left to one.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from softbench.interface.first_use import FirstUse
@@ -71,6 +72,19 @@ def count() -> int:
     if _started() in (*_TAKE_TURNS, "workqueue"):
         return int(numba.get_num_threads())
     return int(numba.config.NUMBA_NUM_THREADS)
+
+
+@contextlib.contextmanager
+def limited(most: int) -> Iterator[None]:
+    """While the context lasts, `count` is at most ``most`` for calls of this thread."""
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(most, before))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 # -- without a layer --------------------------------------------------------------------------------------------------

@@ -1,0 +1,55 @@
+"""Linear logits in numba: the same bits for any number of threads, and errors that do not grow with the rows."""
+
+import numba
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import softbench as sb
+
+FORMS = {"array": np.asarray, "fortran": np.asfortranarray, "csr": sp.csr_array, "csc": sp.csc_array}
+
+
+def problem(n, p, k, dtype):
+    rng = np.random.default_rng(n + k)
+    X = rng.normal(size=(n, p)).astype(dtype)
+    X[rng.random((n, p)) < 0.5] = 0.0
+    coef = (rng.normal(size=(k, p)) / np.sqrt(p)).astype(dtype)
+    return X, coef, rng.normal(size=k).astype(dtype), rng.integers(0, k, n)
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread only")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("n", "p", "k"), [(5000, 40, 10), (3000, 500, 300)], ids=["own sums", "one sum"])
+def test_the_number_of_threads_changes_no_bit(form, n, p, k):
+    X, coef, intercept, target = problem(n, p, k, np.float32)
+    X = FORMS[form](X)
+    be = sb.get_backend("numba")
+
+    def results():
+        found = be.linear_loss_and_gradient(X, coef, intercept, target, ignore_index=1)
+        found += be.linear_hessian_product(X, coef, intercept, coef, intercept, target=target)
+        return [*found, be.linear_softmax(X, coef, intercept), be.linear_argmax(X, coef, intercept)]
+
+    expected = results()
+    before = numba.get_num_threads()
+    try:
+        numba.set_num_threads(1)
+        for a, b in zip(results(), expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    finally:
+        numba.set_num_threads(before)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_errors_of_sums_do_not_grow_with_the_rows(form):
+    """Judged by the sum of the sizes of the terms, half a million of them: a float32 sum would be off by far more."""
+    n, p, k = 500_000, 3, 4
+    X, coef, _, target = problem(n, p, k, np.float32)
+    X += 1.0  # nothing cancels in X
+    coef[:] = 0.0
+    _, g = sb.loss_and_gradient(np.zeros((n, k)), target, reduction="sum")
+    size = np.abs(g).T @ np.abs(X).astype(np.float64)
+    found = sb.get_backend("numba").linear_loss_and_gradient(FORMS[form](X), coef, None, target, reduction="sum")[1]
+    error = np.abs(found - g.T @ X.astype(np.float64)) - np.abs(found) * 2.0**-24  # of the result's own rounding
+    assert (error / size).max() < 4 * 2.0**-24
