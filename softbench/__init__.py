@@ -8,6 +8,9 @@ array([0.09003057, 0.24472847, 0.66524096])
 np.float64(0.407606)
 """
 
+import importlib
+from typing import Any
+
 from softbench.api import argmax, log_loss, log_softmax, logsumexp, softmax
 from softbench.errors import BackendUnavailableError, NotProvidedError, UnknownBackendError
 from softbench.front.backend import Backend
@@ -50,3 +53,21 @@ __all__ = [
     "softmax",
     "use_backend",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`SoftmaxRegression`, which needs scikit-learn: it is imported when first asked for."""
+    if name != "SoftmaxRegression":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        return importlib.import_module("softbench.regression").SoftmaxRegression
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("sklearn", "scipy"):
+            raise
+        raise ImportError(
+            f"softbench.SoftmaxRegression needs {error.name}: pip install 'softbench[model]'", name=error.name
+        ) from error
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "SoftmaxRegression"])

@@ -42,6 +42,7 @@ __all__ = [
     "list_backends",
     "origin",
     "select_backend",
+    "selected_backend",
     "use_backend",
 ]
 
@@ -386,7 +387,12 @@ def select_backend(backend: str | Backend | None) -> Backend:
 
 def current_backend() -> Backend:
     """The backend used when none is named: of `use_backend`, else ``$SOFTBENCH_BACKEND``, else ``"numpy"``."""
-    return _current.get() or get_backend(_FROM_ENVIRONMENT or DEFAULT)
+    return selected_backend() or get_backend(DEFAULT)
+
+
+def selected_backend() -> Backend | None:
+    """The backend of `use_backend`, else of ``$SOFTBENCH_BACKEND``, else None: nobody has chosen one."""
+    return _current.get() or (get_backend(_FROM_ENVIRONMENT) if _FROM_ENVIRONMENT else None)
 
 
 @contextlib.contextmanager

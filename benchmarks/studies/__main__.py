@@ -36,6 +36,9 @@ STUDIES: Final = {
         "half_precision", "half_precision_elsewhere", "numpy and python in float16 and bfloat16, beside their float32"
     ),
     "half-precision-memory": Study("half_precision", "memory", "memory that numba takes beside input and output"),
+    "regression-oracle": Study("regression", "oracle", "fused loss and gradient beside two products of matrices"),
+    "regression-fits": Study("regression", "fits", "softmax regression beside scikit-learn: seconds to the minimum"),
+    "regression-one": Study("regression", "one", "one solver of regression-fits, which starts this"),
     "gpu-accuracy": Study("gpu", "accuracy", "largest errors of the CuPy kernels, executed on the CPU"),
     "gpu-calls": Study("gpu", "calls", "host time of calls of the CuPy backend, without a card"),
     "gpu-launches": Study("gpu", "launches", "host time of kernel launches from Python, without a card"),

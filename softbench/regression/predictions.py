@@ -1,0 +1,120 @@
+"""What a fitted `softbench.SoftmaxRegression` predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.utils.extmath import safe_sparse_dot
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from softbench.front.backend import Backend
+from softbench.regression.advice import choose_backend
+
+__all__ = ["Predictions"]
+
+
+class Predictions:
+    """The predicting half of the estimator."""
+
+    backend: str | Backend | None
+    n_threads: int | None
+    classes_: NDArray[Any]
+    coef_: Any
+    intercept_: NDArray[Any]
+
+    def decision_function(self, X: Any) -> NDArray[Any]:
+        """Logits of the classes (Zhao eq. (1)); for two classes those of the second against the first.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+        """
+        X = self._features(X)
+        scores = np.asarray(safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_)
+        return scores.reshape(-1) if scores.shape[1] == 1 else scores
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The label with the largest logit (Zhao eq. (2)), the first one on ties.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        X = self._features(X)
+        with self._predicting(X) as (backend, coef, intercept):
+            return np.asarray(self.classes_[backend.to_numpy(backend.linear_argmax(X, coef, intercept))])
+
+    def predict_proba(self, X: Any) -> NDArray[Any]:
+        """Probabilities of the classes (Zhao eq. (4)), in the order of ``classes_``.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        X = self._features(X)
+        with self._predicting(X) as (backend, coef, intercept):
+            return np.asarray(backend.to_numpy(backend.linear_softmax(X, coef, intercept)))
+
+    def predict_log_proba(self, X: Any) -> NDArray[Any]:
+        """Logarithms of the probabilities, exact also where these are 0 or 1 when rounded.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        scores = self.decision_function(X)
+        if scores.ndim == 1:
+            scores = np.stack([np.zeros_like(scores), scores], axis=1)
+        backend = choose_backend(self.backend, scores, 1)
+        return np.asarray(backend.to_numpy(backend.log_softmax(backend.asarray(scores))))
+
+    def _features(self, X: Any) -> Any:
+        check_is_fitted(self)
+        return validate_data(self, X, accept_sparse=["csr", "csc"], dtype=[np.float64, np.float32], reset=False)
+
+    @contextmanager
+    def _predicting(self, X: Any) -> Iterator[tuple[Backend, Any, Any]]:
+        """The backend, and coefficients of all classes: for two of them 0 and ``w``."""
+        coef = self.coef_.toarray() if hasattr(self.coef_, "toarray") else self.coef_
+        intercept = self.intercept_
+        if len(coef) == 1:
+            coef = np.vstack([np.zeros_like(coef), coef])
+            intercept = np.concatenate([np.zeros_like(intercept), intercept])
+        backend = choose_backend(self.backend, X, len(coef))
+        with self._threads(backend):
+            yield backend, backend.asarray(coef), backend.asarray(intercept)
+
+    @contextmanager
+    def _threads(self, backend: Backend) -> Iterator[None]:
+        """At most ``n_threads`` threads, of the backend and of libraries for linear algebra."""
+        if self.n_threads is None:
+            yield
+            return
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(int(self.n_threads)), backend.rows.limit_threads(int(self.n_threads)):
+            yield

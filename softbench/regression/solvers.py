@@ -1,0 +1,262 @@
+"""Minimisers of the objective: L-BFGS and two Newton methods, all of them in `coordinates` of one's choice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from softbench.regression.coordinates import Coordinates, dense_parts
+from softbench.regression.objective import Evaluation, Objective
+from softbench.regression.result import Status
+
+__all__ = ["SOLVERS", "Descent"]
+
+F64 = NDArray[np.float64]
+
+_ARMIJO: Final = 1e-4
+_HALVINGS: Final = 30
+_CORRECTIONS: Final = 10
+"""Pairs of steps and gradients that L-BFGS keeps, as scikit-learn's."""
+_CG_STEPS: Final = 250
+_DECREASE: Final = 1e-10
+"""Newton's methods go on while the decrease they predict is more than this part of the objective: beyond ``tol``, where
+one more step costs little and gains several digits."""
+
+
+class Descent:
+    """A minimisation: evaluations in coordinates, with their history, and when to stop.
+
+    Parameters
+    ----------
+    objective, coordinates
+        What is minimised, in which parameters.
+    tol
+        Largest entry of the gradient with which it has converged.
+    max_iter
+        Most iterations.
+    progress
+        Told of every iteration: its number, and the evaluation.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        coordinates: Coordinates,
+        tol: float,
+        max_iter: int,
+        progress: Callable[[int, Evaluation], None],
+    ) -> None:
+        self.objective, self.coordinates, self.tol, self.max_iter = objective, coordinates, tol, max_iter
+        self._progress = progress
+        self._start = time.perf_counter()
+        self.iterations = 0
+        self.history: list[float] = []
+        self.seconds: list[float] = []
+        self.evaluation: Evaluation
+
+    def evaluate(self, u: F64) -> Evaluation:
+        """The objective at a vector."""
+        found = self.objective(*self.coordinates.parameters(u))
+        self.history.append(found.value)
+        self.seconds.append(time.perf_counter() - self._start)
+        return found
+
+    def begin(self, coef: F64, intercept: F64) -> F64:
+        """Evaluate at the start; its vector."""
+        u = self.coordinates.vector(coef, intercept)
+        self.evaluation = self.evaluate(u)
+        return u
+
+    @property
+    def converged(self) -> bool:
+        """Whether the gradient is small enough."""
+        return self.evaluation.gradient_norm <= self.tol
+
+    def accept(self, evaluation: Evaluation) -> None:
+        """An iteration has ended here."""
+        self.evaluation = evaluation
+        self.iterations += 1
+        self._progress(self.iterations, evaluation)
+
+
+def lbfgs(descent: Descent, u: F64) -> Status:
+    """SciPy's L-BFGS-B. Its workspace is float64, some ``2 m + 5`` vectors with ``m`` corrections."""
+    from scipy.optimize import minimize
+
+    latest: list[tuple[F64, Evaluation]] = []
+
+    def value_and_gradient(u: F64) -> tuple[float, F64]:
+        evaluation = descent.evaluate(u)
+        latest[:] = [(u.copy(), evaluation)]
+        return evaluation.value, descent.coordinates.gradient_of(evaluation)
+
+    def iterated(intermediate_result: Any) -> None:
+        at, evaluation = latest[0]
+        if not np.array_equal(at, intermediate_result.x):
+            evaluation = descent.evaluate(intermediate_result.x)
+        descent.accept(evaluation)
+        if descent.converged or descent.iterations >= descent.max_iter:
+            raise StopIteration
+
+    while not descent.converged and descent.iterations < descent.max_iter:
+        before = descent.evaluation.value
+        options = {"maxiter": descent.max_iter, "maxfun": 1 << 30, "maxcor": _CORRECTIONS, "gtol": 0.0, "ftol": 0.0}
+        found = minimize(value_and_gradient, u, jac=True, method="L-BFGS-B", callback=iterated, options=options)
+        u = np.asarray(found.x)
+        if not descent.converged and descent.iterations < descent.max_iter:
+            # It found no decrease in any direction it knows: rounding errors hide it, or what it knows misleads.
+            if not descent.objective.widen() and not descent.evaluation.value < before:
+                return "precision"
+            descent.evaluation = descent.evaluate(u)
+    return "converged" if descent.converged else "max_iter"
+
+
+def newton_cg(descent: Descent, u: F64) -> Status:
+    """Newton's method, its equations solved by conjugate gradients as exactly as the progress so far deserves.
+
+    A product with the Hessian takes one reading of ``X`` and no exponentials where the probabilities, ``(N, K)``, take
+    less than a tenth of what ``X`` does, and are kept; elsewhere they are computed anew.
+    """
+    objective, coordinates = descent.objective, descent.coordinates
+    small = objective.k * 10 <= objective.p and not hasattr(objective.X, "indptr")
+    first = float(np.linalg.norm(coordinates.gradient_of(descent.evaluation)))
+
+    def direction(at: Evaluation, g: F64) -> F64:
+        probs = objective.probabilities(at) if small else None
+
+        def product(v: F64) -> F64:
+            return coordinates.gradient(*objective.hessian_product(at, *coordinates.parameters(v), probs))
+
+        norm = float(np.linalg.norm(g))
+        return _conjugate_gradients(product, g, min(0.25, np.sqrt(norm / max(first, norm))) * norm)
+
+    return _newton(descent, u, direction)
+
+
+def newton_cholesky(descent: Descent, u: F64) -> Status:
+    """Newton's method with the whole Hessian: few parameters."""
+
+    def direction(at: Evaluation, g: F64) -> F64:
+        return -_solve(_hessian(descent.objective, descent.coordinates, at), g)
+
+    return _newton(descent, u, direction)
+
+
+SOLVERS: Final[dict[str, Callable[[Descent, F64], Status]]] = {
+    "lbfgs": lbfgs,
+    "newton-cg": newton_cg,
+    "newton-cholesky": newton_cholesky,
+}
+
+
+def _newton(descent: Descent, u: F64, direction: Callable[[Evaluation, F64], F64]) -> Status:
+    while descent.iterations < descent.max_iter:
+        at = descent.evaluation
+        g = descent.coordinates.gradient_of(at)
+        if not g.any():
+            return "converged"
+        step = direction(at, g)
+        slope = float(g @ step)
+        if descent.converged and -slope <= max(_DECREASE, descent.objective.eps) * abs(at.value):
+            return "converged"
+        hidden = -slope <= 1e-3 * descent.objective.eps * abs(at.value)  # whatever the step gains
+        found = None if hidden else _line_search(descent, u, at, step, slope)
+        if found is None:
+            if descent.objective.widen():
+                descent.evaluation = descent.evaluate(u)
+                continue
+            return "converged" if descent.converged else "precision"
+        u, evaluation = found
+        descent.accept(evaluation)
+    return "converged" if descent.converged else "max_iter"
+
+
+def _line_search(descent: Descent, u: F64, at: Evaluation, step: F64, slope: float) -> tuple[F64, Evaluation] | None:
+    """A part of ``step`` with which the objective decreases enough; None if there is none.
+
+    Where the decrease drowns in rounding errors the slope decides (Hager and Zhang, SIAM Journal on Optimization 2005,
+    "approximate Wolfe conditions").
+    """
+    noise = 8.0 * descent.objective.eps * abs(at.value)
+    size = 1.0
+    for _ in range(_HALVINGS):
+        moved = u + size * step
+        found = descent.evaluate(moved)
+        if found.value <= at.value + _ARMIJO * size * slope:
+            return moved, found
+        if found.value <= at.value + noise:
+            end = float(descent.coordinates.gradient_of(found) @ step)
+            if slope < 0.0 and abs(end) <= 0.9 * abs(slope) and found.gradient_norm < at.gradient_norm:
+                return moved, found
+            if size * abs(slope) < noise:
+                return None
+        size *= 0.5
+    return None
+
+
+def _conjugate_gradients(product: Callable[[F64], F64], g: F64, tolerance: float) -> F64:
+    """``s`` with ``|H s + g| <= tolerance``, or what was reached of it."""
+    s, r = np.zeros_like(g), -g
+    d, square = r.copy(), float(r @ r)
+    for _ in range(_CG_STEPS):
+        hd = product(d)
+        curvature = float(d @ hd)
+        if curvature <= 1e-14 * float(d @ d):  # flat, as far as can be seen
+            return s if s.any() else r
+        length = square / curvature
+        s += length * d
+        r -= length * hd
+        before, square = square, float(r @ r)
+        if np.sqrt(square) <= tolerance:
+            break
+        d = r + (square / before) * d
+    return s
+
+
+def _hessian(objective: Objective, coordinates: Coordinates, at: Evaluation) -> F64:
+    """The Hessian in coordinates ``(size, size)``, for a penalty of a single strength in coordinates without a factor.
+
+    Of the loss it is ``sum_i s_i (diag(p_i) - p_i p_i') (x) x_i x_i'``: blocks for the first part, less the product of
+    one matrix with itself. Moving the coefficients of all classes alike changes no probability; those directions, in
+    which no gradient points, get a curvature.
+    """
+    k, p = objective.k, objective.p
+    width = p + objective.fit_intercept
+    hessian = np.zeros((k, width, k, width))
+    flat = hessian.reshape(k * width, k * width)
+    probs = objective.backend.to_numpy(objective.probabilities(at))
+    for rows, X in dense_parts(objective.X, k * width):
+        features, weights = coordinates.features(X), objective.weights(rows)
+        of_rows = probs[rows].astype(np.float64)
+        mixed = np.sqrt(weights)[:, None, None] * of_rows[:, :, None] * features[:, None, :]
+        mixed = mixed.reshape(len(features), -1)
+        flat -= mixed.T @ mixed
+        for c in range(k):
+            hessian[c, :, c] += features.T @ ((weights * of_rows[:, c])[:, None] * features)
+    for j in range(width):
+        hessian[:, j, :, j] += np.trace(hessian[:, j, :, j]) / k**2
+    diagonal = np.einsum("cjcj->cj", hessian)
+    diagonal[:, :p] += coordinates.penalty(objective.penalty.strength)
+    order = np.arange(k * width).reshape(k, width)
+    order = np.concatenate([order[:, :p].reshape(-1), order[:, p:].reshape(-1)])
+    return flat[np.ix_(order, order)]
+
+
+def _solve(hessian: F64, g: F64) -> F64:
+    """``hessian^-1 g``; directions without curvature are given a little."""
+    diagonal = np.sqrt(np.maximum(np.diag(hessian), np.finfo(np.float64).tiny))
+    equilibrated = hessian / np.outer(diagonal, diagonal)
+    ridge = 1e-12
+    while ridge < 1.0:
+        try:
+            factor = scipy.linalg.cho_factor(equilibrated + ridge * np.eye(len(g)), lower=True, check_finite=False)
+        except np.linalg.LinAlgError:
+            ridge *= 100.0
+            continue
+        return np.asarray(scipy.linalg.cho_solve(factor, g / diagonal, check_finite=False)) / diagonal
+    return g

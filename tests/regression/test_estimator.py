@@ -1,0 +1,356 @@
+"""`SoftmaxRegression` keeps scikit-learn's conventions, and finds scikit-learn's minimum on raw data."""
+
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from sklearn import config_context, datasets
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import softbench as sb
+
+RAW = {
+    "iris": datasets.load_iris,
+    "wine": datasets.load_wine,
+    "breast_cancer": datasets.load_breast_cancer,
+    "digits": datasets.load_digits,
+}
+SOLVERS = ("lbfgs", "newton-cg", "newton-cholesky")
+
+
+@parametrize_with_checks([sb.SoftmaxRegression()])
+def test_conventions(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.deep
+@parametrize_with_checks(
+    [sb.SoftmaxRegression(solver="lbfgs", precondition="scale"), sb.SoftmaxRegression(solver="newton-cg")]
+)
+def test_conventions_with_other_solvers(estimator, check):
+    check(estimator)
+
+
+def blobs(n=400, p=6, k=4, seed=0, dtype=np.float64):
+    X, y = datasets.make_blobs(n, p, centers=k, cluster_std=4.0, random_state=seed)
+    return X.astype(dtype), y
+
+
+def objective(model, X, y, alpha, sample_weight=None):
+    """As the docstring states it, from logits."""
+    scores = model.decision_function(X)
+    if scores.ndim == 1:
+        scores = np.stack([np.zeros_like(scores), scores], axis=1)
+    labels = np.searchsorted(model.classes_, y)
+    loss = sb.loss(scores, labels, sample_weight=sample_weight)
+    return loss + 0.5 * alpha * float(np.sum(np.asarray(model.coef_, np.float64) ** 2))
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_raw_data_converge_by_default_below_scikit_learn(name):
+    X, y = RAW[name](return_X_y=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = sb.SoftmaxRegression().fit(X, y)
+    result = model.result_
+    assert result.status == "converged"
+    assert result.gradient_norm <= model.tol
+    np.testing.assert_allclose(objective(model, X, y, 1.0 / len(X)), result.objective, rtol=1e-9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        theirs = LogisticRegression().fit(X, y)
+    assert result.objective <= objective(theirs, X, y, 1.0 / len(X)) * (1 + 1e-12)
+    assert 0.0 <= result.suboptimality_bound <= 1e-3 * result.history[0]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # rounding hides the last digits
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("fit_intercept", [True, False])
+def test_the_minimum_is_scikit_learns(solver, k, fit_intercept):
+    X, y = blobs(k=k)
+    X[:, 0] *= 100.0
+    model = sb.SoftmaxRegression(0.3, solver=solver, tol=1e-9, fit_intercept=fit_intercept).fit(X, y)
+    theirs = LogisticRegression(C=0.3, solver="newton-cholesky", tol=1e-12, fit_intercept=fit_intercept).fit(X, y)
+    np.testing.assert_allclose(model.coef_, theirs.coef_, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(model.intercept_, theirs.intercept_, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(model.predict_proba(X), theirs.predict_proba(X), rtol=1e-4, atol=1e-8)
+    assert model.coef_.shape == theirs.coef_.shape
+    assert model.intercept_.shape == theirs.intercept_.shape
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("precondition", ["whiten", "scale", "none"])
+@pytest.mark.parametrize("form", [np.asarray, np.asfortranarray, sp.csr_array, sp.csc_array])
+def test_solvers_coordinates_and_layouts_agree(solver, precondition, form):
+    X, y = blobs()
+    X[np.abs(X) < 2.0] = 0.0
+    expected = sb.SoftmaxRegression(solver="newton-cholesky", tol=1e-10).fit(X, y)
+    model = sb.SoftmaxRegression(solver=solver, precondition=precondition, tol=1e-8).fit(form(X), y)
+    np.testing.assert_allclose(model.coef_, expected.coef_, atol=1e-5)
+    np.testing.assert_allclose(model.predict_log_proba(form(X)), expected.predict_log_proba(X), atol=1e-4)
+    assert model.score(form(X), y) == expected.score(X, y)
+
+
+@pytest.mark.parametrize("backend", ["python", "numpy", "numba"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_backends_agree(backend, dtype):
+    """The stated tolerance: coefficients differ by 1e-6 (float32: 1e-3) of the largest at ``tol=1e-8`` (1e-6)."""
+    X, y = blobs(100, dtype=dtype)
+    expected = sb.SoftmaxRegression(backend="numpy", tol=1e-10).fit(X.astype(np.float64), y).coef_
+    tol, near = (1e-8, 1e-6) if dtype == np.float64 else (1e-6, 1e-3)
+    model = sb.SoftmaxRegression(backend=backend, tol=tol, solver="lbfgs").fit(X, y)
+    assert model.result_.backend == backend
+    assert model.coef_.dtype == model.intercept_.dtype == model.predict_proba(X).dtype == dtype
+    size = np.abs(expected).max()
+    np.testing.assert_allclose(model.coef_, expected, atol=size * near)
+
+
+def test_alpha_is_independent_of_the_number_of_rows():
+    X, y = blobs()
+    one = sb.SoftmaxRegression(alpha=0.01, tol=1e-9).fit(X, y)
+    two = sb.SoftmaxRegression(alpha=0.01, tol=1e-9).fit(np.vstack([X, X]), np.tile(y, 2))
+    same = sb.SoftmaxRegression(1.0 / (0.01 * len(X)), tol=1e-9).fit(X, y)
+    np.testing.assert_allclose(one.coef_, two.coef_, rtol=1e-6)
+    np.testing.assert_allclose(one.coef_, same.coef_, rtol=1e-6)
+
+
+def test_no_penalty():
+    X, y = blobs()
+    model = sb.SoftmaxRegression(np.inf, tol=1e-9).fit(X, y)
+    theirs = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-12).fit(X, y)
+    np.testing.assert_allclose(model.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+    np.testing.assert_allclose(model.coef_.sum(axis=0), 0.0, atol=1e-12)
+
+
+@pytest.mark.parametrize("class_weight", [None, "balanced", {0: 3.0, 2: 0.5}])
+def test_weights_are_scikit_learns(class_weight):
+    X, y = blobs()
+    s = np.random.default_rng(0).integers(0, 4, len(X)).astype(float)
+    options = {"C": 0.5, "class_weight": class_weight}
+    model = sb.SoftmaxRegression(**options, tol=1e-9).fit(X, y, s)
+    theirs = LogisticRegression(**options, solver="newton-cholesky", tol=1e-12).fit(X, y, s)
+    np.testing.assert_allclose(model.coef_, theirs.coef_, rtol=1e-5, atol=1e-8)
+    repeated = sb.SoftmaxRegression(**options, tol=1e-9)
+    if class_weight != "balanced":
+        times = s.astype(int)
+        repeated.fit(np.repeat(X, times, axis=0), np.repeat(y, times))
+        np.testing.assert_allclose(repeated.coef_, model.coef_, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("k", [2, 4])
+def test_the_bound_holds_wherever_it_stops(k, fit_intercept):
+    X, y = blobs(k=k)
+    best = sb.SoftmaxRegression(tol=1e-12, solver="newton-cholesky", fit_intercept=fit_intercept).fit(X, y)
+    least = best.result_.objective
+    assert best.result_.suboptimality_bound < 1e-9 * least
+    for iterations in (0, 1, 2, 5, 15):
+        model = sb.SoftmaxRegression(
+            tol=0.0, max_iter=iterations, solver="lbfgs", precondition="scale", fit_intercept=fit_intercept
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            result = model.fit(X, y).result_
+        assert least >= result.lower_bound - 1e-12
+        assert result.suboptimality_bound <= result.objective
+        assert result.n_iter == iterations
+        assert len(result.history) == len(result.seconds) == len(result.relative_suboptimality)
+    assert result.suboptimality_bound < result.objective  # says something before the end
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("scale", [1e-30, 1e30, 1e150])
+def test_no_scale_breaks_a_solver(solver, scale):
+    """A gradient of 1e-4 is out of reach where features have 1e30: it says so, and is at the minimum all the same."""
+    X, y = blobs()
+    model = sb.SoftmaxRegression(solver=solver)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        result = model.fit(scale * X, y).result_
+    assert result.n_evaluations < 200
+    if scale > 1.0:
+        assert result.status == "precision"
+        least = sb.SoftmaxRegression(np.inf).fit(X, y).result_.objective  # no penalty to speak of
+        np.testing.assert_allclose(result.objective, least, rtol=1e-9)
+
+
+def test_features_too_large_to_be_squared_are_named():
+    X, y = blobs()
+    X[:, 2] *= 1e200
+    with pytest.raises(ValueError, match="feature 2 whose squares overflow"):
+        sb.SoftmaxRegression().fit(X, y)
+
+
+def test_a_badly_scaled_feature_is_named():
+    X, y = datasets.load_wine(return_X_y=True, as_frame=True)
+    model = sb.SoftmaxRegression(solver="lbfgs", precondition="none", max_iter=20)
+    with pytest.warns(ConvergenceWarning, match=r"'proline' is scaled badly.*StandardScaler.*raise max_iter"):
+        model.fit(X, y)
+    assert model.result_.status == "max_iter"
+
+
+def test_warm_starts_need_no_steps_and_survive_changes_of_the_classes():
+    X, y = blobs()
+    names = np.array(["ash", "beech", "cedar", "date"])[y]
+    model = sb.SoftmaxRegression(warm_start=True, solver="lbfgs", tol=1e-6).fit(X, names)
+    first = model.coef_
+    assert model.fit(X, names).result_.n_iter == 0
+    np.testing.assert_allclose(model.coef_, first, atol=1e-12)
+    fewer = names != "cedar"
+    model.fit(X[fewer], names[fewer])
+    assert list(model.classes_) == ["ash", "beech", "date"]
+    model.fit(X, names)  # a class is new
+    np.testing.assert_allclose(model.coef_, first, atol=1e-3)
+    two = np.isin(names, ["ash", "date"])
+    model.fit(X[two], names[two])
+    assert model.coef_.shape == (1, X.shape[1])
+    assert model.fit(X[two], names[two]).result_.n_iter == 0
+    with pytest.raises(ValueError, match="warm_start: the last fit had 6 features, and X has 5"):
+        model.fit(X[:, 1:], names)
+
+
+@pytest.mark.parametrize("k", [2, 4])
+@pytest.mark.parametrize("options", [{"C": 1.0}, {"alpha": 1e-2}])
+def test_a_stream_ends_near_the_whole(k, options):
+    X, y = blobs(4000, k=k)
+    whole = sb.SoftmaxRegression(**options).fit(X, y)
+    stream = sb.SoftmaxRegression(**options)
+    for part in np.array_split(np.arange(len(X)), 20):
+        stream.partial_fit(X[part], y[part], classes=np.unique(y))
+    once = sb.SoftmaxRegression(**options).partial_fit(X, y, classes=np.unique(y))
+    np.testing.assert_allclose(once.coef_, whole.coef_, atol=2e-3 * np.abs(whole.coef_).max())
+    alpha = options.get("alpha", 1.0 / len(X))
+    best = objective(whole, X, y, alpha)
+    start = np.log(k)
+    assert objective(stream, X, y, alpha) - best < 0.02 * (start - best)
+    assert abs(stream.score(X, y) - whole.score(X, y)) < 0.01
+
+
+def test_a_stream_after_a_fit_begins_there():
+    X, y = blobs(4000)
+    model = sb.SoftmaxRegression().fit(X, y)
+    expected = model.coef_
+    model.partial_fit(X, y)
+    assert model.result_.n_iter <= 2
+    np.testing.assert_allclose(model.coef_, expected, atol=1e-3)
+
+
+def test_mistakes_in_streams_are_named():
+    X, y = blobs()
+    with pytest.raises(ValueError, match="classes must be passed on the first call to partial_fit"):
+        sb.SoftmaxRegression().partial_fit(X, y)
+    model = sb.SoftmaxRegression().partial_fit(X, y, classes=range(4))
+    with pytest.raises(ValueError, match=r"were .* before"):
+        model.partial_fit(X, y, classes=range(5))
+    with pytest.raises(ValueError, match=r"y has the label .*9"):
+        model.partial_fit(X, np.where(y == 2, 9, y))
+    with pytest.raises(ValueError, match="class_weight is 'balanced'"):
+        sb.SoftmaxRegression(class_weight="balanced").partial_fit(X, y, classes=range(4))
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"C": 0.0}, "'C' parameter"),
+        ({"alpha": -1.0}, "'alpha' parameter"),
+        ({"solver": "sgd"}, "'solver' parameter"),
+        ({"precondition": "pca"}, "'precondition' parameter"),
+        ({"tol": -1.0}, "'tol' parameter"),
+        ({"n_threads": 0}, "'n_threads' parameter"),
+        ({"backend": "numbra"}, "did you mean 'numba'"),
+    ],
+)
+def test_mistakes_are_named(options, match):
+    with pytest.raises(ValueError, match=match):
+        sb.SoftmaxRegression(**options).fit(*blobs())
+
+
+def test_all_weights_zero():
+    X, y = blobs()
+    with pytest.raises(ValueError, match=r"weights.*(0|zero)"):
+        sb.SoftmaxRegression().fit(X, y, np.zeros(len(X)))
+
+
+def test_tables_names_and_pickles():
+    pd = pytest.importorskip("pandas")
+    X, y = datasets.load_iris(return_X_y=True, as_frame=True)
+    names = y.map(dict(enumerate(["setosa", "versicolor", "virginica"])))
+    model = sb.SoftmaxRegression().fit(X, names)
+    assert list(model.feature_names_in_) == list(X.columns)
+    assert set(model.predict(X)) == {"setosa", "versicolor", "virginica"}
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.predict_proba(X), model.predict_proba(X))
+    assert len(pickle.dumps(model)) < 20_000
+    with pytest.raises(ValueError, match="feature names"):
+        model.predict(X[X.columns[::-1]])
+    assert isinstance(X, pd.DataFrame)
+
+
+def test_polars():
+    pl = pytest.importorskip("polars")
+    X, y = datasets.load_iris(return_X_y=True, as_frame=True)
+    model = sb.SoftmaxRegression().fit(pl.from_pandas(X), y)
+    assert list(model.feature_names_in_) == list(X.columns)
+
+
+def test_pipelines_searches_and_routing():
+    X, y = datasets.load_iris(return_X_y=True)
+    pipeline = make_pipeline(StandardScaler(), sb.SoftmaxRegression())
+    search = GridSearchCV(pipeline, {"softmaxregression__C": [0.1, 1.0, 10.0]}, cv=3).fit(X, y)
+    assert search.best_score_ > 0.95
+    with config_context(enable_metadata_routing=True):
+        model = sb.SoftmaxRegression().set_fit_request(sample_weight=True).set_score_request(sample_weight=True)
+        found = cross_validate(model, X, y, params={"sample_weight": np.ones(len(X))}, cv=3)
+    assert found["test_score"].min() > 0.9
+    assert clone(sb.SoftmaxRegression(C=3.0)).C == 3.0
+
+
+def test_sparsified_coefficients_predict_the_same():
+    X, y = blobs()
+    model = sb.SoftmaxRegression().fit(X, y)
+    expected = model.predict_proba(X)
+    np.testing.assert_array_equal(model.sparsify().predict_proba(X), expected)
+
+
+def test_what_it_says(capsys):
+    X, y = blobs()
+    model = sb.SoftmaxRegression(verbose=1).fit(X, y)
+    said = capsys.readouterr().out
+    assert "newton-cholesky: the Hessian of 28 parameters is small" in said
+    assert "at most" in said
+    assert model.result_.reason in said
+    sb.SoftmaxRegression(verbose=2, solver="lbfgs").fit(X, y)
+
+
+def test_threads_are_limited_while_it_fits():
+    numba = pytest.importorskip("numba")
+    X, y = blobs()
+    before = numba.get_num_threads()
+    one = sb.SoftmaxRegression(n_threads=1, backend="numba").fit(X, y)
+    assert numba.get_num_threads() == before
+    np.testing.assert_array_equal(one.coef_, sb.SoftmaxRegression(backend="numba").fit(X, y).coef_)
+
+
+def test_float32_goes_on_in_float64_where_rounding_hides_progress():
+    X, y = blobs(dtype=np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = sb.SoftmaxRegression(tol=1e-10).fit(X, y)
+    assert model.result_.gradient_norm <= 1e-10
+
+
+def test_another_backend_may_be_in_use():
+    X, y = blobs()
+    with sb.use_backend("python"):
+        assert sb.SoftmaxRegression().fit(X[:50], y[:50]).result_.backend == "python"
+    assert sb.SoftmaxRegression().fit(X, y).result_.backend == "numpy"
