@@ -200,7 +200,12 @@ class LinearProblem:
     def _losses(self, each: bool) -> Array | None:
         if self.n == 0:
             return self.rows.full((0,), 0.0, "float64")
-        return self.rows.empty((self.n,), "float64") if each else None
+        return self.room((self.n,), "float64") if each else None
+
+    def room(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """An array to be filled block by block, also of a backend that makes its own results."""
+        made = self.rows.empty(shape, dtype)
+        return self.rows.full(shape, 0.0, dtype) if made is None else made
 
     def _nothing(self, k: int) -> tuple[Array, Array]:
         return self.rows.full((k, self.p), 0.0, "float64"), self.rows.full((k,), 0.0, "float64")
@@ -266,7 +271,7 @@ class LinearFunctions:
         """See `softbench.linear_argmax`."""
         problem = LinearProblem(self.rows, X)
         w, b = problem.accept_coef(coef, intercept)
-        out = self.rows.empty((problem.n,), "int64")
+        out = problem.room((problem.n,), "int64")
         if problem.n:
             out = self.rows.linear_argmax(problem.x, w, b, out)
         return self.rows.wrap(out, X)
@@ -280,7 +285,7 @@ class LinearFunctions:
         shape = problem.n, w.shape[0]
         place = None if out is None else problem._accept_place(out, "out", shape)
         direct = place is not None and problem.compute == problem.result and rows.layout(place).contiguous
-        probs = place if direct else rows.empty(shape, problem.compute)
+        probs = place if direct else problem.room(shape, problem.compute)
         if problem.n:
             probs = rows.linear_softmax(problem.x, w, b, probs)
         if direct:

@@ -135,6 +135,8 @@ class LinearKernels(NumpyArrayOps):
     """The functions of linear logits, on the primitives and row kernels of a `RowBackend`."""
 
     if TYPE_CHECKING:  # what `RowBackend` adds
+        name: ClassVar[str]
+        native_loss: ClassVar[bool]
 
         def argmax(self, x: Array, out: Array) -> Array: ...  # noqa: D102
         def softmax(self, x: Array, out: Array) -> Array: ...  # noqa: D102
@@ -150,6 +152,8 @@ class LinearKernels(NumpyArrayOps):
 
     def accept_features(self, obj: Any, argument: str) -> Features:
         """``obj`` as `Features`: TypeError for what `accept` refuses, but for sparse matrices in `sparse_formats`."""
+        if self.native_loss:
+            raise messages.no_linear_logits(self.name)  # its losses cannot be had block by block
         form = sparse_format(obj)
         if form is None:
             return self.accept(obj, argument)

@@ -424,5 +424,49 @@ def test_backends_on_devices_say_that_they_have_none():
     class Device:
         name = "device"
 
-    with pytest.raises(sb.NotProvidedError, match=r"'device' does not provide linear logits.*name a CPU backend"):
+    with pytest.raises(sb.NotProvidedError, match=r"'device' does not provide linear logits.*numpy and numba"):
         DeviceBackend.accept_features(Device(), np.ones((2, 2)), "X")
+
+
+def test_backends_whose_losses_reduce_themselves_say_that_they_have_none():
+    from softbench.front.backend import Backend
+    from softbench_backends.numpy import NumpyBackend
+
+    class Native(NumpyBackend):
+        name = "native"
+        native_loss = True
+
+    with pytest.raises(sb.NotProvidedError, match="'native' does not provide linear logits"):
+        Backend(Native()).linear_argmax(X_, COEF)
+
+
+def test_backends_that_make_their_own_results_fill_those_of_blocks():
+    from softbench.front.backend import Backend
+    from softbench_backends.numpy import NumpyBackend
+
+    class Own(NumpyBackend):
+        name = "own"
+
+        def empty(self, shape, dtype):
+            return None
+
+        def softmax(self, x, out):
+            return super().softmax(x, np.empty_like(x))
+
+        def argmax(self, x, out):
+            return super().argmax(x, np.empty(len(x), np.int64))
+
+        def loss_and_gradient(self, x, target, divisor, loss, out):
+            return super().loss_and_gradient(x, target, divisor, np.empty(len(x)), np.empty_like(x))
+
+        def loss(self, x, target, loss):
+            return super().loss(x, target, np.empty(len(x)))
+
+    be, due = Backend(Own()), sb.get_backend("numpy")
+    for call in (
+        lambda be: be.linear_softmax(X_, COEF, INTERCEPT),
+        lambda be: be.linear_argmax(X_, COEF, INTERCEPT),
+        lambda be: be.linear_loss(X_, COEF, INTERCEPT, TARGET, reduction="none"),
+        lambda be: be.linear_loss_and_gradient(X_, COEF, INTERCEPT, TARGET)[1],
+    ):
+        np.testing.assert_array_equal(call(be), call(due))
