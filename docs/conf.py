@@ -24,7 +24,14 @@ autosummary_generate = False  # numpydoc brings autosummary, which has nothing t
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"GL03", "GL07", "GL08", "PR01", "PR02", "PR03", "PR04", "PR07", "RT01", "RT03", "EX01"}
 """A public function documents all its parameters, in order and with types, what it returns, and shows an example."""
-numpydoc_validation_exclude = {r"\.Backend\.", r"\.RowBackend\.", r"\.Report\.", r"\.Failure$"}
+numpydoc_validation_exclude = {
+    r"\.Backend\.",
+    r"\.RowBackend\.",
+    r"\.Report\.",
+    r"\.Failure$",
+    r"\.FitResult",
+    r"_bound$",
+}
 """What says where its documentation is, or needs no example."""
 
 myst_enable_extensions = ["dollarmath"]

@@ -22,32 +22,51 @@ class FitResult:
     """How a fit went: attribute ``result_`` of `softbench.SoftmaxRegression`.
 
     Objectives are those the estimator states: the weighted mean of the losses, and the penalty.
+
+    Parameters
+    ----------
+    status : {"converged", "max_iter", "precision"}
+        The gradient is within ``tol``; it was not after so many iterations; rounding errors hid any further decrease.
+    message : str
+        The same in words.
+    solver : str
+        Which solver ran.
+    reason : str
+        Why this one, and in which coordinates.
+    backend : str
+        Which backend computed.
+    n_iter : int
+        Iterations.
+    n_evaluations : int
+        How often the loss and its gradient were computed: readings of ``X``.
+    n_hessian_products : int
+        How many products with the Hessian were computed.
+    objective : float
+        At the end.
+    gradient_norm : float
+        The largest entry of the gradient in absolute value, as ``tol`` judges it.
+    suboptimality_bound : float
+        ``objective`` exceeds the minimum by no more than this, up to rounding: see `suboptimality_bound`. After
+        `SoftmaxRegression.partial_fit` it is the objective itself, which is not negative.
+    history : array of float64, shape (evaluations,)
+        The objective at every evaluation, rejected steps too.
+    seconds : array of float64, shape (evaluations,)
+        When each evaluation was done, since the start.
     """
 
     status: Status
-    """``converged``: the gradient is within ``tol``. ``max_iter``: it was not after so many iterations. ``precision``:
-    rounding errors hid any further decrease."""
     message: str
-    """The same in words."""
     solver: str
-    """Which solver ran."""
     reason: str
-    """Why this one, and in which coordinates."""
     backend: str
-    """Which backend computed."""
     n_iter: int
     n_evaluations: int
-    """How often the loss and its gradient were computed: readings of ``X``."""
     n_hessian_products: int
     objective: float
     gradient_norm: float
-    """The largest entry of the gradient in absolute value, as ``tol`` judges it."""
     suboptimality_bound: float
-    """``objective`` exceeds the optimum by no more than this, up to rounding: see `suboptimality_bound`."""
     history: F64 = field(repr=False)
-    """The objective at every evaluation ``(n_evaluations,)``, rejected steps too."""
     seconds: F64 = field(repr=False)
-    """When each evaluation was done, since the start."""
 
     @property
     def converged(self) -> bool:
@@ -87,9 +106,9 @@ def suboptimality_bound(objective: Objective, at: Evaluation) -> float:
 
     Parameters
     ----------
-    objective
+    objective : Objective
         ``f``.
-    at
+    at : Evaluation
         Where it was evaluated.
 
     Returns
