@@ -90,7 +90,7 @@ def test_a_technique_that_is_turned_off_is_gone():
 
 def _kernels(backend):
     """For which rows kernels have been compiled in the modules that a backend was loaded from."""
-    loaded = type(backend.rows)._call.__globals__["loaded"]
+    loaded = type(backend.rows)._call.__globals__["_loaded"]
     return {key[2].value for key in loaded("dispatch").callable_kernel.made}
 
 
