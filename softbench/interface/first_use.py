@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import logging  # noqa: F401  # a fork takes its lock after those below, as it registered that first: who imports needs it
+import logging  # noqa: F401  # what is registered later is done earlier when a process forks: see `_before_fork`
 import os
 import sys
 import threading
@@ -211,6 +211,7 @@ def hold_during_fork(find: Callable[[], Any]) -> None:
 
 
 def _before_fork() -> None:
+    # Before the lock of `logging` is taken, which most imports need for a moment: whoever is waited for here may import.
     locks: list[Any] = []
     _held.setdefault(_thread.get_ident(), []).append(locks)
     for find in (lambda: _making, *_others):
