@@ -211,7 +211,7 @@ def hold_during_fork(find: Callable[[], Any]) -> None:
 
 
 def _before_fork() -> None:
-    # Before the lock of `logging` is taken, which most imports need for a moment: whoever is waited for here may import.
+    # Before the lock of `logging` is taken, which imports need for a moment: whoever is waited for here may import.
     locks: list[Any] = []
     _held.setdefault(_thread.get_ident(), []).append(locks)
     for find in (lambda: _making, *_others):
