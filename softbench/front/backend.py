@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import functools
 import math
+import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -70,7 +71,8 @@ class Backend(LinearFunctions):
             whole = {
                 name: getattr(self, name) for name in FUNCTIONS if getattr(type(self), name) is vars(Backend)[name]
             }
-            vars(self).update(fast_functions(rows, whole, self._formats.halves))
+            fast = fast_functions(rows, whole, self._formats.halves)
+            vars(self).update({name: types.MethodType(function, self) for name, function in fast.items()})
         for function in FUNCTIONS:
             if function not in rows.provides:  # in place of the method, so that the others need not ask
                 setattr(self, function, functools.partial(_refuse, rows, function))

@@ -95,7 +95,7 @@ def _only_labels(
 
 
 def fast_functions(rows: RowBackend, others: Mapping[str, Function], halves: Container[Any]) -> dict[str, Function]:
-    """Public functions that try the fast path first.
+    """Public functions that try the fast path first, to be bound to their backend: methods are pickled by name.
 
     Parameters
     ----------
@@ -107,17 +107,18 @@ def fast_functions(rows: RowBackend, others: Mapping[str, Function], halves: Con
         See `ready_shape`.
     """
     guard: Callable[..., Any] = (lambda kernel: kernel) if rows.keeps_ieee else in_ieee_arithmetic
-    return {
-        name: functools.wraps(otherwise)(_MAKERS[name](rows, name, guard(getattr(rows, name)), otherwise, halves))
-        for name, otherwise in others.items()
-        if name in _MAKERS and not (rows.native_loss and _MAKERS[name] is _labelled)
-    }
+    functions: dict[str, Function] = {}
+    for name, otherwise in others.items():
+        if name in _MAKERS and not (rows.native_loss and _MAKERS[name] is _labelled):
+            function = _MAKERS[name](rows, name, guard(getattr(rows, name)), otherwise, halves)
+            functions[name] = functools.wraps(getattr(otherwise, "__func__", otherwise))(function)
+    return functions
 
 
 def _map(rows: RowBackend, name: str, kernel: Function, otherwise: Function, halves: Container[Any]) -> Function:
     """A function from logits to an array of their shape."""
 
-    def call(logits: Any, *, axis: int = -1, out: Any = None) -> Any:
+    def call(_: Any, logits: Any, *, axis: int = -1, out: Any = None) -> Any:
         shape = ready_shape(logits, axis, halves)
         if shape is None or (out is not None and not _fits(out, logits)):
             return otherwise(logits, axis=axis, out=out)
@@ -133,6 +134,7 @@ def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function
     has_loss, has_gradient = name != "gradient", name != "loss"
 
     def call(
+        _: Any,
         logits: Any,
         target: Any,
         *,
