@@ -100,7 +100,7 @@ def half_precision(arguments: Sequence[str]) -> int:
     return 0
 
 
-# -- the backends that convert block by block -------------------------------------------------------------------------
+# -- backends for which the front converts ---------------------------------------------------------------------------
 
 
 def half_precision_elsewhere(arguments: Sequence[str]) -> int:
