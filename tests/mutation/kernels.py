@@ -2,6 +2,7 @@
 
 python tests/mutation/kernels.py --list             # the sample
 python tests/mutation/kernels.py                    # judge what has no verdict yet; an interrupted run goes on
+python tests/mutation/kernels.py --quick            # by the quick profile alone: what passes that has no verdict
 python tests/mutation/kernels.py --results          # score and survivors
 
 Each of loop bounds, offsets, comparisons, constants and operators is a place that can be changed; the sample is drawn
@@ -32,13 +33,14 @@ VERDICTS: Final = Path(__file__).with_name("kernels.json")
 
 SEED: Final = 20_251_128
 SAMPLE: Final = {
-    "numpy": (("numpy.py",), 60),
+    "numpy": (("numpy.py",), 40),
     "numba": (
         ("numba/long_rows.py", "numba/short_rows.py", "numba/soft_rows.py", "numba/split_rows.py", "numba/losses.py"),
-        30,
+        16,
     ),
 }
 """Modules of a backend that are changed, and how many mutants are drawn from all of their places."""
+SURVIVES: Final = "survives"
 LIMIT: Final = 900.0
 """Seconds that a mutant may take; one that takes longer hangs, which counts as killed."""
 
@@ -146,7 +148,7 @@ def told(done, total, result):
     if result.status == "failed":
         first.append(result)
         raise KeyboardInterrupt  # one failure is enough
-for profile in ("quick", "standard"):
+for profile in sys.argv[2:]:
     report = judge_apart(sys.argv[1], profile, told)
     failed = first or report.of("failed") or report.of("unjudged")
     if failed:
@@ -157,19 +159,19 @@ else:
 """
 
 
-def judge(mutant: Mutant, source: str) -> str:
-    """``killed by CASE`` or ``survives``."""
+def judge(mutant: Mutant, source: str, profiles: tuple[str, ...]) -> str:
+    """``killed by CASE`` or ``survives``, with the last profile that it survives."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "softbench_backends"
         shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
         (package / mutant.path).write_text(source, encoding="utf-8")
         environment = {
             **os.environ,
-            "PYTHONPATH": folder,
+            "PYTHONPATH": os.pathsep.join([folder, str(ROOT)]),
             "NUMBA_CACHE_DIR": str(Path(folder) / "cache"),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        command = [sys.executable, "-c", _JUDGE, mutant.backend]
+        command = [sys.executable, "-c", _JUDGE, mutant.backend, *profiles]
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
         except subprocess.TimeoutExpired:
@@ -179,7 +181,7 @@ def judge(mutant: Mutant, source: str) -> str:
             _, profile, case = line.split(" ", 2)
             return f"killed by {case} ({profile})"
         if line.startswith("SURVIVES"):
-            return "survives"
+            return f"{SURVIVES} {profiles[-1]}"
     return f"killed: {(done.stderr.strip().splitlines() or ['no verdict'])[-1][:200]}"
 
 
@@ -194,11 +196,11 @@ def results() -> None:
     for backend in SAMPLE:
         drawn = [mutant for mutant, _ in sample(backend)]
         judged = [mutant for mutant in drawn if mutant.key in verdicts]
-        survivors = [mutant for mutant in judged if verdicts[mutant.key] == "survives"]
+        survivors = [mutant for mutant in judged if verdicts[mutant.key].startswith(SURVIVES)]
         killed = len(judged) - len(survivors)
         print(f"{backend}: {len(mutants(backend))} mutants, {len(drawn)} drawn, {len(judged)} judged, {killed} killed")
         for mutant in survivors:
-            print(f"  {mutant.key}")
+            print(f"  {mutant.key}: {verdicts[mutant.key]}")
 
 
 def main() -> None:
@@ -207,6 +209,7 @@ def main() -> None:
     parser.add_argument("backends", nargs="*", metavar="BACKEND", help=f"of {', '.join(SAMPLE)} (default: all)")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--results", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="the quick profile alone")
     parser.add_argument("--survivors", action="store_true", help="judge these once more")
     parsed = parser.parse_args()
     if parsed.results:
@@ -217,9 +220,9 @@ def main() -> None:
             verdict = _verdicts().get(mutant.key)
             if parsed.list:
                 print(f"{mutant.key}: {verdict or 'not judged'}")
-            elif verdict is None or (parsed.survivors and verdict == "survives"):
+            elif verdict is None or (parsed.survivors and verdict.startswith(SURVIVES)):
                 start = time.monotonic()
-                verdict = judge(mutant, source)
+                verdict = judge(mutant, source, ("quick",) if parsed.quick else ("quick", "standard"))
                 print(f"{time.monotonic() - start:6.1f} s  {mutant.key}: {verdict}", flush=True)
                 VERDICTS.write_text(json.dumps({**_verdicts(), mutant.key: verdict}, indent=1) + "\n", encoding="utf-8")
 
