@@ -239,13 +239,17 @@ def _lower_labels(rows: RowBackend, plan: Plan, parts: _Parts) -> LoweredTarget:
         divisor = float(plan.n) if counts else rows.divisor(labels, s, w)
     wide = None
     if not plan.empty and not parts.native and _in_host_memory(rows, labels):
-        if not parts.moderate:
-            wide = _wide_rows(plan, parts, divisor, labels=labels)
-        if divisor is not None and plan.compute == "float64":
-            if s is not None:
-                s, divisor = _normalised(s, divisor)
-            elif w is not None:
-                w, divisor = _normalised(w, divisor)
+        kept = np.ones(plan.n, bool)
+        given = divisor
+        if divisor is not None and s is not None:
+            s, divisor, kept = _normalised(s, divisor)
+        elif divisor is not None and w is not None:
+            w, divisor, of_class = _normalised(w, divisor)
+            kept = of_class[np.maximum(labels, 0)] if parts.eps == 0.0 else np.full(plan.n, of_class.all())
+        if not parts.moderate or not kept.all():
+            wide = _wide_rows(plan, parts, given, labels=labels, also=~kept)
+        if not parts.moderate and parts.eps != 0.0 and _are_all(wide, labels, s):
+            w = None  # which may be beyond the rows' dtype
     target = IndexTarget(labels, s, w, parts.eps, may_ignore, may_be_invalid, parts.asked)
     return LoweredTarget(target, divisor, wide=wide)
 
@@ -277,19 +281,35 @@ def _lower_distributions(rows: RowBackend, plan: Plan, parts: _Parts) -> Lowered
     return LoweredTarget(SoftTarget(q), 1.0 if parts.mean else None, wide=wide)
 
 
-def _normalised(weights: Array, divisor: Any) -> tuple[Array, Any]:
+def _normalised(weights: Array, divisor: Any) -> tuple[Array, Any, Array]:
     """Weights and what they are divided by, both over the power of two that leaves the latter in ``[0.5, 1)``.
 
-    No row's loss then exceeds the largest float64 unless the mean does.
+    No row's loss then exceeds the largest float64 unless the mean does. Also which weights have kept all their digits.
     """
-    if not np.isfinite(divisor):
-        return weights, divisor
-    exponent = -int(np.frexp(divisor)[1])
-    return np.ldexp(weights, exponent), np.ldexp(divisor, exponent)
+    exponent = -int(np.frexp(divisor)[1]) if np.isfinite(divisor) else 0
+    scaled = np.ldexp(weights, exponent)
+    kept = (np.ldexp(scaled, -exponent) == weights) | np.isnan(weights)
+    return np.where(kept, scaled, 0.0), np.ldexp(divisor, exponent), kept
+
+
+def _are_all(wide: WideRows | None, labels: Array, sample_weight: Array | None) -> bool:
+    """Whether no other rows than these have a weight."""
+    counts = labels >= 0
+    if sample_weight is not None:
+        counts &= sample_weight != 0
+    if wide is not None:
+        counts[wide.which] = False
+    return not counts.any()
 
 
 def _wide_rows(
-    plan: Plan, parts: _Parts, divisor: Any, *, labels: Array | None = None, y: Array | None = None
+    plan: Plan,
+    parts: _Parts,
+    divisor: Any,
+    *,
+    labels: Array | None = None,
+    y: Array | None = None,
+    also: Array | None = None,
 ) -> WideRows | None:
     """See `find_wide_rows`."""
     s, w = parts.values()
@@ -303,4 +323,5 @@ def _wide_rows(
         sample_weight=s,
         eps=parts.eps,
         divisor=divisor,
+        also=also,
     )

@@ -137,6 +137,7 @@ def find_wide_rows(
     sample_weight: Array | None,
     eps: float,
     divisor: Any,
+    also: Array | None = None,
 ) -> WideRows | None:
     """The rows of a call whose weights are beyond `LIMITS`; None where there are none.
 
@@ -152,6 +153,8 @@ def find_wide_rows(
         Weights ``(K,)`` and ``(N,)`` or None, and the smoothing.
     divisor
         Of a mean, as the backend's `divisor` gave it; None for other reductions.
+    also
+        ``(N,)`` bool: other rows that kernels cannot be given.
     """
     s = None if sample_weight is None else sample_weight.astype(np.longdouble)
     w = None if class_weight is None else class_weight.astype(np.longdouble)
@@ -171,13 +174,16 @@ def find_wide_rows(
             return None
         lowest = of_rows * positive.min() * (1 if eps == 0 else np.longdouble(eps) / k)
         highest = of_rows * positive.max()
-        if not positive.min() >= least_divided * positive.max():  # too far apart for sums over a row
+        # Too far apart for sums over a row, too small for a product, or not of the rows' dtype.
+        low, high = LIMITS["float64" if compute == "float64" else "float32"]
+        within = labels is None or (positive.min() >= low and positive.max() <= high)
+        if not within or not positive.min() >= max(least, least_divided * positive.max()):
             highest = np.where(of_rows == 0, 0, np.inf)
     with np.errstate(all="ignore"):
         fits = (
             (lowest >= least) & (highest <= most) & (lowest >= least_divided * over) & (highest <= most_divided * over)
         )
-    wide = ~fits & (highest != 0)
+    wide = (~fits if also is None else ~fits | also) & (highest != 0)
     if labels is not None:
         wide &= labels >= 0
     if not wide.any():
