@@ -317,4 +317,48 @@ SETTINGS = Requirement(
     ),
 )
 
-REQUIREMENTS = (OUT_KINDS, OVERLAP, LARGE_INTEGERS, SETTINGS)
+# -- weights of any size -------------------------------------------------------------------------------
+
+_SIZES: Final = (0.0, 5e-324, 1e-310, 1.0, 1e20, 1e300)
+_HARD: Final = (-np.inf, np.nan, np.inf, 0.0, -1.5, 40.0)
+
+
+def _random_call(rng: np.random.Generator, dtype: str) -> tuple[Array, Array, dict[str, Any]]:
+    """A call with any options, weights and logits of any size."""
+    n, k = (int(size) for size in rng.integers(1, 5, 2))
+    top = float(np.finfo(dtype).max)
+    hard = rng.choice([*_HARD, top, -top], (n, k))
+    x = np.where(rng.random((n, k)) < 0.3, hard, rng.normal(0, 3, (n, k))).astype(dtype)
+    soft = rng.random() < 0.4
+    target = rng.multinomial(8, np.ones(k) / k, n) / 8 if soft else rng.integers(0, k, n)
+    options: dict[str, Any] = {"reduction": str(rng.choice(["none", "sum", "mean"]))}
+    if rng.random() < 0.7:
+        options["sample_weight"] = rng.choice(_SIZES, n)
+    if rng.random() < 0.7:
+        options["class_weight"] = rng.choice(_SIZES, k)
+    if rng.random() < 0.5:
+        options["label_smoothing"] = float(rng.choice([0.0, 1e-300, 0.1, 1.0]))
+    if not soft and rng.random() < 0.3:
+        options["ignore_index"] = int(rng.integers(0, k))
+    return x, target, options
+
+
+def _any_weights(backend: BackendUnderTest, seed: int, dtype: str) -> None:
+    """Losses and gradients are within the gates whatever the weights, the smoothing, the reduction and the logits."""
+    rng = np.random.default_rng(seed)
+    for _ in range(100 if backend.cost == "compiled" else 25):
+        x, target, options = _random_call(rng, dtype)
+        loss, gradient = backend.call("loss_and_gradient", x, target, **options)
+        with np.errstate(all="ignore"):  # of the oracle
+            backend.judge("loss", loss, x, target, **options)
+            backend.judge("gradient", gradient, x, target, **options)
+
+
+WEIGHT_SIZES = Requirement(
+    "weight-sizes",
+    "weights from 0 to 1e300 beside any logits",
+    "loss and gradient exact, within the gates, for every combination of options (a random search)",
+    checks=check("weight-sizes", _any_weights, name="random", needs=("host",), seed=range(4), dtype=WIDE),
+)
+
+REQUIREMENTS = (OUT_KINDS, OVERLAP, LARGE_INTEGERS, SETTINGS, WEIGHT_SIZES)

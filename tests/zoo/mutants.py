@@ -1185,3 +1185,11 @@ class missing_is_nan(Backend):
         if hasattr(logits, "to_numpy"):
             logits = logits.to_numpy(np.float64, na_value=np.nan)
         return super().softmax(logits, **options)
+
+
+@mutant("weights are clipped to a range that products cannot leave", "weight-sizes/random-0-float64")
+class weights_clipped(Backend):
+    def loss_and_gradient(self, logits, target, *, sample_weight=None, **options):
+        if sample_weight is not None:
+            sample_weight = np.minimum(sample_weight, 1e100)
+        return super().loss_and_gradient(logits, target, sample_weight=sample_weight, **options)
