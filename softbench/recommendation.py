@@ -62,7 +62,10 @@ def recommend(
     Returns
     -------
     Advice
-        ``advice.backend`` is a name for `get_backend`.
+        A named tuple; ``str()`` of it is for people. ``backend`` is a name for `get_backend`; ``seconds`` per call
+        lie within ``interval``; ``measured`` names the case that is this very call, or is empty where the time is
+        interpolated; ``tied`` may be as fast; ``estimates`` are those of everybody; ``cold`` and ``cached`` say from
+        which call on who is the cheapest, start-up included; ``stale`` and ``disturbed`` say what speaks against it.
 
     Raises
     ------
