@@ -28,6 +28,7 @@ from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import Availability, RowBackend
 from softbench.interface.first_use import FirstUse
+from softbench.interface.local_rows import set_finder
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -91,6 +92,9 @@ BUILT_IN: Final[dict[str, _Entry]] = {
         "softbench_backends.array_api", "ArrayApiBackend", "any library of the Python array API standard",
         ("array-api-compat",), peer=True,
     ),
+    "dask": _Entry(
+        "softbench_backends.dask", "DaskBackend", "another backend on the blocks of Dask arrays", ("dask",)
+    ),
 }  # fmt: skip
 
 PEERS: Final = tuple(name for name, entry in BUILT_IN.items() if entry.peer)
@@ -100,7 +104,7 @@ DISTRIBUTIONS: Final = tuple(dict.fromkeys(d for entry in BUILT_IN.values() for 
 """What the built-in backends need, for a record of versions (`softbench.machine.versions`)."""
 
 #: Names that mean one thing forever, so that histories of results stay comparable.
-RESERVED: Final = (*BUILT_IN, "dask")
+RESERVED: Final = tuple(BUILT_IN)
 
 # Read once: what a library does must not depend on when the environment changed.
 _FROM_ENVIRONMENT: Final = os.environ.get("SOFTBENCH_BACKEND") or None
@@ -361,6 +365,7 @@ def _named(name: str, options: dict[str, Any]) -> Backend:
 
 
 copyreg.pickle(Backend, _by_name)
+set_finder(lambda name: get_backend(name).rows)
 
 
 def _auto() -> Backend:

@@ -64,6 +64,11 @@ class View:
         return View(self._array, wanted, self.dtype, self.xp, source)
 
     @property
+    def size(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
     def strides(self) -> tuple[int, ...]:
         """Bytes from one element to the next; only of arrays that can be written into."""
         if self.source is not None:

@@ -153,10 +153,12 @@ class _Run:
     def _participants(self) -> list[Participant]:
         """Those that can be timed; why others cannot is in the record."""
         backends = self.record["backends"]
+        untimed = {"simulator": "a simulator is checked, never timed"}
+        if self.config.backends is None:
+            untimed["distributed"] = "timed where it is named (--backend): its blocks are another backend's"
         for entry in backends.values():
-            if entry["kind"] == "simulator":
-                entry["reason"] = entry["reason"] or "a simulator is checked, never timed"
-        asked = [Participant(name) for name, entry in backends.items() if entry["ok"] and entry["kind"] != "simulator"]
+            entry["reason"] = entry["reason"] or untimed.get(entry["kind"], "")
+        asked = [Participant(name) for name, entry in backends.items() if entry["ok"] and entry["kind"] not in untimed]
         for participant in asked:
             participant.start()
         found = []

@@ -1,0 +1,251 @@
+"""Dask arrays as the front takes them: blocks, checks of values block by block, sums in fixed trees."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import numpy as np
+
+from softbench.interface import Array, messages
+from softbench.interface.dtypes import name_of, numpy_dtype, sum_tolerance
+from softbench.interface.host_arrays import HostArrays
+from softbench_backends.dask import checks, memory
+from softbench_backends.library_arrays import LibraryArrays, View
+
+__all__ = ["F64", "FAN", "DaskArrays", "Sums", "flat", "number"]
+
+FAN: Final = 8
+"""Blocks that are combined at a time."""
+F64: Final = np.dtype("float64")
+_LATER: Final = object()
+
+
+class Sums(View):
+    """Losses that are added up already: the sum in the parts of `checks.sum_parts`."""
+
+
+class DaskArrays(LibraryArrays):
+    """What the front asks of arrays, of Dask's; and the two ways in which blocks are computed, one by one and together.
+
+    Parameters
+    ----------
+    blocks
+        How many blocks NumPy arrays are cut into along each axis of rows, and along the last one, that of classes.
+        None: rows as Dask chooses, all classes.
+    """
+
+    def __init__(self, blocks: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.da = importlib.import_module("dask.array")
+        self.blocks = blocks
+
+    # -- arrays ----------------------------------------------------------------------------------------
+
+    def in_child(self) -> None:
+        """Nothing: a forked child has a scheduler of its own."""
+
+    def knows(self, obj: Any) -> bool:
+        """Whether it is a Dask array."""
+        return isinstance(obj, self.da.Array)
+
+    def check_own(self, array: Any, argument: str) -> None:
+        """TypeError for ``out``, ValueError for unknown chunk sizes, MemoryError for blocks that do not fit."""
+        if argument == "out":
+            raise TypeError("out is a Dask array, which is lazy and cannot be written: leave it out")
+        if any(math.isnan(size) for size in array.shape):
+            raise ValueError(
+                f"{argument} has chunks of unknown sizes (shape {array.shape}): call its compute_chunk_sizes() first"
+            )
+        if argument in ("logits", "probs"):
+            memory.check(array, argument)
+
+    def view(self, array: Any, source: np.ndarray[Any, Any] | None = None) -> View:
+        """A Dask array."""
+        return View(array, tuple(array.shape), array.dtype, self.da, source)
+
+    def from_host(self, host: np.ndarray[Any, Any], argument: str) -> Any:
+        """A NumPy array in blocks."""
+        if argument == "out" or (host.dtype.kind not in "biuf" and name_of(host.dtype) != "bfloat16"):
+            return host
+        native = np.asarray(host, host.dtype.newbyteorder("="))
+        return self.view(self.asarray(native), host)
+
+    def _cut(self, host: np.ndarray[Any, Any]) -> tuple[Any, ...]:
+        """Sizes of the blocks of a NumPy array."""
+        if not host.size:  # of which Dask cannot choose
+            return tuple(host.shape)
+        if self.blocks is None:
+            return (*("auto",) * (host.ndim - 1), -1)[: host.ndim]
+        counts = (*(self.blocks[0],) * max(1, host.ndim - 1), self.blocks[1])[: host.ndim]
+        return tuple(max(1, -(-size // count)) for size, count in zip(host.shape, counts, strict=True))
+
+    def host(self, view: View) -> np.ndarray[Any, Any]:
+        """What it was made of, or what comes of computing it."""
+        return view.source if view.source is not None else np.asarray(view.array.compute())
+
+    def wrap(self, result: Array, like: Any) -> Any:
+        """The Dask array if ``like`` is one, else a NumPy array of its own."""
+        return result.array if self.is_own(like) else HostArrays.wrap(self, self.host(result), like)
+
+    def asarray(self, obj: Any) -> Any:
+        """A Dask array."""
+        if self.is_own(obj):
+            return obj
+        host = np.asarray(obj)
+        return self.da.from_array(host, self._cut(host), name=False)
+
+    def astype(self, view: View, dtype: str) -> Any:
+        """Block by block, as of NumPy arrays."""
+        return self._per_block(_cast, view.array, dtype=numpy_dtype(dtype), to=dtype)
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A place for a result: nothing is written before results are asked for, so it is none of any memory."""
+        return _LATER
+
+    def as_rows(self, x: Array, axis: int, dtype: str) -> Array:
+        """``x`` with ``axis`` last as ``(N, K)`` of ``dtype``."""
+        rows = super().as_rows(x, axis, name_of(x.dtype))
+        return rows if name_of(rows.dtype) == dtype else self.view(self.astype(rows, dtype))
+
+    # -- checks and what depends on values -------------------------------------------------------------
+
+    def index_labels(self, labels: Array, n_classes: int, ignore_index: int | None, validate: bool) -> Array:
+        """Labels as int64: a class, IGNORED or INVALID. Checked now, computed again when they are needed."""
+        if labels.source is not None:
+            return super().index_labels(labels, n_classes, ignore_index, validate)
+        if validate:
+            bad = checks.first(labels.array, checks.bad_labels, n_classes=n_classes, ignore_index=ignore_index)
+            if bad is not None:
+                (row,), value = bad
+                raise messages.no_class(row, value, n_classes, ignore_index)
+        mapped = self._per_block(
+            checks.labels, labels.array, dtype=np.dtype(np.int64), n_classes=n_classes, ignore_index=ignore_index
+        )
+        return self.view(mapped)
+
+    def check_range(self, values: Array, argument: str, low: float, high: float) -> None:
+        """ValueError naming the first entry that is NaN or outside ``[low, high]``."""
+        if values.source is not None:
+            super().check_range(values, argument, low, high)
+        elif (bad := checks.first(values.array, checks.out_of_range, low=low, high=high)) is not None:
+            raise messages.out_of_range(argument, bad[0], bad[1], low, high)
+
+    def check_distribution(self, y: Array) -> None:
+        """ValueError naming the first row of soft targets that is no distribution."""
+        if y.source is not None:
+            super().check_distribution(y)
+            return
+        bad = checks.first(y.array, checks.negative)
+        if bad is not None:
+            row, k = bad[0]
+            raise messages.negative_target(row, k, bad[1])
+        sums = y.array.sum(axis=1, dtype=F64, split_every=FAN)
+        bad = checks.first(sums, checks.no_sum, tolerance=sum_tolerance(name_of(y.dtype)))
+        if bad is not None:
+            raise messages.not_a_distribution(bad[0][0], bad[1])
+
+    def soft_rows(
+        self, y: Array, dtype: str, smoothing: float, class_weight: Array | None, sample_weight: Array | None,
+        divisor: Any,
+    ) -> Array:  # fmt: skip
+        """Distributions with weights, smoothing and divisor folded in, rounded once."""
+        a = y.array
+        w = None if class_weight is None else class_weight.array.rechunk((a.chunks[1],))
+        s = None if sample_weight is None else sample_weight.array.rechunk((a.chunks[0],))
+        found = self.da.blockwise(
+            checks.soft_rows, "ij", a, "ij", *flat(((w, "j"), (s, "i"), number(divisor))),
+            dtype=numpy_dtype(dtype), to=dtype, smoothing=smoothing, n_classes=a.shape[1],
+            meta=np.empty((0, 0), numpy_dtype(dtype)),
+        )  # fmt: skip
+        return self.view(found)
+
+    def divisor(self, labels: Array | None, sample_weight: Array | None, class_weight: Array | None) -> Any:
+        """Sum of the weights of rows that are not ignored, in a fixed tree; a 0-d array."""
+        a: Any = labels.array if labels is not None else sample_weight.array  # type: ignore[union-attr]
+        s = None if sample_weight is None or labels is None else sample_weight.array.rechunk(a.chunks)
+        w = None if class_weight is None else class_weight.array.rechunk(-1)
+        counted = self.da.blockwise(
+            checks.row_weights, "i", a, "i", *flat(((s, "i"), (w, "w"))), of_labels=labels is not None,
+            concatenate=True, dtype=F64, meta=np.empty(0),
+        )  # fmt: skip
+        parts = self._sums(counted)
+        return self.view(self.da.blockwise(checks.sum_of_parts, "", parts, "s", concatenate=True, dtype=F64,
+                                           meta=np.float64(0.0)))  # fmt: skip
+
+    def total(self, values: Array, divisor: Any = None) -> Any:
+        """Sum of losses in a fixed tree, over ``divisor`` if given; a 0-d array."""
+        if values.source is not None:
+            found = HostArrays.total(self, values.source, self.host(divisor) if isinstance(divisor, View) else divisor)
+            return self.from_host(np.asarray(found), "result")
+        parts = values.array if isinstance(values, Sums) else self._sums(values.array)
+        finished = self.da.blockwise(
+            checks.finished_total, "", parts, "s", *number(divisor), concatenate=True, dtype=F64, meta=np.float64(0.0),
+        )  # fmt: skip
+        return self.view(finished)
+
+    def _sums(self, values: Any) -> Any:
+        """Sums of ``(N,)`` in parts, ``(3,)``."""
+        return self.da.reduction(
+            values, checks.sum_parts, checks.add_parts, axis=0, keepdims=True, dtype=F64, split_every=FAN,
+            combine=checks.add_parts, output_size=3, concatenate=True, meta=np.empty(0),
+        )  # fmt: skip
+
+    # -- blockwise and reduction -----------------------------------------------------------------------
+
+    def _per_block(self, function: Callable[..., Any], a: Any, *, dtype: Any, **options: Any) -> Any:
+        """A function of each block, of the block's shape."""
+        index = tuple(range(a.ndim))
+        return self.da.blockwise(function, index, a, index, dtype=dtype, meta=np.empty((0,) * a.ndim, dtype), **options)
+
+    def _parts(self, function: Callable[..., Any], a: Any, width: int, *pairs: tuple[Any, str | None]) -> Any:
+        """``width`` numbers for each row and block of classes."""
+        return self.da.blockwise(
+            function, "ij", a, "ij", *flat(pairs), adjust_chunks={"j": width}, concatenate=True, align_arrays=False,
+            dtype=F64, meta=np.empty((0, 0)),
+        )  # fmt: skip
+
+    def _combined(self, parts: Any, combine: Callable[..., Any], width: int) -> Any:
+        """Parts of blocks of classes side by side as those of rows, in a fixed tree."""
+        return self.da.reduction(
+            parts, combine, combine, axis=1, keepdims=True, dtype=F64, split_every=FAN, combine=combine,
+            output_size=width, concatenate=True, meta=np.empty((0, 0)),
+        )  # fmt: skip
+
+    def _of_blocks(
+        self, function: Callable[..., Any], a: Any, *pairs: tuple[Any, str | None], dtype: Any = None
+    ) -> View:
+        """A function of each block and more, of the block's shape."""
+        dtype = a.dtype if dtype is None else dtype
+        found = self.da.blockwise(
+            function, "ij", a, "ij", *flat(pairs), concatenate=True, align_arrays=False, dtype=dtype,
+            meta=np.empty((0, 0), dtype),
+        )  # fmt: skip
+        return self.view(found)
+
+    def _of_kept(self, function: Callable[..., Any], kept: Any, dtype: Any, *pairs: tuple[Any, str | None]) -> View:
+        """A function of what is kept of rows, one number each."""
+        found = self.da.blockwise(
+            function, "i", kept, "is", *flat(pairs), concatenate=True, align_arrays=False, dtype=dtype,
+            meta=np.empty(0, dtype),
+        )  # fmt: skip
+        return self.view(found)
+
+
+def flat(pairs: tuple[tuple[Any, str | None], ...]) -> list[Any]:
+    """Arguments of blockwise; None stands for an array that there is none of."""
+    flat: list[Any] = []
+    for array, index in pairs:
+        flat += [None, None] if array is None else [array, index]
+    return flat
+
+
+def number(divisor: Any) -> tuple[Any, str | None]:
+    """A divisor as an argument of blockwise: a 0-d array, or a number."""
+    return (divisor.array, "") if isinstance(divisor, View) else (divisor, None)
+
+
+def _cast(x: Array, to: str) -> Array:
+    return HostArrays().as_rows(x.reshape(1, -1), 1, to).reshape(x.shape)

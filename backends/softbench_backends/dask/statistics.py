@@ -1,0 +1,378 @@
+"""Blocks of rows that hold some of the classes: what is kept of each, how it is combined, and what is made of it.
+
+Kept are a few numbers per row, in float64: the maximum ``m``, the sum of ``exp(x - m)`` over all entries but one
+maximum in two parts (high, low), and what the function needs besides. Those of two blocks are combined by rescaling to
+the larger maximum, in extended precision where the machine has it, so that accuracy does not depend on how classes are
+cut into blocks. The arithmetic is NumPy's: shifts without error, ``log1p`` of the sum without its maximum, gradients at
+the label from the others' sum.
+
+Functions take blocks ``(n, k)`` of any float dtype, work through them in tiles that stay in the cache, and never warn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+
+from softbench.interface import IGNORED, INVALID
+
+__all__ = [
+    "BARE",
+    "MORE",
+    "argmax_parts",
+    "block_statistics",
+    "combine",
+    "combine_argmax",
+    "combine_sums",
+    "gradient",
+    "index_losses",
+    "label_entries",
+    "log_softmax",
+    "logsumexp",
+    "soft_gradient",
+    "soft_losses",
+    "soft_terms",
+    "softmax",
+]
+
+Block = Any
+
+_WIDE: Final = np.longdouble
+_TILE: Final = 1 << 15  # elements
+BARE: Final = 3
+"""Columns of what is always kept."""
+MORE: Final = 5
+"""With those of a target: the label's logit and 0, or the mass of a distribution in two parts."""
+
+
+def _tiles(n: int, k: int) -> Iterator[slice]:
+    step = max(1, _TILE // max(k, 1))
+    for start in range(0, n, step):
+        yield slice(start, start + step)
+
+
+def _shift(x: Block, m: Block) -> tuple[Block, Block]:
+    """``x - m`` as a rounded difference and its error, which is 0 where there is none to speak of."""
+    d = x - m
+    t = d - x
+    r = (x - (d - t)) - (m + t)
+    r[~np.isfinite(r)] = 0.0
+    return d, r
+
+
+def _exp(x: Block, m: Block) -> Block:
+    """``exp(x - m)`` of the exact difference."""
+    d, r = _shift(x, m)
+    e = np.exp(d)
+    e *= 1.0 + r
+    return e
+
+
+def _split(wide: Block) -> tuple[Block, Block]:
+    """A sum in extended precision as two doubles."""
+    high = wide.astype(np.float64)
+    low = wide - high
+    low[~np.isfinite(high)] = 0.0
+    return high, low.astype(np.float64)
+
+
+def label_entries(x: Block, labels: Block, offset: int) -> Block:
+    """``x[i, labels[i] - offset]`` in float64, 0 where that is not in this block."""
+    at = labels - offset
+    here = np.nonzero((at >= 0) & (at < x.shape[1]))[0]
+    found = np.zeros(len(x))
+    found[here] = x[here, at[here]].astype(np.float64)
+    return found
+
+
+def label_columns(x: Block, labels: Block, offset: Block) -> Block:
+    """`label_entries` and 0: ``(n, 2)``."""
+    return np.stack([label_entries(x, labels, int(np.ravel(offset)[0])), np.zeros(len(x))], axis=1)
+
+
+def block_statistics(x: Block, offset: Any = None, labels: Block | None = None, q: Block | None = None) -> Block:
+    """What is kept of a block: ``(n, BARE)``, or ``(n, MORE)`` with the logits of ``labels`` or the mass of ``q``."""
+    kept = np.zeros((len(x), BARE if labels is q is None else MORE))
+    kept[:, 0] = -np.inf
+    if x.shape[1]:
+        with np.errstate(all="ignore"):
+            for rows in _tiles(*x.shape):
+                _keep(x[rows].astype(np.float64), kept[rows])
+    if labels is not None:
+        kept[:, 3] = label_entries(x, labels, int(np.ravel(offset)[0]))
+    if q is not None:
+        with np.errstate(all="ignore"):
+            kept[:, 3], kept[:, 4] = _split(q.sum(axis=1, dtype=_WIDE))
+    return kept
+
+
+def _keep(x: Block, kept: Block) -> None:
+    at = x.argmax(axis=1)  # of the first NaN, if any
+    m = x[np.arange(len(x)), at]
+    e = _exp(x, m[:, None])
+    e[np.arange(len(x)), at] = 0.0
+    e[m == -np.inf] = 0.0
+    kept[:, 0] = m
+    kept[:, 1], kept[:, 2] = _split(e.sum(axis=1, dtype=_WIDE))
+
+
+def combine(parts: Block, axis: Any = None, keepdims: Any = None, width: int = BARE) -> Block:
+    """What is kept of several blocks side by side, ``(n, b width)``, as that of one."""
+    n = len(parts)
+    blocks = parts.reshape(n, -1, width)
+    if blocks.shape[1] == 1:
+        return parts
+    with np.errstate(all="ignore"):
+        m = blocks[:, :, 0]
+        at = m.argmax(axis=1)
+        top = m[np.arange(n), at]
+        scale = _exp(m.astype(_WIDE), top.astype(_WIDE)[:, None])
+        scale[m == top[:, None]] = 1.0
+        scale[m == -np.inf] = 0.0
+        maxima = np.ones(m.shape, _WIDE)
+        maxima[np.arange(n), at] = 0.0  # the one that is left out
+        rest = (scale * (maxima + blocks[:, :, 1] + blocks[:, :, 2])).sum(axis=1)
+        kept = np.empty((n, width))
+        kept[:, 0] = top
+        kept[:, 1], kept[:, 2] = _split(rest)
+        if width > BARE:  # a label's logit stands in one block, beside zeros of the others
+            kept[:, 3], kept[:, 4] = _split(blocks[:, :, BARE:].astype(_WIDE).sum(axis=(1, 2)))
+    return kept
+
+
+class _Rows:
+    """What is kept of whole rows, as the results need it; columns to stand beside ``(n, k)``."""
+
+    def __init__(self, kept: Block) -> None:
+        m, self.rest, self.low = kept[:, 0], kept[:, 1], kept[:, 2]
+        self.extra = kept[:, 3:]
+        self.m = np.where(np.isfinite(m), m, np.nan)
+        """The maximum; NaN where the row has no distribution."""
+        self.top = m
+        self.log_sum = np.log1p(self.rest) + self.low / (1.0 + self.rest)
+        self.log_sum[~np.isfinite(m)] = np.nan
+
+    def sum(self) -> Block:
+        """``S`` in extended precision."""
+        return self.rest.astype(_WIDE) + self.low + 1.0
+
+
+def _each_tile(x: Block, kept: Block, dtype: Any, tile: Any) -> Block:
+    """``tile(x, rows, slice)`` of each tile of a block in float64, as one block."""
+    out = np.empty(x.shape, dtype)
+    with np.errstate(all="ignore"):
+        for part in _tiles(*x.shape):
+            out[part] = tile(x[part].astype(np.float64), _Rows(kept[part]), part)
+    return out
+
+
+def softmax(x: Block, kept: Block) -> Block:
+    """``exp(x - m) / S``."""
+    return _each_tile(
+        x, kept, x.dtype, lambda x, rows, _: _exp(x, rows.m[:, None]) / rows.sum().astype(np.float64)[:, None]
+    )
+
+
+def log_softmax(x: Block, kept: Block) -> Block:
+    """``(x - m) - log S``."""
+
+    def tile(x: Block, rows: _Rows, part: slice) -> Block:
+        d, r = _shift(x, rows.m[:, None])
+        d -= rows.log_sum[:, None]
+        d += r
+        return d
+
+    return _each_tile(x, kept, x.dtype, tile)
+
+
+def logsumexp(kept: Block, dtype: Any) -> Block:
+    """``m + log S`` of each row."""
+    with np.errstate(all="ignore"):
+        rows = _Rows(kept)
+        return np.where(np.isfinite(rows.top), rows.top + rows.log_sum, rows.top).astype(dtype)
+
+
+def _over(divisor: Any) -> Any:
+    """A divisor in extended precision; NaN where nothing has weight."""
+    over = np.asarray(divisor, _WIDE).reshape(())[()]
+    return over if over != 0.0 else _WIDE(np.nan)
+
+
+def _weights(labels: Block, class_weight: Block | None, sample_weight: Block | None) -> Block | None:
+    """``s_i w[y_i]`` in extended precision; a row without a class has class weight 1."""
+    if class_weight is None and sample_weight is None:
+        return None
+    weight = np.ones(len(labels), _WIDE) if sample_weight is None else sample_weight.astype(_WIDE)
+    if class_weight is not None:
+        weight = weight * np.where(labels >= 0, class_weight[np.maximum(labels, 0)], 1.0)
+    return weight
+
+
+def _weighted(losses: Block, labels: Block, class_weight: Block | None, sample_weight: Block | None) -> Block:
+    weight = _weights(labels, class_weight, sample_weight)
+    if weight is not None:
+        losses = np.where((weight == 0.0) & (losses == np.inf), 0.0, (losses * weight).astype(np.float64))
+    losses[labels == IGNORED] = 0.0
+    losses[labels == INVALID] = np.nan
+    return losses
+
+
+def index_losses(
+    kept: Block, labels: Block, class_weight: Block | None = None, sample_weight: Block | None = None
+) -> Block:
+    """Losses of class indices, from what is kept of rows, with the logits of the labels in it."""
+    with np.errstate(all="ignore"):
+        rows = _Rows(kept)
+        d, r = _shift(rows.extra[:, 0], rows.m)
+        return _weighted((rows.log_sum - d) - r, labels, class_weight, sample_weight)
+
+
+def probability_losses(
+    sums: Block, labels: Block, class_weight: Block | None = None, sample_weight: Block | None = None
+) -> Block:
+    """``-log p`` of the labels' probabilities, which come in two parts."""
+    with np.errstate(all="ignore"):
+        return _weighted(0.0 - np.log(sums[:, 0]), labels, class_weight, sample_weight)
+
+
+def gradient(
+    x: Block,
+    offset: Block,
+    kept: Block,
+    labels: Block,
+    divisor: Any,
+    class_weight: Block | None = None,
+    sample_weight: Block | None = None,
+) -> Block:
+    """The gradient of `index_losses` over ``divisor``."""
+    start = int(np.ravel(offset)[0])
+    with np.errstate(all="ignore"):
+        weight = _weights(labels, class_weight, sample_weight)
+    scale = np.ones(len(labels), _WIDE) if weight is None else weight
+    with np.errstate(all="ignore"):
+        scale = scale / _over(divisor)
+
+    def tile(x: Block, rows: _Rows, part: slice) -> Block:
+        total, y = rows.sum(), labels[part]
+        factor = scale[part] / total
+        e = _exp(x, rows.m[:, None])
+        if factor.size and np.abs(factor[np.isfinite(factor)]).max(initial=0.0) > 1e3:  # what underflows may come back
+            e = _exp(x.astype(_WIDE), rows.m[:, None].astype(_WIDE))
+            found = (e * factor[:, None]).astype(np.float64)
+        else:
+            found = e * factor.astype(np.float64)[:, None]
+        at = y - start
+        here = np.nonzero((at >= 0) & (at < x.shape[1]))[0]
+        own = e[here, at[here]]
+        is_top = x[here, at[here]] == rows.m[here]
+        rest = rows.rest[here].astype(_WIDE) + rows.low[here]
+        others = np.where(is_top, rest, total[here] - own)
+        found[here, at[here]] = (0.0 - others * factor[here]).astype(np.float64)
+        found[y == IGNORED] = 0.0
+        found[y == INVALID] = np.nan
+        return found
+
+    return _each_tile(x, kept, x.dtype, tile)
+
+
+def soft_terms(x: Block, kept: Block, q: Block) -> Block:
+    """``sum_k q_k (lse - x_k)`` over the classes of a block, in two parts: ``(n, 2)``."""
+    parts = np.empty((len(x), 2))
+    with np.errstate(all="ignore"):
+        for part in _tiles(*x.shape):
+            rows, y = _Rows(kept[part]), q[part].astype(np.float64)
+            d, r = _shift(x[part].astype(np.float64), rows.m[:, None])
+            terms = y * ((rows.log_sum[:, None] - d) - r)
+            terms[y == 0.0] = 0.0
+            total = terms.sum(axis=1, dtype=_WIDE)
+            total[np.isnan(rows.m)] = np.nan
+            parts[part, 0], parts[part, 1] = _split(total)
+    return parts
+
+
+def log_terms(p: Block, q: Block) -> Block:
+    """``sum_k q_k (-log p_k)`` over the classes of a block, in two parts: ``(n, 2)``."""
+    with np.errstate(all="ignore"):
+        y = q.astype(np.float64)
+        terms = y * (0.0 - np.log(p.astype(np.float64)))
+        terms[(y == 0.0) & ~np.isnan(p)] = 0.0
+        return np.stack(_split(terms.sum(axis=1, dtype=_WIDE)), axis=1)
+
+
+def combine_sums(parts: Block, axis: Any = None, keepdims: Any = None) -> Block:
+    """Sums in two parts, ``(n, 2 b)``, as one ``(n, 2)``."""
+    if parts.shape[1] == 2:
+        return parts
+    with np.errstate(all="ignore"):
+        return np.stack(_split(parts.astype(_WIDE).sum(axis=1)), axis=1)
+
+
+def soft_losses(sums: Block, labels: Block | None = None) -> Block:
+    """Losses of distributions from their sums."""
+    with np.errstate(all="ignore"):
+        losses: Block = sums[:, 0] + sums[:, 1]
+        losses += 0.0  # never -0
+    if labels is not None:
+        losses[labels == IGNORED] = 0.0
+        losses[labels == INVALID] = np.nan
+    return losses
+
+
+def soft_gradient(x: Block, kept: Block, q: Block, divisor: Any = 1.0, labels: Block | None = None) -> Block:
+    """``((sum q) p - q) / divisor``; the mass of ``q`` is among what is kept."""
+    over = _over(divisor)
+
+    def tile(x: Block, rows: _Rows, part: slice) -> Block:
+        mass = rows.extra[:, 0].astype(_WIDE) + rows.extra[:, 1]
+        factor = (mass / rows.sum() / over).astype(np.float64)
+        found = _exp(x, rows.m[:, None]) * factor[:, None] - (q[part] / over).astype(np.float64)
+        if labels is not None:
+            found[labels[part] == IGNORED] = 0.0
+            found[labels[part] == INVALID] = np.nan
+        return found
+
+    return _each_tile(x, kept, x.dtype, tile)
+
+
+def smoothed(
+    x: Block,
+    offset: Block,
+    labels: Block,
+    divisor: Any,
+    n_classes: int,
+    smoothing: float,
+    class_weight: Block | None = None,
+    sample_weight: Block | None = None,
+) -> Block:
+    """Smoothed class indices as distributions over the classes of a block, weights and divisor folded in."""
+    n, k = x.shape
+    start = int(np.ravel(offset)[0])
+    w = np.ones(n_classes, _WIDE) if class_weight is None else class_weight.astype(_WIDE)
+    with np.errstate(all="ignore"):
+        q = np.tile(_WIDE(smoothing) / n_classes * w[start : start + k], (n, 1))
+        at = labels - start
+        here = np.nonzero((at >= 0) & (at < k))[0]
+        q[here, at[here]] += (_WIDE(1.0) - _WIDE(smoothing)) * w[labels[here]]
+        rows = np.ones(n, _WIDE) if sample_weight is None else sample_weight.astype(_WIDE)
+        return (q * (rows / _over(divisor))[:, None]).astype(np.float64)
+
+
+def argmax_parts(x: Block, offset: Block) -> Block:
+    """The largest entry (NaN above all) of each row and its class: ``(n, 2)``."""
+    parts = np.empty((len(x), 2))
+    if not x.shape[1]:
+        parts[:] = -np.inf, np.inf
+        return parts
+    at = x.argmax(axis=1)
+    parts[:, 0] = x[np.arange(len(x)), at]
+    parts[:, 1] = at + int(np.ravel(offset)[0])
+    return parts
+
+
+def combine_argmax(parts: Block, axis: Any = None, keepdims: Any = None) -> Block:
+    """The first largest of several blocks, ``(n, 2 b)``, as ``(n, 2)``."""
+    blocks = parts.reshape(len(parts), -1, 2)
+    at = blocks[:, :, 0].argmax(axis=1)  # the first NaN, else the first of the largest
+    return blocks[np.arange(len(parts)), at]

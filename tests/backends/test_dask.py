@@ -1,0 +1,345 @@
+"""The dask backend: lazy results that depend on chunks alone, accurate however classes are cut, in little memory."""
+
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import softbench as sb
+from softbench.accuracy import gates
+
+dask = pytest.importorskip("dask", reason='dask is not installed: pip install "softbench[dask]"')
+da = pytest.importorskip("dask.array")
+
+pytestmark = pytest.mark.peers
+
+N, K = 60, 24
+RNG = np.random.default_rng(0)
+X = (RNG.normal(size=(N, K)) * 10).astype(np.float32)
+LABELS = RNG.integers(0, K, N)
+SOFT = RNG.dirichlet(np.ones(K), N).astype(np.float32)
+WEIGHTS = {"class_weight": RNG.random(K) + 0.1, "sample_weight": RNG.random(N)}
+
+CALLS = {
+    "argmax": ((), {}),
+    "logsumexp": ((), {}),
+    "softmax": ((), {}),
+    "log_softmax": ((), {}),
+    "loss": ((LABELS,), {}),
+    "gradient": ((LABELS,), WEIGHTS),
+    "loss_and_gradient": ((SOFT,), {"label_smoothing": 0.1}),
+}
+
+
+@pytest.fixture(autouse=True)
+def synchronous():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+def _lazy(array, chunks):
+    return da.from_array(array, chunks[: np.ndim(array)])
+
+
+def _call(be, op, chunks):
+    targets, options = CALLS[op]
+    lazy = {k: _lazy(v, (chunks[0],)) if k == "sample_weight" else v for k, v in options.items()}
+    return getattr(be, op)(_lazy(X, chunks), *(_lazy(t, chunks) for t in targets), **lazy)
+
+
+def _computed(result):
+    return [np.asarray(part) for part in dask.compute(*(result if isinstance(result, tuple) else (result,)))]
+
+
+# -- conformance -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("blocks", "scheduler", "local"),
+    [((1, 1), "synchronous", "numpy"), ((3, 4), "synchronous", "numpy"), ((2, 3), "threads", "numba")],
+    ids=["one-block", "rows-and-classes", "threads"],
+)
+def test_the_kit_is_met_however_arrays_are_cut(blocks, scheduler, local):
+    from softbench.conformance import contract, run
+
+    chosen = [name for name in contract.sample() if not name.startswith(("concurrency", "large-results", "every-n/"))]
+    with dask.config.set(scheduler=scheduler):
+        report = run(sb.get_backend("dask", local=local, blocks=blocks), "quick", select=chosen)
+    assert report.ok, "\n".join(f"{r.id}: {r.message}" for r in report.of("failed")[:10])
+    assert len(report.of("passed")) > 60
+
+
+@pytest.mark.parametrize("op", ["logsumexp", "softmax", "log_softmax", "loss", "gradient"])
+@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
+def test_eight_chunks_of_classes_keep_the_accuracy_gates(op, scale):
+    x = np.random.default_rng(1).normal(size=(200, 1000)) * scale + 1e4
+    x[3, 7] += 40 * scale
+    y = np.arange(200) % 1000
+    be = sb.get_backend("dask", local="numpy")
+    lazy = da.from_array(x, (70, 125))
+    options = {"reduction": "none"} if op in ("loss", "gradient") else {}
+    target = (y,) if options else ()
+    result = getattr(be, op)(lazy, *map(da.from_array, target), **options).compute()
+    verdict = gates.judge(op, result, x, *target, **options)
+    assert verdict.ok, verdict.message
+
+
+def test_how_classes_are_cut_decides_no_gate():
+    """A combiner that forgot the low parts, or rescaled in float32, would be seen here."""
+    x = np.random.default_rng(2).normal(size=(50, 4096)) * 50
+    be = sb.get_backend("dask", local="numpy")
+    for width in (1000, 37, 7):
+        verdict = gates.judge("softmax", be.softmax(da.from_array(x, (50, width))).compute(), x)
+        assert verdict.ok, f"{width}: {verdict.message}"
+
+
+@pytest.mark.parametrize("op", CALLS)
+def test_blocks_of_whole_rows_are_the_local_backends(op):
+    targets, options = CALLS[op]
+    due = getattr(sb.get_backend("numpy"), op)(X, *targets, **options)
+    got = _computed(_call(sb.get_backend("dask", local="numpy"), op, (17, K)))
+    for mine, theirs in zip(got, due if isinstance(due, tuple) else (due,), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert mine.shape == theirs.shape
+        assert np.array_equal(mine, theirs) or (np.allclose(mine, theirs, rtol=1e-15) and mine.ndim == 0)
+
+
+# -- lazy, and the same for everybody --------------------------------------------------------------------------
+
+
+def _refuse(*arguments, **options):
+    raise AssertionError("something was computed")
+
+
+@pytest.mark.parametrize("chunks", [(17, K), (17, 5)], ids=["rows", "rows-and-classes"])
+@pytest.mark.parametrize("op", CALLS)
+def test_nothing_is_computed_before_it_is_asked_for(op, chunks):
+    be = sb.get_backend("dask", local="numpy")
+    targets, options = CALLS[op]
+    lazy = [_lazy(t, chunks) for t in targets]
+    unchecked = {"validate": False} if targets else {}
+    with dask.config.set(scheduler=_refuse):
+        result = getattr(be, op)(_lazy(X, chunks), *lazy, **options, **unchecked)
+    for part in result if isinstance(result, tuple) else (result,):
+        assert isinstance(part, da.Array)
+
+
+@pytest.mark.parametrize("chunks", [(17, K), (17, 5)], ids=["rows", "rows-and-classes"])
+def test_results_are_the_same_whoever_computes(chunks):
+    be = sb.get_backend("dask", local="numpy")
+    for op in CALLS:
+        due = _computed(_call(be, op, chunks))
+        with dask.config.set(scheduler="threads", num_workers=3):
+            assert all(map(np.array_equal, _computed(_call(be, op, chunks)), due))
+        with dask.config.set({"optimization.fuse.active": False, "array.query-planning": False}):
+            assert all(map(np.array_equal, _computed(_call(be, op, chunks)), due))
+
+
+def test_no_task_returns_more_than_a_block():
+    from dask.callbacks import Callback
+
+    be, sizes = sb.get_backend("dask", local="numpy"), []
+    x = da.random.default_rng(0).normal(size=(4000, 400), chunks=(500, 100))
+    y = da.from_array(np.arange(4000) % 400, 500)
+    block = 500 * 100 * 8
+
+    def after(key, value, *rest):
+        sizes.append(getattr(value, "nbytes", 0))
+
+    with Callback(posttask=after):
+        be.loss(x, y).compute()
+    assert max(sizes) <= block
+    sizes.clear()
+    with Callback(posttask=after):
+        be.gradient(x, y)[:, :1].sum().compute()
+    assert max(sizes) <= block
+
+
+# -- errors ----------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_checked_by_block_when_a_function_is_called():
+    be = sb.get_backend("dask", local="numpy")
+    bad = LABELS.copy()
+    bad[[41, 50]] = K, -3
+    with pytest.raises(ValueError, match=rf"(?=.*41)(?=.*{K})"):
+        be.loss(_lazy(X, (17, 5)), da.from_array(bad, 7))
+    losses = be.loss(_lazy(X, (17, 5)), da.from_array(bad, 7), reduction="none", validate=False).compute()
+    assert np.flatnonzero(np.isnan(losses)).tolist() == [41, 50]
+
+
+def test_weights_and_distributions_are_checked_by_block():
+    be = sb.get_backend("dask", local="numpy")
+    weight, soft, probs = np.ones(N), SOFT.copy(), sb.softmax(X)
+    weight[33], soft[29, 3], probs[8, 9] = -1.0, 0.9, 1.5
+    x = _lazy(X, (17, 5))
+    with pytest.raises(ValueError, match=r"sample_weight.*33"):
+        be.loss(x, da.from_array(LABELS, 7), sample_weight=da.from_array(weight, 9))
+    with pytest.raises(ValueError, match="29"):
+        be.loss(x, da.from_array(soft, (11, 6)))
+    with pytest.raises(ValueError, match=r"probs.*8.*9"):
+        be.log_loss(da.from_array(probs, (11, 6)), da.from_array(LABELS, 7))
+
+
+def test_unknown_chunk_sizes_are_refused():
+    be = sb.get_backend("dask", local="numpy")
+    x = _lazy(X, (17, K))
+    unknown = x[x[:, 0] > 0]
+    with pytest.raises(ValueError, match=r"logits has chunks of unknown sizes.*compute_chunk_sizes"):
+        be.softmax(unknown)
+    assert be.softmax(unknown.compute_chunk_sizes()).shape[1] == K
+
+
+def test_a_local_backend_without_row_kernels_is_refused():
+    pytest.importorskip("sklearn")
+    for local in ("sklearn", "dask"):
+        with pytest.raises(sb.BackendUnavailableError, match="has no kernels of rows"):
+            sb.get_backend("dask", local=local)
+
+
+def test_blocks_that_do_not_fit_are_refused_with_chunks_that_do(monkeypatch):
+    from softbench_backends.dask import memory
+
+    small = memory.Workers("distributed", 2, 4, 1 << 30)
+    monkeypatch.setattr(memory, "workers", lambda: small)
+    be = sb.get_backend("dask", local="numpy")
+    big = da.zeros((1_000_000, 1000), chunks=(50_000, 1000))
+    with pytest.raises(MemoryError, match=r"4 tasks at a time need about 4\.\d+ GiB.*1 GiB.*Rechunk"):
+        be.softmax(big)
+    fits = memory.suggested((50_000, 1000), 8, small)
+    assert 5_000 < fits[0] < 50_000
+    assert be.softmax(big.rechunk(fits)).shape == big.shape
+
+
+# -- linear logits ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "distributions"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_linear_functions_are_those_in_memory(soft, reduction):
+    n, p, k = 500, 7, 5
+    rng = np.random.default_rng(3)
+    x, coef, intercept = rng.normal(size=(n, p)), rng.normal(size=(k, p)), rng.normal(size=k)
+    y = rng.dirichlet(np.ones(k), n) if soft else rng.integers(0, k, n)
+    options = {"class_weight": rng.random(k) + 0.1, "label_smoothing": 0.1, "reduction": reduction}
+    s = rng.random(n)
+    lazy_x, lazy_y = da.from_array(x, (90, 4)), da.from_array(y, (70, 2)[: y.ndim])
+    be, ref = sb.get_backend("dask", local="numpy"), sb.get_backend("numpy")
+    due = ref.linear_loss_and_gradient(x, coef, intercept, y, sample_weight=s, **options)
+    lazy = be.linear_loss_and_gradient(lazy_x, coef, intercept, lazy_y, sample_weight=da.from_array(s, 77), **options)
+    for mine, theirs in zip(_computed(lazy), due, strict=True):
+        assert np.allclose(mine, theirs, rtol=1e-12, atol=1e-14)
+    again = _computed(be.linear_loss(lazy_x, coef, intercept, lazy_y, sample_weight=s, **options))
+    assert np.allclose(again[0], due[0], rtol=1e-13)
+    assert np.array_equal(be.linear_argmax(lazy_x, coef, intercept).compute(), ref.linear_argmax(x, coef, intercept))
+    assert np.allclose(be.linear_softmax(lazy_x, coef, intercept), ref.linear_softmax(x, coef, intercept))
+    if reduction != "none":
+        v = rng.normal(size=(k, p))
+        given = {"target": lazy_y, "sample_weight": s, **options}
+        products = be.linear_hessian_product(lazy_x, coef, intercept, v, **given)
+        want = ref.linear_hessian_product(x, coef, intercept, v, **{**given, "target": y})
+        assert all(map(np.allclose, _computed(products), want))
+
+
+# -- threads ---------------------------------------------------------------------------------------------------
+
+
+def test_tasks_beside_others_use_one_thread(monkeypatch):
+    numba = pytest.importorskip("numba")
+    from softbench_backends.numba import NumbaBackend
+
+    seen = []
+    real = NumbaBackend.softmax
+    monkeypatch.setattr(
+        NumbaBackend, "softmax", lambda self, x, out: (seen.append(numba.get_num_threads()), real(self, x, out))[1]
+    )
+    x = da.ones((4000, 100), chunks=(1000, 100))
+    with dask.config.set(scheduler="threads", num_workers=2):
+        sb.get_backend("dask", local="numba").softmax(x).compute()
+        assert set(seen) == {1}
+        seen.clear()
+        sb.get_backend("dask", local="numba", threads=2).softmax(x).compute()
+    assert set(seen) == {min(2, numba.config.NUMBA_NUM_THREADS)}
+
+
+def test_the_workqueue_layer_is_no_danger_to_concurrent_tasks():
+    code = (
+        "import dask.array as da, softbench as sb, numpy as np\n"
+        "be = sb.get_backend('dask', local='numba', threads=2)\n"
+        "x = da.ones((200000, 64), chunks=(10000, 64))\n"
+        "for _ in range(3):\n"
+        "    found = be.softmax(x).compute(scheduler='threads', num_workers=4)\n"
+        "print(np.array_equal(found, np.full(x.shape, 1 / 64)))"
+    )
+    env = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue", "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "True"
+
+
+# -- worker processes ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def client():
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, memory_limit="400MiB", dashboard_address=None, silence_logs=50
+    )
+    with cluster, distributed.Client(cluster, set_as_default=False) as found:
+        yield found
+
+
+@pytest.fixture
+def distributed_client(client):
+    with dask.config.set(scheduler=None), client.as_current():
+        yield client
+
+
+def test_workers_give_what_one_process_gives(client):
+    be = sb.get_backend("dask", local="numpy")
+    for op, chunks in itertools.product(CALLS, [(17, K), (17, 5)]):
+        due = _computed(_call(be, op, chunks))
+        with dask.config.set(scheduler=client.get):
+            assert all(map(np.array_equal, _computed(_call(be, op, chunks)), due)), op
+
+
+def test_a_killed_worker_loses_nothing(distributed_client):
+    be = sb.get_backend("dask", local="numpy")
+    x = da.random.default_rng(0).normal(size=(400_000, 20), chunks=(10_000, 20))
+    coef = np.random.default_rng(0).normal(size=(5, 20))
+    y = (x[:, 0] > 0).astype(np.int64)
+    lazy = be.linear_loss_and_gradient(x, coef, None, y, validate=False)[:2]
+    due = dask.compute(*lazy, scheduler="synchronous")
+    workers = distributed_client.run(os.getpid)
+    future = distributed_client.compute(lazy)
+    victim = next(iter(workers.values()))
+    os.kill(victim, 9)
+    assert all(map(np.array_equal, distributed_client.gather(future), due))
+    assert victim not in distributed_client.run(os.getpid).values()
+
+
+def test_a_set_larger_than_the_workers_memory(distributed_client, tmp_path):
+    """1.6 GB on disk, two workers of 400 MiB each: whoever collected it, or its probabilities, would be killed."""
+    path, shape, step = tmp_path / "logits", (500_000, 400), 5_000
+    disk = np.memmap(path, np.float64, "w+", shape=shape)
+    block = np.random.default_rng(0).normal(size=(step, shape[1]))
+    for start in range(0, shape[0], step):
+        np.add(block, start / step, out=disk[start : start + step])
+    disk.flush()
+    due = sb.logsumexp(block).mean() + (shape[0] // step - 1) / 2
+
+    def load(block_info=None):
+        (rows, classes) = block_info[None]["array-location"]
+        return np.array(np.memmap(path, np.float64, "r", shape=shape)[slice(*rows), slice(*classes)])
+
+    x = da.map_blocks(load, chunks=((step,) * 100, (200, 200)), dtype=np.float64, meta=np.empty((0, 0)))
+    found = sb.get_backend("dask", local="numpy").logsumexp(x).mean().compute()
+    assert abs(float(found) - due) < 1e-12 * due
+    limits = [worker["memory_limit"] for worker in distributed_client.scheduler_info(n_workers=-1)["workers"].values()]
+    assert x.nbytes > 1.9 * sum(limits)
