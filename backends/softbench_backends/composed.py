@@ -23,6 +23,8 @@ DEVIATIONS: Final[dict[str, str]] = {
     "ignore-index": "sums are taken in the logits' dtype, in an order that depends on which rows are in them",
     "weight-0": "0 times an infinite loss is NaN",
     "class-weight": "as accuracy-loss and accuracy-soft: weights of 1e300 show what is lost",
+    "label-smoothing": "a smoothing so small that its share of a class is 0: 0 times an infinite loss is NaN",
+    "large-integers": "as accuracy-log-softmax and accuracy-gradient",
     "reductions/loss-mean-of-large-float64": "a mean is a sum divided: losses of 1.7e308 overflow in it",
     "accuracy-softmax": "the shift x - max is rounded",
     "accuracy-log-softmax": "log(sum) instead of log1p",

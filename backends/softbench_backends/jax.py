@@ -46,6 +46,8 @@ class JaxBackend(LibraryArrays):
         "weight-0": "0 times an infinite loss is NaN",
         "class-weight": "as accuracy-loss and accuracy-soft: weights of 1e300 show what is lost",
         "label-smoothing": "as accuracy-soft, in half precision",
+        "large-integers": "as accuracy-log-softmax and accuracy-gradient",
+        "settings": "an infinite weight that was not validated gives an infinite loss, not NaN",
         "reductions": "sums are taken in the logits' dtype: in float16 they overflow",
         "determinism": "XLA compiles another loop for another number of rows: a row alone and in a batch differ",
         "accuracy-softmax": "the shift x - max is rounded",

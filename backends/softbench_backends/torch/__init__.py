@@ -65,6 +65,8 @@ class TorchBackend(LibraryArrays):
         "weight-0": "0 times an infinite loss is NaN",
         "class-weight": "as accuracy-loss and accuracy-soft: weights of 1e300 show what is lost",
         "label-smoothing": "as accuracy-soft, in half precision",
+        "large-integers": "torch has hardly a function for uint64: such logits are converted to float64",
+        "settings": "an infinite weight that was not validated gives an infinite loss, not NaN",
         "reductions": "sums are taken in the logits' dtype: in float16 they overflow",
         "out": "as axes",
         "accuracy-softmax": "the shift x - max is rounded",
