@@ -114,6 +114,7 @@ def _record(report: Report, peer: Peer, declared: dict[str, str], sampled: bool)
     for key, why in declared.items():
         found = [result for result in report.of("deviation") if matches(key, result.id)]
         example = found[0].message.partition(" [")[2].rstrip("]") if found else ""
+        example = re.sub(r" at \S+\.py:\d+ in \w+", "", example)  # lines of their files say nothing here
         rows[key] = {"why": why, "cases": len(found), "example": example[:_EXAMPLE]}
     return {
         "sampled": sampled,
