@@ -29,6 +29,7 @@ numpydoc_validation_exclude = {
     r"\.RowBackend\.",
     r"\.Report\.",
     r"\.Failure$",
+    r"\.Advice$",
     r"\.FitResult",
     r"_bound$",
 }

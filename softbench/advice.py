@@ -21,32 +21,51 @@ __all__ = ["Advice", "advise"]
 
 
 class Advice(NamedTuple):
-    """Who to take, and how sure that is; ``str()`` of it is for people."""
+    """Which backend to take, and how sure that is; ``str()`` of it is for people. See `softbench.recommend`.
+
+    Parameters
+    ----------
+    backend : str
+        The one that takes the least time for all calls, start-up included.
+    seconds : float
+        Per call.
+    interval : tuple of float
+        Between these bounds, with 95% where it was measured; where it was interpolated, as far as that has been off.
+    measured : str
+        The case that is this very call; empty: the time is interpolated between measured shapes.
+    tied : list of str
+        Others that may be as fast.
+    estimates : list of Estimate
+        Of all that may be recommended, the fastest first.
+    cold : list of Step
+        Which is the cheapest in total from which call on, start-up included, with nothing compiled.
+    cached : list of Step
+        The same where an earlier process has left compiled code.
+    call : Call
+        What was asked.
+    calls : int or None
+        How many calls there will be; None: so many that start-up does not count.
+    stale : list of str
+        What has changed since it was measured, as sentences.
+    disturbed : str
+        What else went on when it was measured last; empty: nothing that is known.
+    now : bool
+        Whether it was measured for this very question.
+    """
 
     backend: str
-    """The one that takes the least time for all calls, start-up included."""
     seconds: float
-    """Per call."""
     interval: tuple[float, float]
-    """Between these bounds, with 95% where it was measured; where it was interpolated, as far as that has been off."""
     measured: str
-    """The case that is this very call; empty: the time is interpolated between measured shapes."""
     tied: list[str]
-    """Others that may be as fast."""
     estimates: list[Estimate]
-    """Of everybody who may be recommended, the fastest first."""
     cold: list[Step]
-    """Who is the cheapest in total from which call on, start-up included, with nothing compiled."""
     cached: list[Step]
-    """The same where an earlier process has left compiled code."""
     call: Call
     calls: int | None
     stale: list[str]
-    """What has changed since it was measured, as sentences."""
     disturbed: str
-    """What else went on when it was measured last; empty: nothing that is known."""
     now: bool
-    """Whether it was measured for this very question."""
 
     def __str__(self) -> str:
         return "\n".join(_lines(self))

@@ -42,7 +42,7 @@ class Backend(LinearFunctions):
 
     Parameters
     ----------
-    rows
+    rows : RowBackend
         The row kernels.
 
     Attributes
