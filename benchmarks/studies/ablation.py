@@ -96,18 +96,18 @@ def _no_short_rows(short_rows: Any) -> None:
 TECHNIQUES: Final = (
     Technique(
         "no shorter exponential, no writing behind",
-        "numerics",
+        "reductions",
         _set("is_narrow", _is_narrow),
         _LONG + _LABELLED + _SHORT_ROWS + _SOFT + _ONE_ROW,
     ),
     Technique(
-        "every difference by six operations", "numerics", _set("max_dominates", _max_dominates), _LONG + _LABELLED
+        "every difference by six operations", "reductions", _set("max_dominates", _max_dominates), _LONG + _LABELLED
     ),
     Technique(
         "extrema of a row after the row before it", "long_rows", _set("EARLY_BYTES", 0), (_LONG[2], _LABELLED[1])
     ),
     Technique("exponentials computed twice", "long_rows", _set("KEEP_BYTES", 0), _LONG),
-    Technique("no prefetch", "long_rows", _set("AHEAD_BYTES", _NEVER), _LONG),
+    Technique("no prefetch", "long_row_parts", _set("AHEAD_BYTES", _NEVER), _LONG),
     Technique(
         "soft targets judged by NumPy",
         "backend",

@@ -39,7 +39,7 @@ class Loop(NamedTuple):
     """The inner loop of a part of a kernel."""
 
     part: str
-    """In `softbench_backends.numba.long_rows`."""
+    """In `softbench_backends.numba.long_row_parts`."""
     does: str
     arguments: str
     """Pointers ``x``, ``e``, ``out``, numbers ``m``, ``f``, a count ``n``; constants leave nothing but the loop."""
@@ -67,14 +67,14 @@ def _assembly(loop: Loop, dtype: str) -> list[str]:
     """The loop, compiled for a dtype by itself."""
     from numba import njit, types
 
-    from softbench_backends.numba import long_rows
+    from softbench_backends.numba import long_row_parts
 
     number = getattr(types, dtype)
     pointer = types.CPointer(number)
     kinds = {"x": pointer, "e": pointer, "out": pointer, "n": types.int64, "m": number, "f": number}
     given = [name for name in kinds if name in loop.arguments.split()]
     # Inlined, so that constants are constants for the compiler.
-    part = njit(getattr(long_rows, loop.part).py_func, error_model="numpy", inline="always")
+    part = njit(getattr(long_row_parts, loop.part).py_func, error_model="numpy", inline="always")
     probe = eval(f"lambda {', '.join(given)}: part({', '.join(loop.arguments.split())})", {"part": part})
     dispatcher = njit(probe, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
     dispatcher.compile(tuple(kinds[name] for name in given))

@@ -142,7 +142,7 @@ def exponential(arguments: Sequence[str]) -> int:
     Ends with 1 if the backend has others.
     """
     parser("exponential", exponential).parse_args(arguments)
-    from softbench_backends.numba.numerics import EXPONENTIALS
+    from softbench_backends.numba.exponential import EXPONENTIALS
 
     status = 0
     for dtype, used in EXPONENTIALS.items():

@@ -28,7 +28,7 @@ _CONVERT = """
 import sys
 import numpy as np
 from numba import njit, types
-from softbench_backends.numba.lanes import BFLOAT16, FLOAT16
+from softbench_backends.numba.vector_types import BFLOAT16, FLOAT16
 from softbench_backends.numba.memory import address, load, load_partial, load_scalar, store, store_partial, store_scalar
 
 def widen(x, out, scalar):

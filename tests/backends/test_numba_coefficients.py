@@ -6,7 +6,7 @@ pytest.importorskip("numba", reason="numba is not installed")
 pytest.importorskip("flint", reason="python-flint is not installed")
 
 from benchmarks.studies import numerics
-from softbench_backends.numba.numerics import EXPONENTIALS
+from softbench_backends.numba.exponential import EXPONENTIALS
 
 
 @pytest.mark.parametrize("dtype", EXPONENTIALS)

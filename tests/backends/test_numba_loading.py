@@ -55,7 +55,7 @@ print(sb.argmax(np.eye(3, 10, dtype="f")[::-1], backend="numba").tolist(), sourc
 """
 
 # A change that shows: the first minimum is looked for.
-CHANGE = ("numba/numerics.py", "ahead = ((x > best)", "ahead = ((best > x)")
+CHANGE = ("numba/reductions.py", "ahead = ((x > best)", "ahead = ((best > x)")
 
 
 def _call(path, folder, text=CALL, **environment):

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from softbench_backends.numba import numerics
+from softbench_backends.numba import exponential
 
 flint = pytest.importorskip("flint", reason="python-flint is not installed")
 
@@ -30,10 +30,10 @@ def precision():
 
 @pytest.mark.parametrize(("bits", "most"), [(32, 0.046), (64, 0.072)])
 def test_the_polynomial_is_the_exponential_to_a_small_part_of_an_ulp(bits, most, precision):
-    fmt = numerics._FORMATS[bits]
+    fmt = exponential.FORMATS[bits]
     worst = 0.0
     for i in range(-POINTS, POINTS + 1):
-        t = numerics.LN2 / 2 * i / POINTS
+        t = exponential.LN2 / 2 * i / POINTS
         x, p = exactly(t), flint.arb(0)
         for coefficient in reversed((1.0, 1.0, *fmt.exp)):
             p = p * x + exactly(coefficient)
@@ -45,8 +45,8 @@ def test_the_polynomial_is_the_exponential_to_a_small_part_of_an_ulp(bits, most,
 def test_the_coarse_polynomial_is_good_enough_for_half_precision(precision):
     worst = 0.0
     for i in range(-POINTS, POINTS + 1):
-        x, p = exactly(numerics.LN2 / 2 * i / POINTS), flint.arb(0)
-        for coefficient in reversed((1.0, 1.0, *numerics._COARSE_EXP)):
+        x, p = exactly(exponential.LN2 / 2 * i / POINTS), flint.arb(0)
+        for coefficient in reversed((1.0, 1.0, *exponential._COARSE_EXP)):
             p = p * x + exactly(coefficient)
         worst = max(worst, abs(float((p / x.exp() - 1).mid())))
     assert 2.0**-24 < worst < 2.0**-23
@@ -54,7 +54,7 @@ def test_the_coarse_polynomial_is_good_enough_for_half_precision(precision):
 
 @pytest.mark.parametrize(("bits", "exponents"), [(32, 8), (64, 11)])
 def test_the_short_ln_2_times_an_exponent_is_exact(bits, exponents, precision):
-    fmt = numerics._FORMATS[bits]
+    fmt = exponential.FORMATS[bits]
     high, low = fmt.short_ln2
     significant = Fraction(high).numerator.bit_length()  # of an odd number over a power of two
     assert significant + exponents <= fmt.mantissa + 1
@@ -64,6 +64,6 @@ def test_the_short_ln_2_times_an_exponent_is_exact(bits, exponents, precision):
 
 @pytest.mark.parametrize("bits", [32, 64])
 def test_ln_2_has_twice_the_digits_of_a_number(bits, precision):
-    fmt = numerics._FORMATS[bits]
+    fmt = exponential.FORMATS[bits]
     rest = exactly(fmt.ln2[0]) + exactly(fmt.ln2[1]) - flint.arb(2).log()
     assert abs(float(rest.mid())) < 2.0 ** -(2 * fmt.mantissa + 1)

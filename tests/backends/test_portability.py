@@ -230,7 +230,7 @@ def test_kernels_compile_for_aarch64(labels, tmp_path):
 
 _PLANTED = """
 from llvmlite import ir
-from softbench_backends.numba import numerics
+from softbench_backends.numba import exponential
 from softbench_backends.numba.lanes import multiply_add
 
 def planted(a, b, c):
@@ -240,7 +240,7 @@ def planted(a, b, c):
     a.builder.call(module.globals.get(name) or ir.Function(module, nothing, name), [])
     return multiply_add(a, b, c)
 
-numerics.multiply_add = planted
+exponential.multiply_add = planted
 """
 
 

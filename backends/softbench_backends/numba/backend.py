@@ -48,7 +48,7 @@ def _jit_is_disabled() -> bool:
 
 
 class NumbaBackend(LinearCalls, RowBackend):
-    """Explicit vectors on all cores, compiled by Numba: see `softbench_backends.numba.numerics` for the arithmetic."""
+    """Explicit vectors on all cores, compiled by Numba; their arithmetic: `exponential`, `reductions`, `finishing`."""
 
     name = "numba"
     requires: ClassVar[tuple[str, ...]] = ("numba",)

@@ -10,7 +10,7 @@ from softbench.interface.dtypes import name_of
 from softbench.interface.memory import last_level_cache
 from softbench_backends.numba import short_rows, split_rows, strided, threads
 from softbench_backends.numba.kernels import KERNELS, Rows, Threads, callable_kernel
-from softbench_backends.numba.lanes import rows_at_once
+from softbench_backends.numba.vector_types import rows_at_once
 
 __all__ = ["callable_kernel", "run", "serial", "streams", "total"]
 

@@ -9,7 +9,8 @@ from numba import types
 from numba.core import cgutils
 
 from softbench_backends.numba.half_precision import narrow, widen
-from softbench_backends.numba.lanes import VECTOR_BYTES, Half, Lanes, computed, llvm_type, select, suffix
+from softbench_backends.numba.lanes import Lanes, select, suffix
+from softbench_backends.numba.vector_types import VECTOR_BYTES, Half, computed, llvm_type
 
 __all__ = ["Elements", "vector_bytes"]
 

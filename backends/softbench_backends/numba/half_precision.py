@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from softbench_backends.numba.lanes import BFLOAT16, Half, Lanes, absolute, select
+from softbench_backends.numba.lanes import Lanes, absolute, select
 from softbench_backends.numba.processor import converts_float16
+from softbench_backends.numba.vector_types import BFLOAT16, Half
 
 __all__ = ["narrow", "widen"]
 

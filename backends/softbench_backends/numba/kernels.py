@@ -19,7 +19,7 @@ from softbench_backends.numba import long_rows, losses, short_rows, soft_rows, s
 from softbench_backends.numba import threads as on_threads
 from softbench_backends.numba.calls import parallel_for
 from softbench_backends.numba.compiling import Compiled, compile_for
-from softbench_backends.numba.lanes import BFLOAT16, FLOAT16, computed
+from softbench_backends.numba.vector_types import BFLOAT16, FLOAT16, computed
 
 __all__ = [
     "KERNELS",

@@ -1,4 +1,4 @@
-"""Vectors in Numba: a type of fixed width, and `as_intrinsic`, which turns arithmetic on lanes into an intrinsic.
+"""Values while Numba lowers a kernel: `Lanes`, and the operations that arithmetic on them is made of.
 
 Numba's auto-vectoriser leaves the maximum, the compensation and, on many cores, half of the vector width
 unused, so the kernels of this package name their vectors. Code is written in two stages:
@@ -6,7 +6,7 @@ unused, so the kernels of this package name their vectors. Code is written in tw
 * *Lane functions* are plain Python functions on `Lanes`. They run while Numba lowers a kernel and leave LLVM
   instructions behind; operators and the functions of this module are what they are made of. The same one
   serves any width and both precisions (`Lanes.bits`), scalars included.
-* *Kernels* are Numba functions: loops over memory (`memory`) that call them.
+* *Kernels* are Numba functions: loops over memory (`memory`) that call them, as intrinsics (`tracing`).
 
 A vector is 64 bytes wide on every machine: LLVM splits it where registers are narrower. Nothing here is
 specific to an instruction set, and no operation carries a fast-math flag, so compensation survives and the
@@ -17,134 +17,29 @@ the same bounds: the C library's function would give the same bits, but a call f
 # mypy: allow-untyped-decorators, allow-subclassing-any
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.core.datamodel import models
-from numba.extending import intrinsic, register_model
 
 from softbench_backends.numba.processor import has_fma
+from softbench_backends.numba.vector_types import BITS, FLOATS, Splat, Vector, lane_numbers, llvm_type, width_of
 
 __all__ = [
     "GROUP",
-    "VECTOR_BYTES",
     "Lanes",
     "Vector",
     "absolute",
-    "as_intrinsic",
     "fma",
     "llvm_type",
     "multiply_add",
-    "rows_at_once",
     "select",
     "suffix",
     "width_of",
 ]
 
-VECTOR_BYTES = 64
-
 GROUP = 4
 """Vectors that long loops take at a time."""
-
-
-# -- the types ------------------------------------------------------------------------------------------
-
-
-class Vector(types.Type):
-    """``n`` numbers of one scalar type in a register."""
-
-    def __init__(self, element: types.Type, n: int) -> None:
-        self.element, self.n = element, n
-        super().__init__(name=f"vector({element} x {n})")
-
-
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: Vector) -> None:
-        element = dmm.lookup(fe_type.element).get_value_type()
-        super().__init__(dmm, fe_type, ir.VectorType(element, fe_type.n))
-
-
-class Half(types.Type):
-    """A 16-bit float in memory: `softbench_backends.numba.half_precision`."""
-
-    bitwidth = 16
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name=f"half {name}")
-
-
-@register_model(Half)
-class _HalfModel(models.PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: Half) -> None:
-        super().__init__(dmm, fe_type, ir.IntType(16))
-
-
-FLOAT16 = Half("float16")
-BFLOAT16 = Half("bfloat16")
-
-
-def computed(element: types.Type) -> types.Type:
-    """What kernels compute in where ``element`` is what memory holds."""
-    return types.float32 if isinstance(element, Half) else element
-
-
-_FLOATS: dict[int, ir.Type] = {16: ir.HalfType(), 32: ir.FloatType(), 64: ir.DoubleType()}
-_BITS = {llvm: bits for bits, llvm in _FLOATS.items()}
-_SCALARS: list[tuple[ir.Type, types.Type]] = [
-    (ir.FloatType(), types.float32),
-    (ir.DoubleType(), types.float64),
-    (ir.IntType(1), types.boolean),
-    (ir.IntType(32), types.int32),
-    (ir.IntType(64), types.int64),
-]
-
-
-def _numba_type(llvm: ir.Type) -> types.Type:
-    if isinstance(llvm, ir.VectorType):
-        return Vector(_numba_type(llvm.element), llvm.count)
-    return next(numba for known, numba in _SCALARS if known == llvm)
-
-
-def llvm_type(numba: types.Type) -> ir.Type:
-    """LLVM's type of one of Numba's, vectors included."""
-    if isinstance(numba, Vector):
-        return ir.VectorType(llvm_type(numba.element), numba.n)
-    if isinstance(numba, Half):
-        return ir.IntType(numba.bitwidth)
-    return next(llvm for llvm, known in _SCALARS if known == numba)
-
-
-def width_of(bits: int) -> int:
-    """Lanes of a vector whose elements have ``bits``."""
-    return VECTOR_BYTES * 8 // bits
-
-
-def rows_at_once(itemsize: int) -> int:
-    """Lanes of a vector of what is computed in where a number takes ``itemsize`` bytes in memory."""
-    return VECTOR_BYTES // max(itemsize, 4)
-
-
-class _Splat(ir.Constant):
-    """A constant in all lanes, written once: LLVM would have to read every lane of it."""
-
-    def __init__(self, vector: ir.VectorType, single: ir.Constant) -> None:
-        super().__init__(vector, None)
-        self._single = single
-
-    def _get_reference(self) -> str:
-        return f"splat ({self._single})"
-
-
-@functools.cache
-def _lane_numbers(*lanes: int) -> ir.Constant:
-    """Which lanes a shuffle takes; all of them lane 0 is LLVM's ``zeroinitializer``."""
-    return ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes) if any(lanes) else None)
 
 
 # -- stage one: values while lowering -------------------------------------------------------------------
@@ -176,7 +71,7 @@ class Lanes:
     @property
     def bits(self) -> int:
         """Bits of an element."""
-        return _BITS.get(self.element) or int(self.element.width)
+        return BITS.get(self.element) or int(self.element.width)
 
     def _retyped(self, element: ir.Type) -> ir.Type:
         return ir.VectorType(element, self.n) if isinstance(self.type, ir.VectorType) else element
@@ -184,7 +79,7 @@ class Lanes:
     def constant(self, number: float) -> Lanes:
         """``number`` in every lane of this value's type."""
         single = ir.Constant(self.element, number)
-        return Lanes(self.builder, _Splat(self.type, single) if isinstance(self.type, ir.VectorType) else single)
+        return Lanes(self.builder, Splat(self.type, single) if isinstance(self.type, ir.VectorType) else single)
 
     def _lift(self, other: Any) -> Lanes:
         if not isinstance(other, Lanes):
@@ -273,14 +168,14 @@ class Lanes:
 
     def as_float(self) -> Lanes:
         """The same bits as floating-point numbers."""
-        return Lanes(self.builder, self.builder.bitcast(self.value, self._retyped(_FLOATS[self.bits])))
+        return Lanes(self.builder, self.builder.bitcast(self.value, self._retyped(FLOATS[self.bits])))
 
     def to(self, bits: int) -> Lanes:
         """Rounded to the floating-point type of ``bits``, or widened to it."""
         if bits == self.bits:
             return self
         convert = self.builder.fpext if bits > self.bits else self.builder.fptrunc
-        return Lanes(self.builder, convert(self.value, self._retyped(_FLOATS[bits])))
+        return Lanes(self.builder, convert(self.value, self._retyped(FLOATS[bits])))
 
     def to_integer(self, bits: int) -> Lanes:
         """Integers, sign-extended or truncated, of ``bits``."""
@@ -308,7 +203,7 @@ class Lanes:
     def shuffle(self, lanes: list[int], other: Lanes | None = None) -> Lanes:
         """The lanes with these numbers; those from ``n`` on are ``other``'s."""
         second = ir.Constant(self.type, ir.Undefined) if other is None else other.value
-        return Lanes(self.builder, self.builder.shuffle_vector(self.value, second, _lane_numbers(*lanes)))
+        return Lanes(self.builder, self.builder.shuffle_vector(self.value, second, lane_numbers(*lanes)))
 
     def halves(self) -> tuple[Lanes, Lanes]:
         """The lower and the upper half; of two lanes, two scalars."""
@@ -414,42 +309,3 @@ def select(mask: Lanes, a: Any, b: Any) -> Lanes:
     if a.n < b.n:
         a = a.splat(b.n)
     return Lanes(mask.builder, mask.builder.select(mask.value, a.value, b.value))
-
-
-# -- lane functions -> Numba -------------------------------------------------------------------------------
-
-
-def as_intrinsic(staged: Callable[..., Any]) -> Any:
-    """A function on `Lanes` as a Numba intrinsic of the same arguments.
-
-    What it returns, one value or a tuple, is found by running it once on placeholders, so lane functions need no
-    signatures.
-    """
-
-    def build(typingctx: Any, *args: types.Type) -> Any:
-        results = _trace(staged, args)
-        single = isinstance(results, ir.Type)
-        result = _numba_type(results) if single else types.Tuple([_numba_type(t) for t in results])
-
-        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, values: list[ir.Value]) -> Any:
-            made = staged(*[Lanes(builder, v) for v in values])
-            if single:
-                return made.value
-            return context.make_tuple(builder, sig.return_type, [m.value for m in made])
-
-        return result(*[types.unliteral(a) for a in args]), codegen
-
-    context = inspect.Parameter("typingctx", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(staged).parameters.values()
-    functools.update_wrapper(build, staged)
-    build.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
-    return intrinsic(build)
-
-
-def _trace(staged: Callable[..., Any], args: tuple[types.Type, ...]) -> Any:
-    """LLVM types of what ``staged`` returns for these argument types."""
-    llvm = [llvm_type(types.unliteral(a)) for a in args]
-    function = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), llvm), "trace")
-    builder = ir.IRBuilder(function.append_basic_block())
-    made = staged(*[Lanes(builder, a) for a in function.args])
-    return made.type if isinstance(made, Lanes) else [m.type for m in made]

@@ -39,8 +39,8 @@ def total_kernel(x, out, first, last, streaming):
     while i < last:
         hi0, lo0 = accumulate(hi0, lo0, load_partial(p, i, last - i, 0.0))
         i += w
-    (hi, lo), (more, less) = reduce_sum(hi0, lo0), reduce_sum(hi1, lo1)
-    out[0] = sum_value(*add_sums(hi, lo, more, less))
+    (hi, lo), (more_hi, more_lo) = reduce_sum(hi0, lo0), reduce_sum(hi1, lo1)
+    out[0] = sum_value(*add_sums(hi, lo, more_hi, more_lo))
 
 
 @device_function

@@ -1,7 +1,7 @@
 """Memory in kernels: pointers, and how vectors (`lanes`) are read and written.
 
-``p`` is a pointer to float32, float64, int64 or numbers in half precision (`lanes.Half`), which are float32 where they
-are not in memory; ``i`` counts elements. Addresses need the alignment of an element only, except `stream`'s.
+``p`` is a pointer to float32, float64, int64 or numbers in half precision (`vector_types.Half`), which are float32
+where they are not in memory; ``i`` counts elements. Addresses need the alignment of an element only, except `stream`'s.
 """
 
 # mypy: allow-untyped-decorators
@@ -15,7 +15,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from softbench_backends.numba.elements import Elements, vector_bytes
-from softbench_backends.numba.lanes import GROUP, VECTOR_BYTES, Lanes, Vector, computed, llvm_type, width_of
+from softbench_backends.numba.lanes import GROUP, Lanes
+from softbench_backends.numba.vector_types import VECTOR_BYTES, Vector, computed, llvm_type, width_of
 
 __all__ = [
     "address",

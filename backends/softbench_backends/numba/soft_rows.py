@@ -54,7 +54,8 @@ from softbench_backends.numba.intrinsics import (
     without_argmaxes,
 )
 from softbench_backends.numba.lanes import GROUP
-from softbench_backends.numba.long_rows import KEEP_BYTES, prefetch_distance, row_extrema, write_skipped_row
+from softbench_backends.numba.long_row_parts import prefetch_distance, row_extrema
+from softbench_backends.numba.long_rows import KEEP_BYTES, write_skipped_row
 from softbench_backends.numba.memory import (
     address,
     broadcast,

@@ -2,7 +2,7 @@
 
 1. Every thread finds the extrema of its segments; then one thread those of the row.
 2. Every thread sums the exponentials of its segments; then one thread adds the sums, in the order of
-   `long_rows.row_sum`, whose segments they are: results are the same bits, and so are the largest errors.
+   `long_row_parts.row_sum`, whose segments they are: results are the same bits, and so are the largest errors.
 3. Every thread writes the results of its segments.
 
 A kernel runs on one thread; ``parallel`` and ``jobs`` are the addresses (`calls`) of `calls.parallel_for` and of
@@ -33,18 +33,18 @@ from softbench_backends.numba.intrinsics import (
     smaller_positive,
     sum_excluding_max,
 )
-from softbench_backends.numba.long_rows import (
+from softbench_backends.numba.long_row_parts import (
     SEGMENT,
     fill,
     narrow_segment_sum,
     row_extrema,
     row_factor,
-    row_weight,
     segment_sum,
     write_log_probabilities,
     write_narrow_probabilities,
     write_probabilities,
 )
+from softbench_backends.numba.long_rows import row_weight
 from softbench_backends.numba.memory import address, fence, load_scalar, offset, store_scalar
 
 SHORTEST = 4 * SEGMENT
@@ -136,7 +136,7 @@ def segment_statistics(parallel, jobs, x, streaming, sums_job):
 
 @device_function
 def row_write_factors(x, n, m, least, hi, lo, argmaxes, smallest, weight_hi, weight_lo):
-    """`long_rows.row_factor`, and what multiplies the exponentials as they are written: ``f``, ``h``, ``g``.
+    """`long_row_parts.row_factor`, and what multiplies the exponentials as they are written: ``f``, ``h``, ``g``.
 
     That is the same, or, with 0 for ``g``, what `narrow_factor` gave.
     """

@@ -17,7 +17,6 @@ import numpy as np
 
 from softbench_backends.numba.calls import call_kernel
 from softbench_backends.numba.compiling import device_function
-from softbench_backends.numba.lanes import rows_at_once
 from softbench_backends.numba.memory import (
     address,
     fence,
@@ -30,8 +29,10 @@ from softbench_backends.numba.memory import (
     stream,
     width,
 )
-from softbench_backends.numba.short_rows import MOST_CLASSES, lane_weights, tile_index, tile_log_softmax, tile_softmax
+from softbench_backends.numba.short_rows import MOST_CLASSES
+from softbench_backends.numba.tiles import lane_weights, tile_index, tile_log_softmax, tile_softmax
 from softbench_backends.numba.transposition import transpose
+from softbench_backends.numba.vector_types import rows_at_once
 
 __all__ = [
     "block_size",

@@ -15,8 +15,9 @@ from numba.extending import intrinsic
 
 from softbench_backends.numba.compiling import device_function
 from softbench_backends.numba.elements import Elements
-from softbench_backends.numba.lanes import VECTOR_BYTES, Lanes
+from softbench_backends.numba.lanes import Lanes
 from softbench_backends.numba.memory import offset, vector_at, width
+from softbench_backends.numba.vector_types import VECTOR_BYTES
 
 __all__ = ["deinterleave", "interleave", "transpose", "transpose_in", "transpose_out"]
 
