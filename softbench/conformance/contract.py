@@ -16,6 +16,7 @@ from softbench.conformance import (
     contract_targets,
     contract_values,
     invariants,
+    linear_logits,
     sequences,
     sweeps,
 )
@@ -31,6 +32,7 @@ SECTIONS: Final[dict[str, tuple[Requirement, ...]]] = {
     "Calls": contract_calls.REQUIREMENTS + contract_surroundings.REQUIREMENTS,
     "Sizes": contract_sizes.REQUIREMENTS,
     "State, threads, processes": (*contract_state.REQUIREMENTS, *sequences.REQUIREMENTS),
+    "Linear logits": linear_logits.REQUIREMENTS,
     "Accuracy": accuracy.REQUIREMENTS,
     "Invariants": invariants.REQUIREMENTS,
     "Sweeps": sweeps.REQUIREMENTS,
