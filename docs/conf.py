@@ -31,6 +31,7 @@ numpydoc_validation_exclude = {
     r"\.Failure$",
     r"\.Advice$",
     r"\.FitResult",
+    r"\.SoftmaxRegression\.",
     r"_bound$",
 }
 """What says where its documentation is, or needs no example."""
