@@ -88,13 +88,14 @@ class NumpyBackend(RowBackend):
         return self._loss_and_gradient(x, target, 1, loss, None)[0]
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
-        """Zhao eq. (6)-(8)."""
+        """Zhao eq. (6)-(8). Only the logarithms of float64 probabilities round to float64."""
+        wide = np.longdouble if p.dtype == np.float64 else np.float64
         for rows in _slices(p):
             if isinstance(target, SoftTarget):
-                q = target.q[rows].astype(np.float64)
+                q = target.q[rows].astype(wide)
                 terms = _minus_log(p[rows]) * q
                 terms[(q == 0.0) & (p[rows] == 0)] = 0.0
-                loss[rows] = _sum_rows(terms)
+                loss[rows] = terms.sum(axis=1)
             else:
                 labels = target.labels[rows]
                 chosen = p[rows][np.arange(len(labels)), np.maximum(labels, 0)]

@@ -81,7 +81,7 @@ GATES: Final[dict[str, Gate]] = {
     ),
     "log_loss": Gate(_ULP, _each(2, 2, 2), "-log p of the given p: no clipping, no epsilon added."),
     "soft_log_loss": Gate(
-        _ULP, _each(8, 8, 2), "sum_k q_k (-log p_k): for q >= 0 no term is negative, so nothing cancels."
+        _ULP, _each(2, 2, 2), "sum_k q_k (-log p_k): for q >= 0 no term is negative, so nothing cancels."
     ),
     "reduced_loss": Gate(
         "x (u |result| + N eta/4)",  # of the logits' dtype; eta: each of N rows may underflow in it

@@ -56,7 +56,7 @@ def test_bounds_are_the_contracts():
         "soft_loss": (8, 8, 1),
         "soft_gradient": (8, 8, 8),
         "log_loss": (2, 2, 2),
-        "soft_log_loss": (8, 8, 2),
+        "soft_log_loss": (2, 2, 2),
         "reduced_loss": (4, 4, 4),
     }
     names = ("float64", "float32", "float16")

@@ -53,6 +53,7 @@ SAMPLE = [
 ]
 
 
+@pytest.mark.gpu_static
 def test_keeps_a_sample_of_the_contract(rows: CupyOnCpu) -> None:
     report = run(rows, profile="quick", select=SAMPLE)
     failed = [f"{result.id}: {result.message}" for result in report.of("failed")]

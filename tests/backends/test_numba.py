@@ -499,6 +499,7 @@ _FIRST_CALL = (
 )
 
 
+@pytest.mark.processes
 def test_kernels_are_kept_on_disk(tmp_path: Any) -> None:
     for _ in range(2):
         done = run_python(_FIRST_CALL, NUMBA_CACHE_DIR=str(tmp_path))
@@ -535,6 +536,7 @@ def test_a_second_process_only_loads(tmp_path: Any) -> None:
     assert first.stdout == second.stdout
 
 
+@pytest.mark.processes
 def test_a_kernel_is_compiled_once_for_one_thread_and_for_all(tmp_path: Any) -> None:
     code = (
         _ON_ALL_THREADS.split("results")[0]

@@ -18,6 +18,7 @@ def problem(n, p, k, dtype):
     return X, coef, rng.normal(size=k).astype(dtype), rng.integers(0, k, n)
 
 
+@pytest.mark.processes
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread only")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("n", "p", "k"), [(5000, 40, 10), (3000, 500, 300)], ids=["own sums", "one sum"])

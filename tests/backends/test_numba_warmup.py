@@ -87,6 +87,7 @@ def _warmup(place, *arguments):
     )
 
 
+@pytest.mark.processes
 def test_what_was_compiled_is_on_disk(tmp_path):
     done = _warmup(tmp_path, "--op", "argmax", "--dtype", "float32")
     assert done.returncode == 0, done.stderr

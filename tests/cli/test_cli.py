@@ -148,6 +148,7 @@ def test_run_saves_one_json_and_one_picture(capsys, no_startup, tmp_path):
     assert picture.stat().st_size > 20_000
 
 
+@pytest.mark.processes
 def test_run_prints_json_alone(capsys, no_startup, tmp_path):
     assert main([*TINY, "--json", "--no-plot", "--out", "here"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -294,6 +295,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path):
     assert list((tmp_path / "softbench-results").iterdir()) == []
 
 
+@pytest.mark.processes
 def test_who_reads_only_the_first_line_gets_the_files_all_the_same(tmp_path):
     run = softbench_process(*TINY, "--no-plot")
     assert run.stdout.readline()
@@ -314,6 +316,7 @@ def test_without_standard_output_the_files_are_written(tmp_path, json_too):
     assert len(list((tmp_path / "softbench-results").iterdir())) == 1
 
 
+@pytest.mark.processes
 def test_who_was_named_and_is_not_here_is_said_and_the_others_are_measured(no_startup, plugin, capsys, tmp_path):
     plugin("trouble", "class Unmade(NumpyBackend):\n    def __init__(self):\n        sys.exit(3)\n", unmade="Unmade")
     assert main(["run", "--backend", "unmade,numpy", *TINY[3:], "--no-plot"]) == 1

@@ -35,11 +35,11 @@ def test_case_ids_are_unique_and_belong_to_rows():
 
 
 def test_every_row_has_a_sentence_and_a_case_in_the_standard_profile():
-    asked = {case.requirement for case in contract.cases("standard")}
+    standard, deep = ({case.requirement for case in contract.cases(profile)} for profile in ("standard", "deep"))
     for row in contract.all_requirements():
         assert row.case
         assert row.result
-        assert row.id in asked
+        assert row.id in (deep if row.id.startswith("linear-") else standard)  # which compile for minutes
 
 
 def test_profiles_contain_each_other():

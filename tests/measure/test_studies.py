@@ -77,6 +77,7 @@ def test_every_technique_can_be_turned_off():
     assert importlib.import_module("softbench_backends").numba.backend is backend
 
 
+@pytest.mark.processes
 def test_a_technique_that_is_turned_off_is_gone():
     from benchmarks.studies import ablation
 

@@ -16,6 +16,7 @@ def test_it_has_all_equations_in_order():
     assert [int(n) for n in re.findall(r"\\tag\{(\d+)\}", TEXT)] == list(range(1, 12))
 
 
+@pytest.mark.packaging
 def test_its_code_does_what_it_says_and_draws_its_pictures(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")

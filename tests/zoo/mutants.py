@@ -1040,7 +1040,7 @@ class stale_maximum(Rows):
         return result
 
 
-@mutant("smoothed weights overflow with a warning", "errors/quiet-weights-smoothed-loss-float32")
+@mutant("smoothed weights overflow with a warning", "errors/quiet-smoothed-loss-float32")
 class weights_warn(Rows):
     def loss(self, x, target, loss):
         if isinstance(target, IndexTarget) and target.smoothing and target.class_weight is not None:

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import llvmlite.binding as llvm_binding
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils, config
+from numba import config, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from softbench_backends.numba.elements import Elements
