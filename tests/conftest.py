@@ -49,8 +49,10 @@ _PROCESS = pytest.StashKey[processes.Child]()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Start compiling if any collected test asks for it."""
+    """Start compiling if any collected test asks for it, and a core is free for it (pytest-xdist leaves none)."""
     if session.config.option.collectonly or usable_cores() == 1 or importlib.util.find_spec("numba") is None:
+        return
+    if hasattr(session.config, "workerinput"):
         return
     if any("compiled_ahead" in getattr(item, "fixturenames", ()) for item in session.items):
         session.config.stash[_PROCESS] = processes.start(

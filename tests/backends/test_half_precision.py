@@ -180,9 +180,11 @@ def _calls(be, x, half):
     yield "log_loss, soft in half", be.log_loss(half, half, axis=axis, reduction="sum", validate=False)
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("shape", _SHAPES)
+@pytest.mark.parametrize(
+    "shape",
+    [pytest.param(s, marks=pytest.mark.processes if s is _SHAPES[0] else pytest.mark.deep) for s in _SHAPES],
+)  # each compiles for half a minute
 def test_results_are_those_of_float32_rounded(name, shape):
     half = FORMATS[name]
     be = Backend(NumbaBackend())
