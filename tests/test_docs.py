@@ -30,7 +30,7 @@ def test_the_guide_shows_the_example_package() -> None:
 def test_readme_begins_with_the_two_commands() -> None:
     first, second = _blocks("README.md", "bash")[:2]
     assert first == 'pip install ".[bench]" && softbench run\n'
-    assert second == 'pip install -e ".[test]" && python -m pytest\n'
+    assert second == 'pip install -e ".[test]" && python -m pytest -n 2\n'
 
 
 def test_documents_link_to_files_that_exist() -> None:

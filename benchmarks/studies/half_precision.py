@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
@@ -15,6 +13,7 @@ import numpy as np
 
 import softbench as sb
 from benchmarks.studies.common import add_seconds, parser, spread
+from softbench import processes
 from softbench.interface.dtypes import numpy_dtype
 from softbench.measure.timing import Candidate, interleave
 
@@ -186,5 +185,5 @@ def memory(arguments: Sequence[str]) -> int:
 def memory_in_fresh_process(op: str, dtype: str, target: str) -> int:
     """`extra_memory` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.studies", "half-precision-memory", "--child", op, dtype, target]
-    done = subprocess.run(command, env=dict(os.environ), stdout=subprocess.PIPE, text=True, check=True)
-    return int(json.loads(done.stdout))
+    out = processes.run(command, limit=600.0).checked()
+    return int(json.loads(out))

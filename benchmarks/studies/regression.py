@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 import warnings
@@ -20,6 +19,7 @@ import numpy as np
 
 import softbench as sb
 from benchmarks.studies.common import add_seconds, parser, spread
+from softbench import processes
 from softbench.measure.ceiling import ceiling
 from softbench.measure.timing import Candidate, interleave
 
@@ -316,10 +316,5 @@ def fits(arguments: Sequence[str]) -> int:
 def _apart(data: str, contender: Contender, seconds: float) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "benchmarks.studies", "regression-one", data]
     command += [contender.owner, contender.solver, str(contender.threads), str(seconds)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
-        try:
-            out = child.communicate(timeout=4 * seconds)[0]
-        except subprocess.TimeoutExpired:
-            child.kill()
-            out = child.communicate()[0]
+    out = processes.run(command, limit=4 * seconds).stdout
     return [json.loads(line) for line in out.splitlines() if line.startswith("{")]

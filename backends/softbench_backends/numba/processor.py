@@ -7,7 +7,7 @@ import re
 from typing import Any, Final
 
 import llvmlite.binding as llvm
-from numba.core.registry import cpu_target
+from numba import config
 
 __all__ = ["converts_float16", "has_fma"]
 
@@ -40,12 +40,26 @@ def converts_float16(context: Any) -> bool:
 @functools.cache
 def has_fma() -> bool:
     """Whether a fused multiply-add is an instruction, as on most processors since 2013."""
-    return not _calls(_FUSED, "fma", *cpu_target.target_context.codegen().magic_tuple())
+    return not _calls(
+        _FUSED, "fma", llvm.get_default_triple(), config.CPU_NAME or llvm.get_host_cpu_name(), _features()
+    )
+
+
+def _features() -> str:
+    """What Numba tells LLVM of the processor's features."""
+    if config.CPU_FEATURES is not None:
+        return str(config.CPU_FEATURES)
+    features = llvm.get_host_cpu_features()
+    if not config.ENABLE_AVX:
+        features.update({name: False for name in features if name.startswith("avx")})
+    return str(features.flatten())
 
 
 @functools.cache
 def _calls(sample: str, functions: str, triple: str, cpu: str, features: str) -> bool:
     """Whether the machine code of ``sample`` names one of ``functions`` (a pattern)."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features or "")
     module = llvm.parse_assembly(sample)
     module.triple, module.data_layout = triple, str(machine.target_data)
