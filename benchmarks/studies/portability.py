@@ -98,15 +98,19 @@ LIMIT: Final = 6 * 3600
 """Seconds after which a process for a processor ends, whatever becomes of the study."""
 
 
+def environment(name: str) -> dict[str, str]:
+    """Variables by which Numba and NumPy take this processor for the one of that name."""
+    if name == NATIVE:
+        return {}
+    beyond = [kind for kind in np.show_config("dicts")["SIMD Extensions"]["found"] if not _has(name, kind)]
+    return {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": " ".join(beyond)}
+
+
 def start(name: str, seconds: float) -> processes.Child:
     """A process that answers for the processor of that name."""
-    named = {}
-    if name != NATIVE:
-        beyond = [kind for kind in np.show_config("dicts")["SIMD Extensions"]["found"] if not _has(name, kind)]
-        named = {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": "", "NPY_DISABLE_CPU_FEATURES": " ".join(beyond)}
     command = [sys.executable, "-m", "benchmarks.studies", "portability", "--child", "--seconds", str(seconds)]
-    pipe = subprocess.PIPE
-    return processes.start(command, limit=LIMIT, env={**os.environ, **named}, stdin=pipe, stdout=pipe, text=True)
+    pipe, variables = subprocess.PIPE, {**os.environ, **environment(name)}
+    return processes.start(command, limit=LIMIT, env=variables, stdin=pipe, stdout=pipe, text=True)
 
 
 def ask(child: processes.Child, case: str) -> dict[str, Result]:

@@ -166,6 +166,31 @@ def test_other_processors_pass_the_kit(processor, judged):
 # -- the study of portability -----------------------------------------------------------------------------
 
 
+_TAKEN_FOR = """
+import numpy as np
+from numba import njit
+add = njit(lambda x: x + 1)
+add(1.0)
+print(add.targetctx.codegen().magic_tuple()[1], *np.show_config("dicts")["SIMD Extensions"].get("found", ()))
+"""
+"""Prints the processor that Numba compiles for, and the extensions of which NumPy has loops."""
+
+
+@x86_64
+@pytest.mark.parametrize("name", ["haswell", "x86-64"])
+def test_processes_of_the_study_take_this_processor_for_another(name, monkeypatch):
+    from benchmarks.studies import portability
+
+    given = {}
+    monkeypatch.setattr(portability.processes, "start", lambda command, *, env, **_: given.update(env))
+    portability.start(name, 1.0)
+    printed = subprocess.run([sys.executable, "-c", _TAKEN_FOR], env=given, capture_output=True, text=True, check=True)
+    processor, *extensions = printed.stdout.split()
+    assert processor == name
+    assert not {kind for kind in extensions if kind == "X86_V4" or kind.startswith("AVX512")}
+    assert name == "haswell" or not {"AVX2", "X86_V3"} & set(extensions)
+
+
 @x86_64
 def test_processors_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
     from benchmarks.studies import portability
@@ -181,8 +206,7 @@ def test_processors_are_measured_side_by_side(tmp_path, monkeypatch, capsys):
     header, _, row = table = capsys.readouterr().out.splitlines()
     assert header == "| case | native | x86-64 | x86-64 / native |"
     assert row.startswith(f"| {case} |")
-    ratio = float(row.split(" | ")[-1].removesuffix(" |"))
-    assert ratio > 1.1  # registers hold a quarter or half as much there: so it was compiled for that processor
+    assert float(row.split(" | ")[-1].removesuffix(" |")) > 0
     assert portability.portability(["--table", str(path)]) == 0
     assert capsys.readouterr().out.splitlines() == table
 

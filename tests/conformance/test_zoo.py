@@ -18,9 +18,9 @@ CASES = {case.id: case for case in contract.cases()}
 
 
 def _tiered(name, killer):
-    """What forks is in the tier of what does."""
+    """What forks is in the tier of what does; the others are many."""
     forks = killer.startswith(("processes/", "concurrency/first"))
-    return pytest.param(name, id=name, marks=[pytest.mark.processes] if forks else [])
+    return pytest.param(name, id=name, marks=pytest.mark.processes if forks else pytest.mark.thorough)
 
 
 @pytest.mark.parametrize("name", [_tiered(mutant.name, mutant.killer) for mutant in MUTANTS.values()])
