@@ -6,8 +6,10 @@ rules; `docs/adding-a-backend.md` walks through a complete one.
 
 from softbench.interface.availability import Availability, Kind
 from softbench.interface.labels import IGNORED, INVALID
-from softbench.interface.linear import CompressedMatrix, Features, LinearTarget, SoftRows
-from softbench.interface.row_backend import FUNCTIONS, Array, RowBackend, check_pair
+from softbench.interface.linear import CompressedMatrix, Features
+from softbench.interface.linear_targets import LinearTarget, SoftRows
+from softbench.interface.returned import check_pair
+from softbench.interface.row_backend import FUNCTIONS, Array, RowBackend
 from softbench.interface.targets import IndexTarget, Reduction, SoftTarget, Target
 
 __all__ = [

@@ -38,6 +38,7 @@ from softbench.interface import messages
 from softbench.interface.availability import Availability, Kind
 from softbench.interface.labels import IGNORED, INVALID
 from softbench.interface.linear import LinearKernels
+from softbench.interface.returned import check_pair
 from softbench.interface.targets import IndexTarget, SoftTarget, Target
 
 __all__ = [
@@ -377,37 +378,3 @@ class _NotProvided:
 
     def _refuse(self, rows: RowBackend, *arguments: Any) -> NoReturn:
         raise messages.not_provided(rows.name, self.kernel, rows.provides)
-
-
-def check_pair(name: str, returned: Any) -> tuple[Array, Array]:
-    """What ``loss_and_gradient`` of a backend returned, if that is a pair.
-
-    Parameters
-    ----------
-    name : str
-        Of the backend, for the message.
-    returned : object
-        What came back.
-
-    Returns
-    -------
-    tuple of array
-        ``returned``.
-
-    Raises
-    ------
-    TypeError
-        It is no pair.
-
-    Examples
-    --------
-    >>> from softbench.interface import check_pair
-    >>> check_pair("mine", (1.0, 2.0))
-    (1.0, 2.0)
-    """
-    if type(returned) is not tuple or len(returned) != 2:
-        raise TypeError(
-            f"backend {name!r}: loss_and_gradient returned a {type(returned).__name__}, expected a tuple of row losses "
-            f"and their gradient"
-        )
-    return returned

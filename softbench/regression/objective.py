@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softbench.front.backend import Backend
-from softbench.front.linear import LinearProblem
+from softbench.front.linear_problem import LinearProblem
 
 __all__ = ["Evaluation", "Objective", "Penalty"]
 

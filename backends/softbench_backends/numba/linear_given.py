@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from softbench.interface import Array, IndexTarget, LinearTarget, SoftRows, SoftTarget
-from softbench.interface.linear import LinearKernels, target_block, target_mass
+from softbench.interface.linear import LinearKernels
+from softbench.interface.linear_targets import target_block, target_mass
 from softbench_backends.numba import threads
 from softbench_backends.numba.backend import lower_target
 from softbench_backends.numba.compiling import Compiled
