@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import ast
-import ctypes
-import functools
 import importlib
-import sys
 from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -19,6 +13,7 @@ from softbench.interface.device_backend import shadow
 from softbench.interface.dtypes import name_of, numpy_dtype
 from softbench_backends.library_arrays import LibraryArrays, NamespaceChecks, View
 from softbench_backends.torch import functions
+from softbench_backends.torch.installed import no_gpu
 
 __all__ = ["TorchBackend", "TorchCudaBackend"]
 
@@ -265,7 +260,7 @@ class TorchCudaBackend(NamespaceChecks, TorchBackend):
     @classmethod
     def availability(cls) -> Availability:
         """Whether torch is built for a GPU, and finds one. Only such a torch is imported to be asked."""
-        reason = _no_gpu()
+        reason = no_gpu()
         return Availability(not reason, "gpu", reason, cls.install if reason else "")
 
     def info(self) -> dict[str, object]:
@@ -340,7 +335,7 @@ class TorchCudaBackend(NamespaceChecks, TorchBackend):
             raise messages.captured()
 
 
-# -- what is there ---------------------------------------------------------------------------------------
+# -- arrays ---------------------------------------------------------------------------------------
 
 
 _CUDA: Final = (2, 13)  # kDLCUDA, kDLCUDAManaged
@@ -366,38 +361,3 @@ def _numpy_dtype(dtype: Any) -> np.dtype[Any]:
 def _dlpack_device(obj: Any) -> int:
     probe = getattr(obj, "__dlpack_device__", None)
     return 1 if probe is None or isinstance(obj, np.ndarray) else int(probe()[0])
-
-
-@functools.cache
-def _no_gpu() -> str:
-    """Why torch cannot use a GPU here, or ''; torch is imported only if it could."""
-    spec = find_spec("torch")
-    if spec is None or spec.origin is None:
-        return "torch is not installed"
-    built = _constants(Path(spec.origin).with_name("version.py"))
-    if built and not built.get("cuda") and not built.get("hip"):
-        return f"torch {built.get('__version__', '')} is built for the CPU only"
-    if built.get("cuda") and sys.platform == "linux":
-        try:
-            ctypes.CDLL("libcuda.so.1")
-        except OSError:
-            return "no NVIDIA driver is installed (libcuda.so.1 is missing)"
-    try:
-        torch = importlib.import_module("torch")
-        return "" if torch.cuda.is_available() else "torch finds no GPU"
-    except Exception as error:  # a broken installation
-        return f"torch cannot be imported: {error}"
-
-
-def _constants(module: Path) -> dict[str, Any]:
-    """The names that a module assigns strings or None to, read without running it; none of a file that is no such."""
-    try:
-        statements = ast.parse(module.read_text(encoding="utf-8")).body
-    except (OSError, SyntaxError, UnicodeDecodeError):
-        return {}
-    found: dict[str, Any] = {}
-    for statement in statements:
-        if isinstance(statement, ast.Assign | ast.AnnAssign) and isinstance(statement.value, ast.Constant):
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            found |= {target.id: statement.value.value for target in targets if isinstance(target, ast.Name)}
-    return found
