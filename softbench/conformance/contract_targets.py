@@ -11,7 +11,7 @@ from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, batch
 from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Requirement, check, must_raise
 from softbench.conformance.failures import Failure, NotApplicable, NotRefused, brief, call_text, mismatch
-from softbench.conformance.problems import LAYOUTS
+from softbench.conformance.layouts import LAYOUTS
 from softbench.interface.dtypes import numpy_dtype
 
 __all__ = ["REQUIREMENTS"]

@@ -7,15 +7,16 @@ dimensions, strides, another byte order), which the backend gets.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy as np
 
 from softbench.accuracy.hard_inputs import HARD_INPUTS
+from softbench.conformance.layouts import LAYOUTS
 from softbench.interface.dtypes import formats, numpy_dtype, result_dtype
 
-__all__ = ["GARBAGE", "LAYOUTS", "Problem"]
+__all__ = ["GARBAGE", "Problem"]
 
 Array = np.ndarray[Any, Any]
 Rng = np.random.Generator
@@ -33,67 +34,6 @@ _SPECIAL: Final = 48  # rows of a problem with NaN and infinities, at most
 _WIDTH: Final = {"1-64": 0, "65-128": 64, "129-256": 128, "257-1024": 256, "1025-4160": 1024}
 """Where a range of K begins; K is the remainder and a multiple of 64 beyond that."""
 _MULTIPLES: Final = {"1-64": 1, "65-128": 1, "129-256": 2, "257-1024": 12, "1025-4160": 49}
-
-
-# -- layouts -------------------------------------------------------------------------------------------
-
-
-def _strided(a: Array) -> Array:
-    big = np.full((2 * a.shape[0],) + tuple(3 * n for n in a.shape[1:]), 7, a.dtype)
-    view = big[(slice(None, None, 2),) + (slice(None, None, 3),) * (a.ndim - 1)]
-    view[...] = a
-    return view
-
-
-def _reversed(a: Array) -> Array:
-    flip = (slice(None, None, -1),) * a.ndim
-    return np.ascontiguousarray(a[flip])[flip]
-
-
-def _read_only(a: Array) -> Array:
-    copy = a.copy()
-    copy.flags.writeable = False
-    return copy
-
-
-def _unaligned(a: Array) -> Array:
-    if a.dtype.itemsize == 1:
-        return a.copy()
-    raw = np.zeros(a.nbytes + 1, np.uint8)
-    view = raw[1:].view(a.dtype).reshape(a.shape)
-    view[...] = a
-    return view
-
-
-def _swapped(a: Array) -> Array:
-    return a.astype(a.dtype.newbyteorder()) if a.dtype.kind in "iufb" and a.dtype.itemsize > 1 else a.copy()
-
-
-def _broadcast(a: Array) -> Array:
-    return np.broadcast_to(a[:1], a.shape)
-
-
-LAYOUTS: Final[dict[str, Callable[[Array], Array]]] = {
-    "C": np.array,
-    "F": np.asfortranarray,
-    "strided": _strided,
-    "reversed": _reversed,
-    "unaligned": _unaligned,
-    "byte-swapped": _swapped,
-    "read-only": _read_only,
-    "broadcast": _broadcast,
-}
-"""The elements of a C-contiguous array in another layout (``broadcast``: of its first entry)."""
-
-
-def _interleaved(a: Array) -> tuple[Array, Array]:
-    """Every other column of an array, and the columns between."""
-    both = np.full((*a.shape[:-1], 2 * a.shape[-1]), GARBAGE).astype(a.dtype)
-    both[..., ::2] = a
-    return both[..., ::2], both[..., 1::2]
-
-
-# -- problems ------------------------------------------------------------------------------------------
 
 
 class Problem:
@@ -187,7 +127,7 @@ class Problem:
         """What is left of rows in the layout: a broadcast has the first entry of the first dimension only."""
         if self.levels.get("layout") != "broadcast":
             return rows
-        return self.lowered(np.array(_broadcast(self._lifted(rows))))
+        return self.lowered(np.array(LAYOUTS["broadcast"](self._lifted(rows))))
 
     # -- numbers ---------------------------------------------------------------------------------------
 
@@ -397,6 +337,13 @@ class Problem:
         parts += [f"out={self.levels['out']}"] if self.levels.get("out", "none") != "none" else []
         parts += [f"target {self.levels['target layout']}"] if self.levels.get("target layout", "C") != "C" else []
         return f"<{', '.join(parts)}>"
+
+
+def _interleaved(a: Array) -> tuple[Array, Array]:
+    """Every other column of an array, and the columns between."""
+    both = np.full((*a.shape[:-1], 2 * a.shape[-1]), GARBAGE).astype(a.dtype)
+    both[..., ::2] = a
+    return both[..., ::2], both[..., 1::2]
 
 
 def _divisor_near(n: int, root: float) -> int:

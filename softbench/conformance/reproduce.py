@@ -13,8 +13,7 @@ import re
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,8 +22,17 @@ import numpy as np
 from softbench.conformance import contract
 from softbench.conformance.backend_under_test import BackendUnderTest, under_test
 from softbench.conformance.failures import Failure, NotRefused, mismatch
-from softbench.conformance.problems import LAYOUTS
 from softbench.conformance.runner import decide
+from softbench.conformance.smaller_calls import (
+    Call,
+    copy_of,
+    in_c_order,
+    is_rows,
+    layout_of,
+    rows_of,
+    smaller_calls,
+    waves,
+)
 from softbench.loading import Source
 
 __all__ = ["case_text", "main", "reproduce"]
@@ -41,59 +49,6 @@ _LONG: Final = 2000
 """Characters that the lines may have."""
 _BYTES: Final = 1 << 24
 """Size of arguments up to which a call is tried."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """A call of a public function."""
-
-    op: str
-    logits: Any
-    target: Any = None
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def run(self, backend: BackendUnderTest) -> Any:
-        """Its result; the arguments are copies."""
-        options = {name: _copy(value) for name, value in self.options.items()}
-        return backend.call(self.op, _copy(self.logits), _copy(self.target), **options)
-
-
-def _copy(value: Any) -> Any:
-    """A copy that lies in memory as the array does: of all the memory that the array is a view of."""
-    if not isinstance(value, np.ndarray):
-        return value
-    base = value
-    while isinstance(base.base, np.ndarray):
-        base = base.base
-    if base is value or not (base.flags.c_contiguous or base.flags.f_contiguous):
-        return np.array(value, order="K")
-    memory = bytearray(base.tobytes(order="A"))
-    offset = value.__array_interface__["data"][0] - base.__array_interface__["data"][0]
-    made: Array = np.ndarray(value.shape, value.dtype, memory, offset, value.strides)
-    made.flags.writeable = value.flags.writeable
-    return made
-
-
-def _plain(call: Call) -> Call:
-    """The call with C-contiguous arrays."""
-    options = {k: _in_c_order(v) for k, v in call.options.items()}
-    return Call(call.op, _in_c_order(call.logits), _in_c_order(call.target), options)
-
-
-def _in_c_order(value: Any) -> Any:
-    return np.array(value, value.dtype.newbyteorder("="), order="C") if isinstance(value, np.ndarray) else value
-
-
-def _layout(array: Array) -> str:
-    """The name of the layout of an array in `softbench.conformance.problems.LAYOUTS`."""
-    flags, wide = array.flags, [s for s, n in zip(array.strides, array.shape, strict=True) if n > 1]
-    if not flags.aligned:
-        return "unaligned"
-    if not flags.c_contiguous:
-        if flags.f_contiguous:
-            return "F"
-        return "broadcast" if 0 in wide else "reversed" if min(wide) < 0 else "strided"
-    return "C" if flags.writeable else "read-only"
 
 
 # -- ways of being wrong -------------------------------------------------------------------------------
@@ -129,13 +84,13 @@ def _repeated(backend: BackendUnderTest, call: Call) -> None:
 
 
 def _of_copies(backend: BackendUnderTest, call: Call) -> None:
-    _same(call.run(backend), _plain(call).run(backend), "the same of C-contiguous copies")
+    _same(call.run(backend), in_c_order(call).run(backend), "the same of C-contiguous copies")
 
 
 def _last_row_alone(backend: BackendUnderTest, call: Call) -> None:
-    if not _is_rows(call) or len(call.logits) < 2 or call.options.get("reduction", "none") != "none":
+    if not is_rows(call) or len(call.logits) < 2 or call.options.get("reduction", "none") != "none":
         raise _NotAsked
-    alone = _rows(call, slice(len(call.logits) - 1, None))
+    alone = rows_of(call, slice(len(call.logits) - 1, None))
     whole = tuple(part[-1:] for part in _parts(call.run(backend)))
     _same(alone.run(backend), whole, "the last row alone")
 
@@ -176,102 +131,12 @@ def _is_valid(call: Call) -> bool:
     return True
 
 
-# -- making a call smaller -----------------------------------------------------------------------------
-
-
-def _is_rows(call: Call) -> bool:
-    return isinstance(call.logits, np.ndarray) and call.logits.ndim == 2 and call.options.get("axis", -1) in (-1, 1)
-
-
-def _laid(array: Array, like: Array) -> Array:
-    """The elements of an array in the layout of another."""
-    return LAYOUTS[_layout(like)](np.array(array, order="C"))
-
-
-def _rows(call: Call, rows: slice) -> Call:
-    """The call for some of its rows, which are along the first axis."""
-    return _cut(call, 0, rows)
-
-
-def _cut(call: Call, axis: int, part: slice) -> Call:
-    """The call for a part of its logits along an axis."""
-    place = [slice(None)] * call.logits.ndim
-    place[axis] = part
-    here = tuple(place)
-    classes = call.options.get("axis", -1) % call.logits.ndim
-    outer = here[:classes] + here[classes + 1 :]  # of what has no axis of classes
-    options, target = dict(call.options), call.target
-    if axis != classes:
-        if isinstance(weight := options.get("sample_weight"), np.ndarray):
-            options["sample_weight"] = weight[outer]
-        if target is not None:
-            target = target[here if target.ndim == call.logits.ndim else outer]
-        return replace(call, logits=_laid(call.logits[here], call.logits), target=target, options=options)
-    logits = _laid(call.logits[here], call.logits)
-    k = logits.shape[axis]
-    if isinstance(options.get("class_weight"), np.ndarray):
-        options["class_weight"] = options["class_weight"][part]
-    if target is not None and target.ndim == call.logits.ndim:
-        target = target[here]
-        total = target.sum(axis=axis, keepdims=True)
-        if options.get("validate", True) and not np.allclose(total, 1.0):
-            with np.errstate(all="ignore"):
-                target = (target / total).astype(target.dtype)
-    elif target is not None and options.get("validate", True):
-        ignored = target == options.get("ignore_index")
-        target = np.where(ignored | (target < k), target, target % k).astype(target.dtype)
-    return replace(call, logits=logits, target=target, options=options)
-
-
-_FEWER: Final = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129)
-
-
-def _smaller(call: Call) -> Iterator[Call]:
-    """Calls that say less, the least first."""
-    yield _plain(call)
-    for name in list(call.options):
-        if name != "reduction":
-            yield replace(call, options={k: v for k, v in call.options.items() if k != name})
-    if call.options.get("reduction", "none") != "none":
-        yield replace(call, options={**call.options, "reduction": "none"})
-    if not isinstance(call.logits, np.ndarray):
-        return
-    for axis, n in enumerate(call.logits.shape):
-        for fewer in dict.fromkeys((*_FEWER, n // 2, n - 64, n - 16, n - 8, n - 1)):
-            if 0 < fewer < n:
-                for start in dict.fromkeys((0, n - fewer, (n - fewer) // 2)):
-                    yield _cut(call, axis, slice(start, start + fewer))
-    for plainer in _plainer(call.logits):
-        yield replace(call, logits=_laid(plainer, call.logits))
-    if isinstance(call.target, np.ndarray) and call.target.ndim == 1 and call.target.any():
-        yield replace(call, target=np.zeros_like(call.target))
-    for name in ("sample_weight", "class_weight"):
-        value = call.options.get(name)
-        if isinstance(value, np.ndarray) and len(np.unique(value)) > 2:
-            plain = np.ones(value.shape, value.dtype)
-            plain[-1] = 2
-            yield replace(call, options={**call.options, name: plain})
-
-
-def _plainer(x: Array) -> Iterator[Array]:
-    """Plainer numbers of the same shape and dtype."""
-    with np.errstate(all="ignore"):
-        wide = x.astype(np.float64)
-        found = [np.zeros(x.shape), _waves(x.shape), np.round(wide), np.round(wide, 1)]
-        made = [plainer.astype(x.dtype) for plainer in found]
-    yield from (plainer for plainer in made if plainer.tobytes() != np.ascontiguousarray(x).tobytes())
-
-
-def _waves(shape: tuple[int, ...]) -> Array:
-    return np.arange(np.prod(shape)).reshape(shape) % 7.0
-
-
 def _shrunk(backend: BackendUnderTest, call: Call, way: str, end: float) -> Call:
     """The smallest call found that is wrong in the same way."""
     again = True
     while again and time.monotonic() < end:
         again = False
-        for smaller in _smaller(call):
+        for smaller in smaller_calls(call):
             if _size(smaller) < _size(call) and _wrong(backend, smaller, way):
                 call, again = smaller, True
                 break
@@ -297,12 +162,12 @@ def _literal(value: Any) -> str:
     first = value.reshape(-1)[0].item() if value.size else 0.0
     if value.size > 4 and (value == value.reshape(-1)[0]).all() and not np.signbit(first):
         text = f"np.full({value.shape}, {first!r}, {form})"
-    elif value.size > 4 and value.dtype.kind != "i" and (value == _waves(value.shape)).all():
+    elif value.size > 4 and value.dtype.kind != "i" and (value == waves(value.shape)).all():
         text = f"(np.arange({value.size}).reshape({value.shape}) % 7).astype({form})"
     else:
         numbers = re.sub(r"\b(nan|inf)\b", r"np.\1", repr(value.tolist()))
         text = f"np.array({numbers}, {form})"
-    layout = _layout(value)
+    layout = layout_of(value)
     return text if layout == "C" else f"LAYOUTS[{layout!r}]({text})"
 
 
@@ -314,12 +179,14 @@ def _text(call: Call, logits: str = "x") -> str:
 
 
 def _written(source: Source, call: Call, way: str, message: str) -> str:
-    alone = _rows(call, slice(len(call.logits) - 1, None)) if way == "alone" else call
-    third = _WAYS[way][1].format(call=_text(call), copies=_text(_plain(call), "x.copy()"), alone=_text(alone, "x[-1:]"))
+    alone = rows_of(call, slice(len(call.logits) - 1, None)) if way == "alone" else call
+    third = _WAYS[way][1].format(
+        call=_text(call), copies=_text(in_c_order(call), "x.copy()"), alone=_text(alone, "x[-1:]")
+    )
     logits = _literal(call.logits)
     used = logits + third
     imports = "import numpy as np" + (", ml_dtypes" if "ml_dtypes" in used else "")
-    layouts = "; from softbench.conformance.problems import LAYOUTS" if "LAYOUTS" in used else ""
+    layouts = "; from softbench.conformance.layouts import LAYOUTS" if "LAYOUTS" in used else ""
     first = re.split(r"[;\n]", message)[0]
     return (
         f"{imports}; from softbench.loading import Source{layouts}\n"
@@ -389,7 +256,7 @@ def reproduce(source: Source, case_id: str, profile: str) -> str:
 
 
 def _recorded(op: str, logits: Any, target: Any, options: dict[str, Any]) -> Call:
-    return Call(op, _copy(logits), _copy(target), {k: _copy(v) for k, v in options.items() if k != "out"})
+    return Call(op, copy_of(logits), copy_of(target), {k: copy_of(v) for k, v in options.items() if k != "out"})
 
 
 def _weight(call: tuple[Any, ...]) -> int:
