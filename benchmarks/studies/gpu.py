@@ -35,7 +35,7 @@ OPERATIONS: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def worst(backend: Any, dtype: str, classes: tuple[int, ...]) -> dict[str, float]:
     """The largest error of each operation over rows of these numbers of classes."""
-    from softbench.accuracy import gates
+    from softbench.accuracy import judging
     from softbench.interface.dtypes import numpy_dtype
 
     found = dict.fromkeys((op for op, _ in OPERATIONS), 0.0)
@@ -50,7 +50,7 @@ def worst(backend: Any, dtype: str, classes: tuple[int, ...]) -> dict[str, float
             for op, options in OPERATIONS:
                 target = (labels,) if options else ()
                 result = backend.to_numpy(getattr(backend, op)(x, *target, **options))
-                found[op] = max(found[op], gates.judge(op, result, x, *target, **options).max_ulp)
+                found[op] = max(found[op], judging.judge(op, result, x, *target, **options).max_ulp)
     return found
 
 

@@ -207,7 +207,7 @@ def target(kind: str, x: Any, seed: int) -> tuple[Any, ...]:
 
 def worst(rows: str, dtype: str, elements: int, seeds: int) -> dict[str, Worst]:
     """The largest error found of every part of every result (keys of `softbench.accuracy.gates.GATES`)."""
-    from softbench.accuracy import gates
+    from softbench.accuracy import judging
 
     backend, found = sb.get_backend("numba"), dict[str, Worst]()
     for family, k, seed, x in _cases(rows, dtype, elements, seeds):
@@ -218,7 +218,7 @@ def worst(rows: str, dtype: str, elements: int, seeds: int) -> dict[str, Worst]:
                 options["validate"] = False
             result = getattr(backend, op)(x, *given, **options)
             options.pop("validate", None)
-            for part, stats in gates.judge(op, result, x, *given, **options).stats.items():
+            for part, stats in judging.judge(op, result, x, *given, **options).stats.items():
                 if part not in found or stats.max > found[part].error:
                     found[part] = Worst(stats.max, family, k, seed, stats.worst)
     return found

@@ -197,11 +197,11 @@ class BackendUnderTest:
         ``made`` says how the logits were made, for a message in which they are too many to print; ``said`` is the whole
         call in words, if it was another than these arguments make.
         """
-        from softbench.accuracy import gates
+        from softbench.accuracy import judging
 
         asked = {key: value for key, value in options.items() if key not in ("out", "validate")}
         declared, flushes = self.gates, self.flushes_subnormals
-        verdict = gates.judge(op, result, logits, target, declared=declared, flushes_subnormals=flushes, **asked)
+        verdict = judging.judge(op, result, logits, target, declared=declared, flushes_subnormals=flushes, **asked)
         said = said or call_text(op, logits, target, options, made)
         dtype = result_dtype(np.asarray(logits).dtype.name) or "float64"
         for gate, stats in verdict.stats.items():

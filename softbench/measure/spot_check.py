@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.accuracy import gates
+from softbench.accuracy import judging
 from softbench.front.backend import Backend
 from softbench.measure.inputs import Inputs, make_call
 from softbench.measure.workloads import Workload
@@ -65,7 +65,7 @@ class Judge:
             wrong = found != np.argmax(self.logits, axis=1)
             return (np.inf, f"argmax is wrong in {wrong.sum()} rows") if wrong.any() else (0.0, "")
         options = declared if self.target is None else {**declared, "reduction": "none"}
-        verdict = gates.judge(op, found, self.logits, self.target, **options)
+        verdict = judging.judge(op, found, self.logits, self.target, **options)
         return verdict.max_ulp, "" if verdict.ok else verdict.message
 
     def _rows_of(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from softbench.accuracy import oracle
-from softbench.accuracy.gates import GATES, judge
+from softbench.accuracy.gates import GATES
 from softbench.accuracy.hard_inputs import HARD_INPUTS
+from softbench.accuracy.judging import judge
 from softbench.interface.dtypes import formats
 
 inf, nan = math.inf, math.nan

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numba import cuda
 
-from softbench.accuracy.gates import judge
+from softbench.accuracy.judging import judge
 from softbench.front.backend import Backend
 from softbench.interface.row_plan import Regime, RowPlan
 from softbench_backends.numba_cuda import NumbaCudaBackend, rows

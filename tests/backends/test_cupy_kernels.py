@@ -21,7 +21,7 @@ import cuda_on_cpu
 from cuda_on_cpu import CupyOnCpu
 from cuda_on_cpu.judging import assert_same, draw, judge_all, target_of
 
-from softbench.accuracy import gates
+from softbench.accuracy import judging
 from softbench.accuracy.hard_inputs import HARD_INPUTS
 from softbench.conformance import run
 from softbench.front.backend import Backend
@@ -136,7 +136,7 @@ def test_just_below_the_normal_range(be: Backend, family: str, dtype: str, n: in
     labels = target_of(n, k, x)
     options = {"reduction": "mean", "sample_weight": np.linspace(0.5, 1.5, n)}
     for op, args, kwargs in (("softmax", (), {}), ("gradient", (labels,), options)):
-        verdict = gates.judge(op, getattr(be, op)(x, *args, **kwargs), x, *args, **kwargs)
+        verdict = judging.judge(op, getattr(be, op)(x, *args, **kwargs), x, *args, **kwargs)
         assert verdict.ok, f"{op}: {verdict.message}"
 
 
@@ -166,7 +166,7 @@ def test_logsumexp_near_0_of_half_precision(be: Backend, without_clusters: CupyO
     x = np.full((12, k), -60.0).astype(few.dtype)
     x[:, :8] = few[np.argsort(left)[:12]]  # the closest
     for backend in (be, Backend(without_clusters)):
-        verdict = gates.judge("logsumexp", backend.to_numpy(backend.logsumexp(x)), x)
+        verdict = judging.judge("logsumexp", backend.to_numpy(backend.logsumexp(x)), x)
         assert verdict.ok, verdict.message
 
 
@@ -180,7 +180,7 @@ def test_weights_of_any_size(be: Backend, dtype: str, k: int) -> None:
     for weight in (1e-30, 1e30, 1e100):
         options: dict[str, Any] = {"sample_weight": np.full(2, weight), "reduction": "sum"}
         for op in ("loss", "gradient"):
-            verdict = gates.judge(op, getattr(be, op)(x, labels, **options), x, labels, **options)
+            verdict = judging.judge(op, getattr(be, op)(x, labels, **options), x, labels, **options)
             assert verdict.ok, f"{op} {weight}: {verdict.message}"
 
 

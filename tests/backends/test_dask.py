@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import softbench as sb
-from softbench.accuracy import gates
+from softbench.accuracy import judging
 
 dask = pytest.importorskip("dask", reason='dask is not installed: pip install "softbench[dask]"')
 da = pytest.importorskip("dask.array")
@@ -83,7 +83,7 @@ def test_eight_chunks_of_classes_keep_the_accuracy_gates(op, scale):
     options = {"reduction": "none"} if op in ("loss", "gradient") else {}
     target = (y,) if options else ()
     result = getattr(be, op)(lazy, *map(da.from_array, target), **options).compute()
-    verdict = gates.judge(op, result, x, *target, **options)
+    verdict = judging.judge(op, result, x, *target, **options)
     assert verdict.ok, verdict.message
 
 
@@ -92,7 +92,7 @@ def test_how_classes_are_cut_decides_no_gate():
     x = np.random.default_rng(2).normal(size=(50, 4096)) * 50
     be = sb.get_backend("dask", local="numpy")
     for width in (1000, 37, 7):
-        verdict = gates.judge("softmax", be.softmax(da.from_array(x, (50, width))).compute(), x)
+        verdict = judging.judge("softmax", be.softmax(da.from_array(x, (50, width))).compute(), x)
         assert verdict.ok, f"{width}: {verdict.message}"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from softbench.accuracy import gates
+from softbench.accuracy import judging
 from softbench.front.backend import Backend
 from softbench.interface import IGNORED, INVALID, IndexTarget, SoftTarget
 from softbench.interface.host_arrays import NumpyArrayOps
@@ -465,10 +465,10 @@ def test_subnormal_results_are_within_one_spacing(dtype: Any, low: float, n: int
     x = (x + 3.7).astype(dtype)
     labels = np.where(np.arange(n) % 2, x.argmax(axis=1), rng.integers(0, k, n))
     weight = rng.random(n) * 1e4
-    verdicts = [gates.judge("softmax", be.softmax(x), x)]
+    verdicts = [judging.judge("softmax", be.softmax(x), x)]
     for options in ({"reduction": "sum"}, {"reduction": "sum", "sample_weight": weight}):
         gradient = be.gradient(x, labels, **options)
-        verdicts.append(gates.judge("gradient", gradient, x, labels, **options))
+        verdicts.append(judging.judge("gradient", gradient, x, labels, **options))
         in_place = x.copy()
         assert_same_bits(be.gradient(in_place, labels, out=in_place, **options), gradient, "gradient in place")
     assert all(v.ok for v in verdicts), [v.message for v in verdicts]

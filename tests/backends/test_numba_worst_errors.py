@@ -9,7 +9,7 @@ pytest.importorskip("numba", reason="numba is not installed")
 
 import softbench as sb
 from benchmarks.studies import numerics
-from softbench.accuracy import gates
+from softbench.accuracy import judging
 from softbench.accuracy.hard_inputs import HARD_INPUTS
 from softbench_backends.numba import long_rows, short_rows, soft_rows
 
@@ -46,6 +46,6 @@ def test_the_input_that_a_module_names_gives_the_error_that_it_states(stated):
     target = numerics.target(kind, x, int(seed))
     options = {"reduction": "none"} if target else {}
     result = getattr(sb.get_backend("numba"), op)(x, *target, **options)
-    found = gates.judge(op, result, x, *target, **options).stats[part]
+    found = judging.judge(op, result, x, *target, **options).stats[part]
     assert found.max == pytest.approx(float(error), abs=2e-3)
     assert found.worst == tuple(map(int, entry.split(",")))

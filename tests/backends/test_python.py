@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import softbench as sb
-from softbench.accuracy import gates
+from softbench.accuracy import judging
 from softbench.interface.float_mode import FLUSH_TO_ZERO, can_restore
 
 BE = sb.get_backend("python")
@@ -26,7 +26,7 @@ def test_what_the_shift_loses_is_put_back(form):
     op = "log_softmax" if form == "log_softmax" else "loss"
     target = {"log_softmax": (), "index": (labels,), "soft": (rng.dirichlet(np.ones(5), 300),)}[form]
     options = {"reduction": "none"} if target else {}
-    verdict = gates.judge(op, getattr(BE, op)(x, *target, **options), x, *target, **options)
+    verdict = judging.judge(op, getattr(BE, op)(x, *target, **options), x, *target, **options)
     assert [stats.max <= 1.5 for stats in verdict.stats.values() if stats.count] == [True]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from softbench.accuracy import gates
+from softbench.accuracy import judging
 from softbench.accuracy.hard_inputs import HARD_INPUTS
 from softbench.front.backend import Backend
 
@@ -42,7 +42,7 @@ def judge_all(be: Backend, x: np.ndarray) -> None:
             (op, (soft,), {"reduction": "none"}),
         ]
     for op, args, options in calls:
-        verdict = gates.judge(op, be.to_numpy(getattr(be, op)(x, *args, **options)), x, *args, **options)
+        verdict = judging.judge(op, be.to_numpy(getattr(be, op)(x, *args, **options)), x, *args, **options)
         assert verdict.ok, f"{op} {x.dtype} {x.shape} {sorted(options)}: {verdict.message}"
 
 

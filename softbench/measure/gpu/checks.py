@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.accuracy import gates
+from softbench.accuracy import judging
 from softbench.interface.dtypes import numpy_dtype
 from softbench.machine import usable_cores
 from softbench.measure.gpu.libraries import BackendLibrary, Host
@@ -77,7 +77,7 @@ def _judge_rows(library: BackendLibrary, x: Host, labels: Host, found: dict[str,
             target = (labels,) if op in ("loss", "gradient") else ()
             there = [library.upload(array) for array in (x, *target)]
             result = library.download(getattr(library.backend, op)(*there, **options))
-            verdict = gates.judge(op, result, x, *target, **options)
+            verdict = judging.judge(op, result, x, *target, **options)
             problem = "" if verdict.ok else verdict.message
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
@@ -119,7 +119,7 @@ def check_large(library: BackendLibrary) -> dict[str, Any]:
                 ends = np.concatenate([library.download(result[:2]), library.download(result[-2:])])
                 target = (labels[some],) if name != "softmax" else ()
                 options: dict[str, Any] = {"reduction": "none"} if target else {}
-                verdict = gates.judge(name, ends, few, *target, **options)
+                verdict = judging.judge(name, ends, few, *target, **options)
                 found["judged"] += 1
                 if not verdict.ok:
                     found["failures"].append(f"{name} {n}x{k} float16: {verdict.message}")
