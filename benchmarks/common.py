@@ -13,10 +13,11 @@ import sys
 # import that might load Numba.)
 os.environ.setdefault("NUMBA_CACHE_DIR", os.path.join(sys.prefix, "numba-cache"))
 
+from softbench.built_in import RESERVED
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.measure import inputs, workloads
 from softbench.measure.comparison import skip_reason
-from softbench.registry import RESERVED, get_backend
+from softbench.registry import get_backend
 
 BACKENDS = list(RESERVED)
 TIME_CASES = [case.name for case in workloads.select(["asv"])]

@@ -19,13 +19,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def collect() -> dict[str, object]:
     """The record of the interpreter this runs in: its backends, asked in processes of their own, and what they skip."""
+    from softbench.built_in import RESERVED
     from softbench.measure.comparison import skip_reason
     from softbench.measure.inputs import missing_extra
     from softbench.measure.remote import Remote
     from softbench.measure.run import beginning
     from softbench.measure.survey import survey
     from softbench.measure.workloads import select
-    from softbench.registry import RESERVED, list_backends
+    from softbench.registry import list_backends
 
     record = beginning("asv", {})
     known = [name for name in RESERVED if name in list_backends()]

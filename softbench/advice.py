@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from softbench import machine
+from softbench.built_in import DISTRIBUTIONS
 from softbench.interface.dtypes import formats
-from softbench.registry import DISTRIBUTIONS
 from softbench.results import store
 from softbench.results.compare import unlike_machines
 from softbench.results.measurements import Call, Estimate, choose, estimates

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent / "results"))
 import records
 
 import softbench
-from softbench import machine, registry
+from softbench import built_in, machine, registry
 from softbench.cli import main
 from softbench.measure import ask
 from softbench.results import record as saved
@@ -33,7 +33,7 @@ def measured(shapes=((4096, 1000), (1000, 1000), (64, 10)), **more):
         results["numpy"]["accuracy"]["max_ulp"] = 0.5
         cases.append(records.case(results, name=f"softmax-{rows}x{classes}-f32", shape=[rows, classes]))
     backends = {"numba": records.backend(startup=(0.5, 1.5, 0.1)), "numpy": records.backend(startup=(0.0, 0.0, 0.0))}
-    record = records.run(cases, backends, versions=machine.versions(registry.DISTRIBUTIONS), **more)
+    record = records.run(cases, backends, versions=machine.versions(built_in.DISTRIBUTIONS), **more)
     record["machine"] = machine.fingerprint()
     return record
 

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "results"))
 import records
 
 import softbench
-from softbench import auto, machine, registry
+from softbench import auto, built_in, machine, registry
 from softbench.results import store
 
 X = np.random.default_rng(0).normal(size=(40, 100)).astype(np.float32)
@@ -33,7 +33,7 @@ def measured(**medians):
     case = records.case(results, name="softmax-40x100-f32", shape=[40, 100])
     backends = {name: records.backend(startup=(0.0, 0.0, 0.0)) for name in medians}
     backends["python"] = records.backend(startup=(0.5, 1.5, 0.1))
-    versions = machine.versions(registry.DISTRIBUTIONS)
+    versions = machine.versions(built_in.DISTRIBUTIONS)
     record = records.run([case], backends, versions=versions, started="2026-01-01T00:00:00+00:00")
     record["machine"] = machine.fingerprint()
     return record

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from softbench.registry import BUILT_IN
+from softbench.built_in import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 
@@ -24,9 +24,18 @@ FLOORS = (
     {"auto"},
     {"front", "accuracy", "machine", "processes"},
     {"interface", "results"},
-    {"errors", "files"},
+    {"errors", "files", "built_in"},
 )
 """From the top: a room imports only rooms on floors below its own."""
+
+MOST_LINES = 400
+"""Of a module, so that it can be read at a sitting."""
+
+TABLES = {
+    f"softbench/conformance/contract_{what}.py"
+    for what in ("calls", "inputs", "sizes", "state", "surroundings", "targets", "values")
+}
+"""Modules that are rows of one table after the other: their length is the contract's."""
 
 BACKENDS_SEE = {"interface"}
 """What a backend may import of softbench."""
@@ -85,6 +94,24 @@ def test_imports_run_down():
 
 def test_no_module_imports_itself_through_others():
     list(TopologicalSorter(graph(ROOT, "softbench")).static_order())  # CycleError names the circle
+
+
+def too_long(top):
+    """Modules beyond `MOST_LINES`, by path below ``top``."""
+    sources = (path for room in ("softbench", "backends", "benchmarks") for path in (top / room).rglob("*.py"))
+    lengths = {str(p.relative_to(top)): len(p.read_text(encoding="utf-8").splitlines()) for p in sources}
+    return {path for path, lines in lengths.items() if lines > MOST_LINES}
+
+
+def test_modules_other_than_tables_have_few_lines():
+    assert too_long(ROOT) - TABLES == set()
+
+
+def test_a_long_module_is_seen(tmp_path):
+    for lines in (MOST_LINES, MOST_LINES + 1):
+        (tmp_path / "benchmarks").mkdir(exist_ok=True)
+        (tmp_path / "benchmarks" / f"of_{lines}.py").write_text("x = 1\n" * lines)
+    assert too_long(tmp_path) == {f"benchmarks/of_{MOST_LINES + 1}.py"}
 
 
 def test_backends_import_the_interface_and_nothing_else_of_softbench():

@@ -8,9 +8,10 @@ import importlib.metadata
 import json
 from typing import Any
 
+from softbench.built_in import BUILT_IN
 from softbench.cli.arguments import columns
 from softbench.cli.progress import make_console
-from softbench.registry import BUILT_IN, list_backends
+from softbench.registry import list_backends
 
 __all__ = ["add_parser"]
 

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from softbench.built_in import DISTRIBUTIONS
 from softbench.cli.arguments import DEFAULT_OUT, UsageError, complain, count, names, positive, shape
 from softbench.cli.progress import make_console, show_progress
 from softbench.interface import FUNCTIONS
 from softbench.interface.dtypes import formats
 from softbench.loading import Source
-from softbench.registry import DISTRIBUTIONS, get_backend, list_backends
+from softbench.registry import get_backend, list_backends
 
 if TYPE_CHECKING:  # rich and everything that measures are imported by the commands that need them
     from softbench.measure.plan import Config

@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 
 import softbench
 from softbench import machine
+from softbench.built_in import DISTRIBUTIONS
 from softbench.conformance.apart import judge_apart
 from softbench.measure import startup
 from softbench.measure.comparison import Comparison, Participant, case_record, skip_reason
@@ -27,7 +28,7 @@ from softbench.measure.stability import Watch, oversubscription, probe, run_stab
 from softbench.measure.surroundings import compilation_cache, thread_limit
 from softbench.measure.survey import survey
 from softbench.measure.workloads import Workload
-from softbench.registry import DISTRIBUTIONS, get_backend, list_backends
+from softbench.registry import get_backend, list_backends
 from softbench.results.recommend import recommend
 from softbench.results.record import SCHEMA, CaseRecord, Conformance, Machine, Record
 

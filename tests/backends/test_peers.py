@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import softbench as sb
+from softbench.built_in import BUILT_IN, PEERS
 from softbench.conformance.batch import VIEWS, batch
 from softbench.conformance.peers import OVERHEAD
-from softbench.registry import BUILT_IN, PEERS
 
 FORMS = {
     "torch": ("torch", {}),

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from softbench.built_in import BUILT_IN
+from softbench.built_in import PEERS as NAMES
 from softbench.conformance import contract, peers, run
-from softbench.registry import BUILT_IN
-from softbench.registry import PEERS as NAMES
 
 ROOT = Path(__file__).parents[2]
 VERDICTS = json.loads(peers.VERDICTS.read_text(encoding="utf-8"))

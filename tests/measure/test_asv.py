@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from softbench import processes
+from softbench.built_in import RESERVED
 from softbench.measure.timing import Timing
-from softbench.registry import RESERVED
 from softbench.results import record
 
 pytest.importorskip("asv", reason="needs asv (the bench extra)")
