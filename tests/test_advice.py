@@ -190,11 +190,11 @@ def test_wrong_arguments_are_explained(arguments, status, words, capsys):
 def test_auto_says_what_it_follows(kept, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["auto", "--explain"]) == 0
-    told = capsys.readouterr().out
-    assert "Measured on" in told
-    rows = [line.split() for line in told.splitlines() if "softmax-" in line]
+    printed = capsys.readouterr().out
+    assert "Measured on" in printed
+    rows = [line.split() for line in printed.splitlines() if "softmax-" in line]
     assert rows[0][:4] == ["numba", "softmax-4096x1000-f32", "5x", "122"]
-    assert max(len(line) for line in told.splitlines() if "softmax-" in line) <= 80
+    assert max(len(line) for line in printed.splitlines() if "softmax-" in line) <= 80
 
 
 def test_auto_without_measurements(capsys):

@@ -422,9 +422,9 @@ def test_where_warnings_are_errors_a_broken_plugin_harms_nobody(plugins, capsys)
         states = sb.available_backends()
     assert "on fire" in states["broken"].reason
     assert states["numpy"].ok
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for what in ("on fire", "somebody:Else", "both call themselves"):
-        assert what in told
+        assert what in printed
 
 
 # -- pickling ------------------------------------------------------------------------------------------

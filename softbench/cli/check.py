@@ -121,15 +121,15 @@ def main(args: argparse.Namespace) -> int:
     return verdicts.status()
 
 
-def _telling(progress: ProgressReporter, name: str) -> Callable[[int, int, Result], None]:
-    """What the kit is to call after every case, for a reporter of progress."""
+def _case_reporter(progress: ProgressReporter, name: str) -> Callable[[int, int, Result], None]:
+    """What the kit calls after every case: it reports progress."""
 
-    def told(done: int, total: int, result: Result) -> None:
+    def on_case(done: int, total: int, result: Result) -> None:
         if done == 1:
             progress.begin([1.0] * total)
         progress.step(f"{name}: {result.id.partition('/')[0]}")
 
-    return told
+    return on_case
 
 
 def _reproduce(args: argparse.Namespace, sources: list[Source], cases: list[str]) -> int:
@@ -168,7 +168,7 @@ def _sources(args: argparse.Namespace, known: Iterable[str]) -> list[Source]:
 
 
 class _Verdicts:
-    """What is found, told as it comes and written at the end."""
+    """What is found: printed as it comes, and written at the end."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -185,8 +185,8 @@ class _Verdicts:
         args, name = self.args, source.spec
         try:
             with show_progress(lines=False, quiet=args.json) as progress:
-                told = _telling(progress, name)
-                report = judge_apart(source, args.profile, told, select=args.select, timeout=args.timeout)
+                on_case = _case_reporter(progress, name)
+                report = judge_apart(source, args.profile, on_case, select=args.select, timeout=args.timeout)
         except BackendUnavailableError as error:
             self.unavailable[name] = str(error)
             return True

@@ -105,10 +105,10 @@ class _Worker:
         asked, self._ask = os.pipe()
         self._answers, answer = os.pipe()
         self._deadline = time.monotonic() + max(timeout, _LOADING)
-        told = (profile, repr(timeout), str(asked), str(answer))
+        arguments = (profile, repr(timeout), str(asked), str(answer))
         try:
             self._child = processes.start(
-                processes.python("-m", "softbench.conformance.worker", json.dumps(asdict(source)), *told),
+                processes.python("-m", "softbench.conformance.worker", json.dumps(asdict(source)), *arguments),
                 limit=_WHOLE_RUN,
                 env=processes.environment(),
                 stdout=subprocess.PIPE,

@@ -220,19 +220,19 @@ def common_cause(op: str, failed: Sequence[Problem], passed: Sequence[Problem]) 
     failed, passed
         The problems, at least one that failed.
     """
-    told = f"{op}: {len(failed)} of {len(failed) + len(passed)} combinations fail"
+    summary = f"{op}: {len(failed)} of {len(failed) + len(passed)} combinations fail"
     if len(failed) < 3:
-        return f"{told}; this one: {_levels(failed[0])}"
+        return f"{summary}; this one: {_levels(failed[0])}"
     if not passed:
-        return told
+        return summary
     conditions = [(text, holds) for text, holds in _conditions(failed) if all(map(holds, failed))]
     masks = [(text, _mask(holds, passed)) for text, holds in conditions]
     masks = [(text, mask) for text, mask in masks if mask != (1 << len(passed)) - 1]
     for size in (1, 2, 3):
         for chosen in itertools.combinations(masks, size):
             if functools.reduce(lambda a, b: a & b, (mask for _, mask in chosen)) == 0:
-                return f"{told}: all that have {' and '.join(text for text, _ in chosen)}"
-    return f"{told}{_sizes(failed, passed)}"
+                return f"{summary}: all that have {' and '.join(text for text, _ in chosen)}"
+    return f"{summary}{_sizes(failed, passed)}"
 
 
 def _mask(holds: Callable[[Problem], bool], problems: Sequence[Problem]) -> int:

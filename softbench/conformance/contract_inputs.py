@@ -143,9 +143,9 @@ def _unwritten(backend: BackendUnderTest, view: View, dtype: str) -> None:
         now, before = getattr(rows, name), getattr(kept, name)
         if now.tobytes() != before.tobytes():
             where = tuple(int(i) for i in np.argwhere(now != before)[0])
-            told = {"x": "the logits", "p": "the probabilities", "labels": "the labels", "q": "the soft target"}
+            names = {"x": "the logits", "p": "the probabilities", "labels": "the labels", "q": "the soft target"}
             raise Failure(
-                f"{view.op} wrote to {told.get(name, 'the weights')}: entry {list(where)} was {before[where]!r} "
+                f"{view.op} wrote to {names.get(name, 'the weights')}: entry {list(where)} was {before[where]!r} "
                 f"and is {now[where]!r} after the call ({dtype}, shape {rows.x.shape})"
             )
 

@@ -317,8 +317,8 @@ def _select_not_multiply(backend: BackendUnderTest, dtype: str, place: str) -> N
                 with_them = backend.call(op, x, labels, reduction=reduction, **options, **more)
                 without = backend.call(op, x[~gone], labels[~gone], reduction=reduction, **more)
                 beside = with_them[~gone] if with_them.ndim else with_them
-                told = f"{op}, reduction={reduction!r}, of rows beside ignored ones, {said}"
-                mismatch(beside, without, told, than=" as without them")
+                what = f"{op}, reduction={reduction!r}, of rows beside ignored ones, {said}"
+                mismatch(beside, without, what, than=" as without them")
 
 
 _X2: Final = [[0.0, 0.0], [nan, nan]]

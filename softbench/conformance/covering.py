@@ -144,8 +144,8 @@ def main(arguments: list[str] | None = None) -> int:
         found = coverage(name)
         complete &= all(met == due for met, due in found.values())
         words = {2: "pairs", 3: "triples"}
-        told = ", ".join(f"{met} of {due} {words[strength]}" for strength, (met, due) in found.items())
-        print(f"{name}: {len(rows(name))} rows, {told} ({array.why})")
+        counts = ", ".join(f"{met} of {due} {words[strength]}" for strength, (met, due) in found.items())
+        print(f"{name}: {len(rows(name))} rows, {counts} ({array.why})")
     return 0 if complete else 1
 
 

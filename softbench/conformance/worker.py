@@ -1,7 +1,7 @@
 """The process in which `softbench.conformance.apart` has a backend judged: ``python -m softbench.conformance.worker``.
 
-It is told by lines on one pipe which case to judge next, and answers in lines of JSON on another. What the backend
-prints goes to neither. The other end of both pipes watches: a case without an answer is a failed case.
+Lines on one pipe say which case to judge next; lines of JSON on another answer. What the backend prints goes to
+neither. The other end of both pipes watches: a case without an answer is a failed case.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from softbench.loading import Source
 
 __all__ = ["main"]
 
-_TOLD_BEFORE: Final = 0.9
+_TRACEBACK_AT: Final = 0.9
 """Share of the time for a case after which a stuck one says where it is stuck."""
 
 
@@ -32,17 +32,17 @@ def main(source: str, profile: str, timeout: str, tasks: str, answers: str) -> N
     """Load the backend, then judge the cases whose numbers come on the file descriptor ``tasks``, until it ends."""
     faulthandler.enable()
     seconds = float(timeout)
-    with os.fdopen(int(tasks)) as asked, os.fdopen(int(answers), "w") as told:
-        backend = _loaded(_source(source), profile, told)
+    with os.fdopen(int(tasks)) as tasks_in, os.fdopen(int(answers), "w") as replies:
+        backend = _loaded(_source(source), profile, replies)
         if backend is not None:
             backend.patience = min(backend.patience, seconds / 2)
             cases = contract.all_cases()
-            for line in asked:
-                faulthandler.dump_traceback_later(seconds * _TOLD_BEFORE)
+            for line in tasks_in:
+                faulthandler.dump_traceback_later(seconds * _TRACEBACK_AT)
                 result = _judged(backend, cases[int(line)])
                 faulthandler.cancel_dump_traceback_later()
                 worst, backend.worst_since = backend.worst_since, {}
-                _say(told, result=asdict(result), worst=[[*key, asdict(error)] for key, error in worst.items()])
+                _reply(replies, result=asdict(result), worst=[[*key, asdict(error)] for key, error in worst.items()])
         sys.stdout.flush()
     os._exit(0)  # threads and exit handlers of the backend are nobody's business any more
 
@@ -52,22 +52,22 @@ def _source(text: str) -> Source:
     return Source(**{**found, "dtypes": tuple(found["dtypes"])})
 
 
-def _loaded(source: Source, profile: Any, told: IO[str]) -> BackendUnderTest | None:
+def _loaded(source: Source, profile: Any, replies: IO[str]) -> BackendUnderTest | None:
     """The backend, introduced to the other end; or None, after saying why there is none."""
     try:
         backend = under_test(source, profile)
         info = backend.be.info() if hasattr(backend.be, "info") else {}
     except (BackendUnavailableError, UnknownBackendError) as error:
-        _say(told, error=type(error).__name__, message=str(error))
+        _reply(replies, error=type(error).__name__, message=str(error))
         return None
     except BaseException as error:  # somebody else's code
-        _say(told, error="", message=crash(error))
+        _reply(replies, error="", message=crash(error))
         return None
     if backend.host and hasattr(os, "fork"):
         backend.nursery = Nursery(backend)
     declarations = [asdict(result) for result in judge_declarations(backend)]
     about = {name: getattr(backend, name) for name in ("name", "kind", "cost", "deviations")}
-    _say(told, **about, info=info, declarations=declarations)
+    _reply(replies, **about, info=info, declarations=declarations)
     return backend
 
 
@@ -78,9 +78,9 @@ def _judged(backend: BackendUnderTest, case: Any) -> Result:
         return Result(case.id, "failed", "raises KeyboardInterrupt")
 
 
-def _say(told: IO[str], **message: Any) -> None:
-    told.write(json.dumps(message, default=str) + "\n")
-    told.flush()
+def _reply(replies: IO[str], **message: Any) -> None:
+    replies.write(json.dumps(message, default=str) + "\n")
+    replies.flush()
 
 
 if __name__ == "__main__":

@@ -261,11 +261,11 @@ class _Run:
 def conformance(name: str, profile: str, progress: ProgressReporter) -> Conformance:
     """The verdict of the conformance kit, which judges in processes of its own."""
 
-    def told(done: int, total: int, _: object) -> None:
+    def on_case(done: int, total: int, _: object) -> None:
         progress.detail(f"{name}: is it right? {done} of {total} cases")
 
     try:
-        report = judge_apart(name, profile, told)  # type: ignore[arg-type]
+        report = judge_apart(name, profile, on_case)  # type: ignore[arg-type]
     except (ImportError, ValueError) as error:  # it could be made a moment ago
         nothing = {"passed": 0, "total": 0, "max_ulp": {}, "gates": {}, "seconds": 0.0}
         return {"ok": False, "failures": [str(error)], **nothing}  # type: ignore[typeddict-item]

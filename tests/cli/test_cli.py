@@ -53,9 +53,9 @@ def softbench_process(*arguments, **options):
 
 def test_without_a_command_it_explains_itself(capsys):
     assert main([]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for command in ("list", "info", "check", "run", "compare", "warmup"):
-        assert command in told
+        assert command in printed
 
 
 def test_list_names_everybody_and_imports_no_library():
@@ -78,18 +78,18 @@ def test_list_names_everybody_and_imports_no_library():
 
 def test_list_cases(capsys):
     assert main(["list", "--cases"]) == 0
-    told = capsys.readouterr().out
-    assert "softmax-4096x1000-f32 " in told
-    assert "digits" in told
+    printed = capsys.readouterr().out
+    assert "softmax-4096x1000-f32 " in printed
+    assert "digits" in printed
 
 
 @pytest.mark.processes
 def test_info(capsys):
     assert main(["info"]) == 0
-    told = capsys.readouterr().out
-    assert "\x1b" not in told
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
     for name in softbench.list_backends():
-        assert name in told
+        assert name in printed
     assert main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["machine"]["cpu"]["model"]
@@ -125,22 +125,22 @@ def test_wrong_arguments_are_explained(arguments, words, capsys):
         status = main(arguments)
     except SystemExit as stop:
         status = stop.code
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert status == 2
-    assert told.out == ""
+    assert printed.out == ""
     for word in words:
-        assert word in told.err
-    assert "Traceback" not in told.err
+        assert word in printed.err
+    assert "Traceback" not in printed.err
 
 
 @pytest.mark.processes
 def test_run_saves_one_json_and_one_picture(capsys, no_startup, tmp_path):
     assert main(TINY) == 0
-    told = capsys.readouterr()
-    assert "\x1b" not in told.out + told.err
-    assert "\r" not in told.out + told.err
-    assert "numpy" in told.out
-    assert "fastest" in told.out
+    printed = capsys.readouterr()
+    assert "\x1b" not in printed.out + printed.err
+    assert "\r" not in printed.out + printed.err
+    assert "numpy" in printed.out
+    assert "fastest" in printed.out
     files = sorted(path.suffix for path in (tmp_path / "softbench-results").iterdir())
     assert files == [".json", ".png"]
     (picture,) = (tmp_path / "softbench-results").glob("*.png")
@@ -162,10 +162,10 @@ def test_run_prints_json_alone(capsys, no_startup, tmp_path):
 def test_an_unwritable_folder_costs_the_files_not_the_table(capsys, no_startup, tmp_path):
     (tmp_path / "file").touch()
     assert main([*TINY, "--out", "file/sub"]) == 1
-    told = capsys.readouterr()
-    assert "cannot write into file/sub" in told.err
-    assert "fastest" in told.out
-    assert "Traceback" not in told.err
+    printed = capsys.readouterr()
+    assert "cannot write into file/sub" in printed.err
+    assert "fastest" in printed.out
+    assert "Traceback" not in printed.err
 
 
 @pytest.mark.processes
@@ -173,9 +173,9 @@ def test_without_matplotlib_the_rest_is_there(capsys, no_startup, monkeypatch, t
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert main(TINY) == 1
-    told = capsys.readouterr()
-    assert 'pip install "softbench[bench]"' in told.err
-    assert "fastest" in told.out
+    printed = capsys.readouterr()
+    assert 'pip install "softbench[bench]"' in printed.err
+    assert "fastest" in printed.out
     assert len(list((tmp_path / "softbench-results").glob("*.json"))) == 1
 
 
@@ -192,9 +192,9 @@ def test_a_wrong_backend_is_shown_as_wrong(capsys, no_startup, monkeypatch):
     }
     monkeypatch.setattr(bench, "conformance", lambda name, profile, progress: verdict)
     assert main([argument for argument in TINY if argument != "--no-check"]) == 0
-    told = capsys.readouterr().out
-    assert "numpy is WRONG" in told
-    assert "no recommendation" in told
+    printed = capsys.readouterr().out
+    assert "numpy is WRONG" in printed
+    assert "no recommendation" in printed
 
 
 THREE = "softmax-1x10-f32,softmax-64x10-f32,softmax-60000x10-f32"
@@ -320,10 +320,10 @@ def test_without_standard_output_the_files_are_written(tmp_path, json_too):
 def test_who_was_named_and_is_not_here_is_said_and_the_others_are_measured(no_startup, plugin, capsys, tmp_path):
     plugin("trouble", "class Unmade(NumpyBackend):\n    def __init__(self):\n        sys.exit(3)\n", unmade="Unmade")
     assert main(["run", "--backend", "unmade,numpy", *TINY[3:], "--no-plot"]) == 1
-    told = capsys.readouterr()
-    assert "unmade" in told.err
-    assert "Unmade' of trouble" in told.err
-    assert "fastest" in told.out
+    printed = capsys.readouterr()
+    assert "unmade" in printed.err
+    assert "Unmade' of trouble" in printed.err
+    assert "fastest" in printed.out
     (path,) = (tmp_path / "softbench-results").iterdir()
     assert not record.read(path)["backends"]["unmade"]["ok"]
 

@@ -54,10 +54,10 @@ def test_warmup_compiles_what_is_named_and_says_how_long_it_took(capsys, compili
     asked = compiling(True, True)
     assert main(["warmup", "compiling", "--op", "softmax", "loss", "--dtype", "float16", "float32"]) == 0
     assert asked() == [["softmax", "loss"], ["float32"]]  # halves are computed as float32
-    told = capsys.readouterr()
-    assert "compiling: 2 kernels ready after" in told.out
-    assert "[2/2] compiling: kernel1" in told.err
-    assert re.search(r"^compiling: kernel1: \d+\.\d\d s$", told.err, re.MULTILINE)
+    printed = capsys.readouterr()
+    assert "compiling: 2 kernels ready after" in printed.out
+    assert "[2/2] compiling: kernel1" in printed.err
+    assert re.search(r"^compiling: kernel1: \d+\.\d\d s$", printed.err, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -81,9 +81,9 @@ def test_warmup_of_nobody_in_particular_is_of_all_that_are_here(capsys, compilin
     monkeypatch.setattr("softbench.cli.warmup.list_backends", lambda: names)
     main(["warmup"])
     assert asked() == [list(FUNCTIONS), ["float32", "float64"]]
-    told = capsys.readouterr().out
-    assert "compiling: 1 kernels" in told
-    assert "python: offers nothing" in told
+    printed = capsys.readouterr().out
+    assert "compiling: 1 kernels" in printed
+    assert "python: offers nothing" in printed
 
 
 def test_warmup_says_when_there_is_nothing_to_compile(capsys):
@@ -102,11 +102,11 @@ def test_warmup_says_when_there_is_nothing_to_compile(capsys):
 def test_warmup_fails_where_later_processes_will_wait(outcomes, words, capsys, compiling):
     compiling(*outcomes)
     assert main(["warmup", "compiling"]) == 1
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     for word in words:
-        assert word in told.out
+        assert word in printed.out
     if outcomes[0] == "no such instruction":
-        assert "Compiling' of compilers: RuntimeError: no such instruction" in told.err
+        assert "Compiling' of compilers: RuntimeError: no such instruction" in printed.err
 
 
 def test_one_that_fails_harms_no_other(capsys, compiling, monkeypatch):
@@ -114,11 +114,13 @@ def test_one_that_fails_harms_no_other(capsys, compiling, monkeypatch):
     names = dict.fromkeys(("unmade", "broken", "compiling"), "")
     monkeypatch.setattr("softbench.cli.warmup.list_backends", lambda: names)
     assert main(["warmup"]) == 1
-    told = capsys.readouterr()
-    assert "broken: plugin 'module_of_compilers:Broken' of compilers: ValueError: no compiler" in told.out
-    assert "unmade: backend 'unmade' (plugin 'module_of_compilers:Unmade' of compilers) could not be made" in told.out
-    assert "compiling: 1 kernels ready" in told.out
-    assert "Traceback" not in told.err
+    printed = capsys.readouterr()
+    assert "broken: plugin 'module_of_compilers:Broken' of compilers: ValueError: no compiler" in printed.out
+    assert (
+        "unmade: backend 'unmade' (plugin 'module_of_compilers:Unmade' of compilers) could not be made" in printed.out
+    )
+    assert "compiling: 1 kernels ready" in printed.out
+    assert "Traceback" not in printed.err
 
 
 @pytest.mark.parametrize(

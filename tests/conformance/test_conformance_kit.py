@@ -468,8 +468,8 @@ def test_check_of_a_named_backend_that_is_not_here_fails(capsys, monkeypatch, tm
     monkeypatch.setattr("softbench.conformance.apart.judge_apart", absent)
     junit = tmp_path / "report.xml"
     assert cli.main(["check", "cupy", "--junit", str(junit)]) == 1
-    assert "no_such_module is not installed" in (told := capsys.readouterr().out)
-    assert "softbench[cuda13]" in told  # brackets are no markup
+    assert "no_such_module is not installed" in (printed := capsys.readouterr().out)
+    assert "softbench[cuda13]" in printed  # brackets are no markup
     assert ET.parse(junit).getroot().find("testsuite").get("errors") == "1"
 
 

@@ -1,4 +1,4 @@
-"""The covering arrays have every pair of levels, and failures are told by what they have in common."""
+"""The covering arrays have every pair of levels, and failures are summed up by what they have in common."""
 
 import pytest
 
@@ -46,7 +46,7 @@ def test_what_failures_have_in_common_is_told():
     failed = [p for p in problems if p.k % 16 == 1 and p.reduction == "mean"]
     passed = [p for p in problems if p not in failed]
     assert len(failed) >= 3
-    told = common_cause("gradient", failed, passed)
-    assert "all that have" in told
-    assert "reduction=mean" in told
-    assert "K % 16 = 1" in told
+    found = common_cause("gradient", failed, passed)
+    assert "all that have" in found
+    assert "reduction=mean" in found
+    assert "K % 16 = 1" in found

@@ -131,11 +131,11 @@ def test_without_a_gpu_it_says_why_and_fails(capsys):
     if any(state.ok and state.kind == "gpu" for state in softbench.available_backends().values()):
         pytest.skip("there is a GPU here")
     assert main([]) == 1
-    told = capsys.readouterr()
-    assert "not here: cupy: " in told.out
-    assert "not here: numba_cuda: " in told.out
-    assert "No GPU backend" in told.out
-    assert "Traceback" not in told.out + told.err
+    printed = capsys.readouterr()
+    assert "not here: cupy: " in printed.out
+    assert "not here: numba_cuda: " in printed.out
+    assert "No GPU backend" in printed.out
+    assert "Traceback" not in printed.out + printed.err
 
 
 def test_every_operation_is_measured_and_judged():
@@ -463,11 +463,11 @@ def run(monkeypatch, tmp_path, libraries, *arguments):
 
 def test_the_whole_of_it(monkeypatch, capsys, tmp_path):
     status, found = run(monkeypatch, tmp_path, [Fake("numpy")])
-    told = capsys.readouterr().out
-    assert status == 0, told
-    assert "not here: torch" in told
-    assert "limit: copy of" in told
-    assert "not measured" in told
+    printed = capsys.readouterr().out
+    assert status == 0, printed
+    assert "not here: torch" in printed
+    assert "limit: copy of" in printed
+    assert "not measured" in printed
     assert found["command"] == "gpu_selftest"
     assert found["complete"]
     assert found["cases"]

@@ -149,9 +149,9 @@ def test_what_a_backend_prints_reaches_nobody(misbehaving, capfd):
         remote.ask("open", name="prints")
         assert remote.ask("load", workload=SMALL)["ok"]
         assert remote.ask("sample", what="call", number=2, warm=False)[0] > 0
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert told.err == ""
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert printed.err == ""
 
 
 def test_results_of_other_inputs_are_a_kind_of_their_own(misbehaving):

@@ -299,8 +299,8 @@ def test_who_ends_again_and_again_is_not_asked_any_more(plugin):
 def test_what_a_backend_prints_goes_nowhere(plugin, capfd):
     _, result = with_numpy(plugin, "Noisy")
     assert result["median"] > 0
-    told = capfd.readouterr()
-    assert "17.5" not in told.out + told.err
+    printed = capfd.readouterr()
+    assert "17.5" not in printed.out + printed.err
 
 
 def test_who_is_wrong_is_seen_on_the_workload_itself(plugin):

@@ -108,9 +108,9 @@ def test_one_that_fails_is_left_out_and_the_others_go_on(monkeypatch, good_calls
         fine()
 
     candidates["broken"].call = call
-    told = []
-    found = interleave(candidates, 1.0, failed=lambda name, error: told.append((name, str(error))))
-    assert told == [("broken", "not any more")]
+    failures = []
+    found = interleave(candidates, 1.0, failed=lambda name, error: failures.append((name, str(error))))
+    assert failures == [("broken", "not any more")]
     assert list(found) == ["fine"]
     assert len(found["fine"].samples) == timing.MAX_ROUNDS
     state["calls"].clear()

@@ -144,12 +144,12 @@ import sys
 import softbench_backends
 from softbench.conformance.apart import judge_apart
 first = []
-def told(done, total, result):
+def on_case(done, total, result):
     if result.status == "failed":
         first.append(result)
         raise KeyboardInterrupt  # one failure is enough
 for profile in sys.argv[2:]:
-    report = judge_apart(sys.argv[1], profile, told)
+    report = judge_apart(sys.argv[1], profile, on_case)
     failed = first or report.of("failed") or report.of("unjudged")
     if failed:
         print("KILLED", profile, failed[0].id)

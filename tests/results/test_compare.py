@@ -187,9 +187,9 @@ def test_the_command_says_what_changed(saved, capsys):
     after = records.run([records.case({"x": records.timed(around(2e-3)), "y": records.timed(around(1e-3))})])
     a, b = saved("a.json", before), saved("b.json", after)
     assert main(["compare", a, b]) == 0
-    told = capsys.readouterr().out
-    assert "slower   softmax-4096x1000-f32  x" in told
-    assert "1 slower, 1 same" in told
+    printed = capsys.readouterr().out
+    assert "slower   softmax-4096x1000-f32  x" in printed
+    assert "1 slower, 1 same" in printed
     assert main(["compare", a, b, "--fail-on-regression", "50"]) == 1
     assert "softmax-4096x1000-f32 on x: 100.0% slower" in capsys.readouterr().err
     assert main(["compare", a, b, "--fail-on-regression", "150"]) == 0
@@ -227,9 +227,9 @@ def test_what_is_wrong_says_so(saved, capsys):
     a = saved("a.json", records.run([records.case({"x": records.timed(around(1.0))})]))
     b = saved("b.json", records.run([records.case({"x": records.timed(around(0.1), accuracy=WRONG)})]))
     assert main(["compare", a, b, "--fail-on-regression", "5"]) == 1
-    told = capsys.readouterr()
-    assert "note: softmax-4096x1000-f32 on x is not compared: wrong on this case in the second run" in told.out
-    assert "wrong on this case in the second run" in told.err
+    printed = capsys.readouterr()
+    assert "note: softmax-4096x1000-f32 on x is not compared: wrong on this case in the second run" in printed.out
+    assert "wrong on this case in the second run" in printed.err
 
 
 def test_a_file_that_was_edited_is_refused_by_path_and_field(saved, capsys, tmp_path):
@@ -238,6 +238,6 @@ def test_a_file_that_was_edited_is_refused_by_path_and_field(saved, capsys, tmp_
     found["cases"][0]["results"]["x"]["median"] = 0
     (tmp_path / "b.json").write_text(json.dumps(found))
     assert main(["compare", a, str(tmp_path / "b.json")]) == 2
-    told = capsys.readouterr().err
-    assert "b.json: cases[0].results.x.median is 0, expected a number more than 0" in told
-    assert "Traceback" not in told
+    printed = capsys.readouterr().err
+    assert "b.json: cases[0].results.x.median is 0, expected a number more than 0" in printed
+    assert "Traceback" not in printed

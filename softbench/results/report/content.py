@@ -303,8 +303,8 @@ def _conforms(backend: BackendRecord) -> list[Cell]:
         else:
             cells.append(Cell(f"{ulps(float(error))} ({gate:g})", float(error), "bad" if error > gate else "number"))
     wrong, declared = kit["failures"], kit.get("deviations", [])
-    told = [f"{len(wrong)} failed" if wrong else "", f"{len(declared)} as declared" if declared else ""]
-    text = ", ".join(filter(None, told)) or "nothing"
+    parts = [f"{len(wrong)} failed" if wrong else "", f"{len(declared)} as declared" if declared else ""]
+    text = ", ".join(filter(None, parts)) or "nothing"
     cells.append(Cell(text, len(wrong) + len(declared), "bad" if wrong else "", "\n".join([*wrong, *declared])))
     return cells
 
