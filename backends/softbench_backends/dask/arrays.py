@@ -11,7 +11,7 @@ import numpy as np
 
 from softbench.interface import Array, messages
 from softbench.interface.dtypes import name_of, numpy_dtype, sum_tolerance
-from softbench.interface.host_arrays import HostArrays
+from softbench.interface.host_arrays import NumpyArrayOps
 from softbench_backends.dask import checks, memory
 from softbench_backends.library_arrays import LibraryArrays, View
 
@@ -88,7 +88,7 @@ class DaskArrays(LibraryArrays):
 
     def wrap(self, result: Array, like: Any) -> Any:
         """The Dask array if ``like`` is one, else a NumPy array of its own."""
-        return result.array if self.is_own(like) else HostArrays.wrap(self, self.host(result), like)
+        return result.array if self.is_own(like) else NumpyArrayOps.wrap(self, self.host(result), like)
 
     def asarray(self, obj: Any) -> Any:
         """A Dask array."""
@@ -178,7 +178,9 @@ class DaskArrays(LibraryArrays):
     def total(self, values: Array, divisor: Any = None) -> Any:
         """Sum of losses in a fixed tree, over ``divisor`` if given; a 0-d array."""
         if values.source is not None:
-            found = HostArrays.total(self, values.source, self.host(divisor) if isinstance(divisor, View) else divisor)
+            found = NumpyArrayOps.total(
+                self, values.source, self.host(divisor) if isinstance(divisor, View) else divisor
+            )
             return self.from_host(np.asarray(found), "result")
         parts = values.array if isinstance(values, Sums) else self._sums(values.array)
         finished = self.da.blockwise(
@@ -248,4 +250,4 @@ def number(divisor: Any) -> tuple[Any, str | None]:
 
 
 def _cast(x: Array, to: str) -> Array:
-    return HostArrays().as_rows(x.reshape(1, -1), 1, to).reshape(x.shape)
+    return NumpyArrayOps().as_rows(x.reshape(1, -1), 1, to).reshape(x.shape)

@@ -12,11 +12,11 @@ import numpy as np
 from softbench.interface import IGNORED, Array
 from softbench.interface.dtypes import numpy_dtype
 from softbench.interface.half_precision import widen
-from softbench.interface.host_arrays import HostArrays
+from softbench.interface.host_arrays import NumpyArrayOps
 
 __all__ = ["first"]
 
-_HOST: Final = HostArrays()
+_HOST: Final = NumpyArrayOps()
 _WIDE: Final = np.longdouble
 _LOWERED: Final = 64  # a sum of up to 2**64 finite numbers, each times 2**-64, is finite
 
@@ -78,7 +78,7 @@ def labels(x: Array, n_classes: int, ignore_index: int | None) -> Array:
 def soft_rows(
     y: Array, w: Array | None, s: Array | None, divisor: Any, to: str, smoothing: float, n_classes: int
 ) -> Array:
-    """`HostArrays.soft_rows` of some of the classes."""
+    """`NumpyArrayOps.soft_rows` of some of the classes."""
     q = widen(y).astype(_WIDE)
     with np.errstate(all="ignore"):
         if smoothing:
