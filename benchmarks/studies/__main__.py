@@ -23,7 +23,7 @@ STUDIES: Final = {
     "cycles": Study("kernels", "cycles", "what bounds the numba kernels: instructions counted, beside the time"),
     "per-row": Study("kernels", "per_row", "what a row costs the numba backend on one thread, in the L2 cache"),
     "thresholds": Study("kernels", "thresholds", "both ways around every size where the numba backend changes its way"),
-    "exponential": Study("numerics", "exponential", "coefficients of the numba backend's exponentials, found anew"),
+    "exponential": Study("numerics", "exponential", "coefficients of all exponentials, found anew"),
     "worst-errors": Study("numerics", "worst_errors", "inputs on which the numba backend errs most"),
     "overhead": Study("calls", "overhead", "what the public call costs on small arrays, layer by layer"),
     "strided": Study("calls", "strided", "another axis than the last, beside PyTorch"),

@@ -1,8 +1,10 @@
-"""Studies of the numba backend's arithmetic: where its coefficients come from, and the inputs on which it errs most."""
+"""Studies of arithmetic: where the coefficients of exponentials come from, and the inputs on which numba errs most."""
 
 from __future__ import annotations
 
+import importlib
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -11,9 +13,20 @@ import numpy as np
 import softbench as sb
 from benchmarks.studies.common import parser
 
-__all__ = ["Fit", "exponential", "fit", "judged", "target", "worst", "worst_errors"]
+__all__ = [
+    "Fit",
+    "Polynomial",
+    "coefficients_in",
+    "exponential",
+    "fit",
+    "judged",
+    "polynomials",
+    "target",
+    "worst",
+    "worst_errors",
+]
 
-# -- the exponential's coefficients ------------------------------------------------------------------------------------
+# -- coefficients of exponentials -------------------------------------------------------------------------------------
 
 BITS: Final = 200
 """Of the arithmetic that coefficients are found in."""
@@ -136,24 +149,76 @@ def _extrema(coefficients: Sequence[Any], grid: Sequence[Any]) -> list[tuple[Any
     return extrema
 
 
-def exponential(arguments: Sequence[str]) -> int:
-    """Find the coefficients of the numba backend's exponentials anew, and say how far off the polynomials are.
+class Polynomial(NamedTuple):
+    """The coefficients that a backend has, and where they stand."""
 
-    Ends with 1 if the backend has others.
+    where: str
+    dtype: str
+    coefficients: tuple[float, ...]
+
+
+def polynomials() -> list[Polynomial]:
+    """Those of all backends whose sources can be read here. What is missing for others is printed."""
+    found = [
+        Polynomial("cupy/arithmetic.cuh", dtype, coefficients_in(_exponential_in_cuda(number)))
+        for dtype, number in (("float32", "float"), ("float64", "double"))
+    ]
+    for module, name in (("numba.exponential", "numba"), ("numba_cuda.arithmetic", "numba_cuda")):
+        try:
+            source = importlib.import_module(f"softbench_backends.{module}")
+        except ImportError as error:
+            print(f"not looked at: {name} ({error})")
+            continue
+        place = f"{module.replace('.', '/')}.py"
+        found += [Polynomial(place, dtype, used) for dtype, used in source.EXPONENTIALS.items()]
+        if name == "numba":
+            found.append(Polynomial(f"{place}, half precision", "float32", source.COARSE_EXPONENTIAL))
+    return found
+
+
+def _exponential_in_cuda(number: str) -> str:
+    from softbench_backends.cupy.source import source
+
+    return source().partition(f"template <> struct Exp<{number}> {{")[2].partition("\n};")[0]
+
+
+def coefficients_in(text: str) -> tuple[float, ...]:
+    """Of Horner's scheme in C++, ``p = ...; p = fused(p, t, ...);``, which begins with the last one."""
+    first = re.findall(r"^ *(?:float|double) p = (\S+);$", text, re.MULTILINE)
+    more = re.findall(r"^ *p = fused\(p, t, (\S+)\);$", text, re.MULTILINE)
+    assert len(first) == 1, text
+    assert len(more) == text.count("fused(p, t,"), text
+    numbers = [number.removesuffix("f") for number in (*first, *more)]
+    return tuple(float.fromhex(n) if n.startswith("0x") else float(n) for n in numbers[::-1])
+
+
+def exponential(arguments: Sequence[str]) -> int:
+    """Find the coefficients of the backends' exponentials anew, and say how far off the polynomials are.
+
+    Ends with 1 if a backend has others.
     """
     parser("exponential", exponential).parse_args(arguments)
-    from softbench_backends.numba.exponential import EXPONENTIALS
-
-    status = 0
-    for dtype, used in EXPONENTIALS.items():
-        found = fit(len(used), dtype)
-        same = found.coefficients == used
-        status |= not same
-        print(f"{dtype}: the backend has {'these' if same else 'others'}")
-        for i, c in enumerate(found.coefficients):
-            print(f"  t^{i + 2:<3} {c.hex()}" + ("" if c == used[i] else f"   there {used[i].hex()}"))
-        print(f"  relative error {found.error:.3g}, {found.ulp:.3f} ulp at t = {found.worst:.6f}")
+    status, known = 0, polynomials()
+    for dtype, count in sorted({(used.dtype, len(used.coefficients)) for used in known}):
+        best = fit(count, dtype)
+        off = f"relative error {best.error:.3g}, {best.ulp:.3f} ulp at t = {best.worst:.6f}"
+        print(f"{dtype}, {count} coefficients: {off}")
+        for i, c in enumerate(best.coefficients):
+            print(f"  t^{i + 2:<3} {c.hex()}")
+        for used in known:
+            if (used.dtype, len(used.coefficients)) == (dtype, count):
+                same = used.coefficients == best.coefficients
+                status |= not same
+                print(f"  {used.where}: {'these' if same else _others(used, best)}")
     return status
+
+
+def _others(used: Polynomial, best: Fit) -> str:
+    """What is different, and how far off it is."""
+    pairs = enumerate(zip(used.coefficients, best.coefficients, strict=True))
+    unlike = ", ".join(f"t^{i + 2} {there.hex()}" for i, (there, here) in pairs if there != here)
+    found = judged(used.coefficients, used.dtype)
+    return f"others ({unlike}), {found.ulp:.3f} ulp at t = {found.worst:.6f}"
 
 
 # -- worst errors ------------------------------------------------------------------------------------------------------
