@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -106,7 +108,8 @@ def lbfgs(descent: Descent, u: F64) -> Status:
     while not descent.converged and descent.iterations < descent.max_iter:
         before = descent.evaluation.value
         options = {"maxiter": descent.max_iter, "maxfun": 1 << 30, "maxcor": _CORRECTIONS, "gtol": 0.0, "ftol": 0.0}
-        found = minimize(value_and_gradient, u, jac=True, method="L-BFGS-B", callback=iterated, options=options)
+        with _scipys_libraries().limit(limits=1):
+            found = minimize(value_and_gradient, u, jac=True, method="L-BFGS-B", callback=iterated, options=options)
         u = np.asarray(found.x)
         if not descent.converged and descent.iterations < descent.max_iter:
             # It found no decrease in any direction it knows: rounding errors hide it, or what it knows misleads.
@@ -114,6 +117,22 @@ def lbfgs(descent: Descent, u: F64) -> Status:
                 return "precision"
             descent.evaluation = descent.evaluate(u)
     return "converged" if descent.converged else "max_iter"
+
+
+@cache
+def _scipys_libraries() -> Any:
+    """What SciPy brings for linear algebra and shares with nobody: as packages of PyPI do.
+
+    L-BFGS-B has vectors for it, and matrices of 20 x 20: waking a second thread, and waiting for it on a busy machine,
+    took ten times as long as all else of a small fit. What NumPy uses too is left alone, for backends multiply with it.
+    """
+    import scipy.linalg
+    from threadpoolctl import ThreadpoolController
+
+    package, libraries = Path(scipy.__file__).parent, ThreadpoolController()
+    places = package, package.with_name("scipy.libs")
+    files = [str(library["filepath"]) for library in libraries.info()]
+    return libraries.select(filepath=[f for f in files if any(Path(f).is_relative_to(place) for place in places)])
 
 
 def newton_cg(descent: Descent, u: F64) -> Status:

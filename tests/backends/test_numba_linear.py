@@ -7,6 +7,10 @@ import scipy.sparse as sp
 
 import softbench as sb
 
+pytestmark = (
+    pytest.mark.processes
+)  # most of it is compiling; tests/front/test_linear.py has a sample for the default tests
+
 FORMS = {"array": np.asarray, "fortran": np.asfortranarray, "csr": sp.csr_array, "csc": sp.csc_array}
 
 
@@ -18,7 +22,6 @@ def problem(n, p, k, dtype):
     return X, coef, rng.normal(size=k).astype(dtype), rng.integers(0, k, n)
 
 
-@pytest.mark.processes
 @pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="one thread only")
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("n", "p", "k"), [(5000, 40, 10), (3000, 500, 300)], ids=["own sums", "one sum"])

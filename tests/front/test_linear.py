@@ -32,7 +32,8 @@ def composed(X, coef, intercept, target, **options):
     return loss, g[~ignored].T @ X[~ignored], g.sum(axis=0)
 
 
-@pytest.fixture(params=["numpy", "python", "numba"])
+# The numba backend has a dozen kernels for linear logits, of half a minute of compiling: by default a sample of one.
+@pytest.fixture(params=["numpy", "python", pytest.param("numba", marks=pytest.mark.processes)])
 def backend(request):
     return sb.get_backend(request.param)
 
@@ -75,6 +76,14 @@ def test_loss_and_gradient_are_the_composed_ones(backend, name, soft, dtype):
     close(coef_gradient, expected[1], dtype)
     close(intercept_gradient, expected[2], dtype)
     assert backend.linear_loss(X, coef, intercept, target, **options) == loss
+
+
+def test_a_sample_of_compiled_kernels():
+    X, coef, intercept, target = problem(np.float32)
+    be = sb.get_backend("numba")
+    expected = composed(X, coef, intercept, target)
+    for found, due in zip(be.linear_loss_and_gradient(X, coef, intercept, target), expected, strict=True):
+        close(found, due, np.float32)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

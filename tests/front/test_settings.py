@@ -12,6 +12,9 @@ import softbench as sb
 
 inf, nan = np.inf, np.nan
 
+LINEAR = ["python", "numpy", pytest.param("numba", marks=pytest.mark.processes)]
+"""Backends by whose linear functions; to compile numba's takes long."""
+
 
 @pytest.fixture(params=["python", "numpy", "numba"])
 def be(request):
@@ -33,15 +36,17 @@ def _calls(be, dtype):
         for reduction in ("none", "mean"):
             yield lambda t=target, o=options, r=reduction: be.loss_and_gradient(x, t, reduction=r, **o)
             yield lambda t=target[:2], r=reduction: be.log_loss(p, t, reduction=r)
-    coef = np.full((3, 3), 1e30)
-    yield lambda: be.linear_softmax(x[:2].astype(np.float64), coef)
-    yield lambda: be.linear_loss_and_gradient(x[:2].astype(np.float64), coef, None, y[:2])
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("setting", ["raise", "warn"])
-def test_errstate_and_warning_filters_change_nothing(be, dtype, setting):
-    for call in _calls(be, dtype):
+def _linear_calls(be):
+    """Functions of linear logits, where products overflow."""
+    x, coef = np.array([[0.0, -12, -600], [-17, 0, 3e4]]), np.full((3, 3), 1e306)
+    yield lambda: be.linear_softmax(x, coef)
+    yield lambda: be.linear_loss_and_gradient(x, coef, None, [0, 1])
+
+
+def _changes_nothing(setting, calls):
+    for call in calls:
         due = call()
         with warnings.catch_warnings(), np.errstate(all=setting):
             warnings.simplefilter("error")
@@ -50,6 +55,18 @@ def test_errstate_and_warning_filters_change_nothing(be, dtype, setting):
         pairs = zip(got, due, strict=True) if isinstance(due, tuple) else [(got, due)]
         for result, expected in pairs:
             assert result is expected is None or result.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("setting", ["raise", "warn"])
+def test_errstate_and_warning_filters_change_nothing(be, dtype, setting):
+    _changes_nothing(setting, _calls(be, dtype))
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("setting", ["raise", "warn"])
+def test_errstate_and_warning_filters_change_nothing_of_linear_logits(name, setting):
+    _changes_nothing(setting, _linear_calls(sb.get_backend(name)))
 
 
 def test_a_failed_call_leaves_the_caller_s_errstate(be):
@@ -72,14 +89,27 @@ def test_weights_that_are_not_finite(be, which, value, target):
     calls = {
         "loss": lambda **more: be.loss(x, target, **weights, **more),
         "gradient": lambda **more: be.gradient(x, target, **weights, **more),
-        "linear_loss": lambda **more: be.linear_loss(x, np.eye(2), None, target, **weights, **more),
     }
+    for call in calls.values():
+        _refused(call, rf"^{which}\[1\] is {value}, expected a finite number >= 0")
+
+
+@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("target", [np.array([0, 1]), np.full((2, 2), 0.5)])
+def test_weights_of_linear_logits_that_are_not_finite(name, target):
+    x, weights, be = np.array([[0.0, 1.0], [2.0, 0.0]]), {"sample_weight": [1.0, inf]}, sb.get_backend(name)
+    _refused(
+        lambda **more: be.linear_loss(x, np.eye(2), None, target, **weights, **more), r"^sample_weight\[1\] is inf"
+    )
+
+
+def _refused(call, match):
+    """By default; without validation the result has NaN, and nobody is warned."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for call in calls.values():
-            with pytest.raises(ValueError, match=rf"^{which}\[1\] is {value}, expected a finite number >= 0"):
-                call()
-            assert np.isnan(call(validate=False)).any()
+        with pytest.raises(ValueError, match=match):
+            call()
+        assert np.isnan(call(validate=False)).any()
 
 
 # -- label_smoothing -----------------------------------------------------------------------------------

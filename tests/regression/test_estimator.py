@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import softbench as sb
+from softbench.regression.objective import Objective
 
 RAW = {
     "iris": datasets.load_iris,
@@ -54,7 +56,7 @@ def objective(model, X, y, alpha, sample_weight=None):
     return loss + 0.5 * alpha * float(np.sum(np.asarray(model.coef_, np.float64) ** 2))
 
 
-@pytest.mark.parametrize("name", RAW)
+@pytest.mark.parametrize("name", [*list(RAW)[:-1], pytest.param("digits", marks=pytest.mark.processes)])
 def test_raw_data_converge_by_default_below_scikit_learn(name):
     X, y = RAW[name](return_X_y=True)
     with warnings.catch_warnings():
@@ -100,7 +102,7 @@ def test_solvers_coordinates_and_layouts_agree(solver, precondition, form):
     assert model.score(form(X), y) == expected.score(X, y)
 
 
-@pytest.mark.parametrize("backend", ["python", "numpy", "numba"])
+@pytest.mark.parametrize("backend", ["python", "numpy", pytest.param("numba", marks=pytest.mark.processes)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_backends_agree(backend, dtype):
     """The stated tolerance: coefficients differ by 1e-6 (float32: 1e-3) of the largest at ``tol=1e-8`` (1e-6)."""
@@ -219,8 +221,7 @@ def test_warm_starts_need_no_steps_and_survive_changes_of_the_classes():
         model.fit(X[:, 1:], names)
 
 
-@pytest.mark.parametrize("k", [2, 4])
-@pytest.mark.parametrize("options", [{"C": 1.0}, {"alpha": 1e-2}])
+@pytest.mark.parametrize(("k", "options"), [(2, {"C": 1.0}), (4, {"alpha": 1e-2})])
 def test_a_stream_ends_near_the_whole(k, options):
     X, y = blobs(4000, k=k)
     whole = sb.SoftmaxRegression(**options).fit(X, y)
@@ -332,6 +333,7 @@ def test_what_it_says(capsys):
     sb.SoftmaxRegression(verbose=2, solver="lbfgs").fit(X, y)
 
 
+@pytest.mark.processes
 def test_threads_are_limited_while_it_fits():
     numba = pytest.importorskip("numba")
     X, y = blobs()
@@ -354,3 +356,24 @@ def test_another_backend_may_be_in_use():
     with sb.use_backend("python"):
         assert sb.SoftmaxRegression().fit(X[:50], y[:50]).result_.backend == "python"
     assert sb.SoftmaxRegression().fit(X, y).result_.backend == "numpy"
+
+
+def test_lbfgs_wakes_no_threads_for_its_small_matrices():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def counts():
+        return {Path(lib["filepath"]): lib["num_threads"] for lib in threadpoolctl.threadpool_info()}
+
+    during, before = [], counts()
+    own = [path for path in before if "scipy.libs" in path.parts]
+    if not own:
+        pytest.skip("SciPy brings no linear algebra of its own here")
+
+    X, y = blobs()
+    objective_of = Objective.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Objective, "__call__", lambda self, *args: during.append(counts()) or objective_of(self, *args))
+        sb.SoftmaxRegression(solver="lbfgs").fit(X, y)
+    assert all(counted[path] == 1 for counted in during[1:] for path in own)  # the first is before L-BFGS-B starts
+    assert len(during) > 2
+    assert counts() == before
