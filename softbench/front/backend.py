@@ -290,7 +290,7 @@ class Backend(LinearFunctions):
         x = kernel_rows(rows, plan)
         exact = None
         if lowered.wide is not None:  # before the kernel writes into the logits
-            wide = x[lowered.wide.which].astype(np.float64)
+            wide = rows.read_rows(x, lowered.wide.which).astype(np.float64)
             exact = lowered.wide.evaluate(wide, "gradient" in method, method == "log_loss")
         due = (plan.n,) if target.reduction == "none" else ()
         losses: Any = None
@@ -310,8 +310,8 @@ class Backend(LinearFunctions):
                 losses = checked(rows, f"{method} (losses)", pair[0], losses, due, "float64")
                 gradient, method = pair[1], f"{method} (gradient)"
             gradient = checked(rows, method, gradient, to.buffer, x.shape, plan.compute)
-            if lowered.wide is not None and exact is not None:
-                gradient[lowered.wide.which] = exact.gradient
+            if lowered.wide is not None and exact is not None and exact.gradient is not None:
+                rows.write_rows(gradient, lowered.wide.which, exact.gradient)
             gradient = restore_layout(rows, plan, gradient, to)
         if losses is None:
             return None, gradient
@@ -331,13 +331,16 @@ class Backend(LinearFunctions):
 
     def _reduced_exactly(self, plan: Plan, losses: Array, reduction: str, lowered: LoweredTarget, exact: Exact) -> Any:
         """`_reduced` with wide rows among the others; the sum in extended precision, as they may be out of range."""
+        rows, over, here = self.rows, 1 if lowered.divisor is None else lowered.divisor, self.rows.host_copy(losses)
         assert lowered.wide is not None
-        over = np.longdouble(1 if lowered.divisor is None else lowered.divisor)
-        wide = losses.astype(np.longdouble) / (over or np.longdouble(np.nan))
+        assert here is not None
+        if not isinstance(over, (int, float, np.longdouble)):  # on a device: a sum, and what that rounds away
+            over = np.sum(rows.host_copy(over), dtype=np.longdouble)  # type: ignore[arg-type]  # it is an array
+        wide = here.astype(np.longdouble) / (np.longdouble(over) or np.longdouble(np.nan))
         wide[lowered.wide.which] = exact.losses
         if reduction == "none":
-            return per_row(self.rows, plan, wide.astype(np.float64), plan.outer)
-        return self.rows.wrap(wide.sum().astype(np.float64), plan.given)
+            return per_row(rows, plan, rows.device_copy(wide.astype(np.float64)), plan.outer)
+        return rows.wrap(rows.device_copy(wide.sum().astype(np.float64)), plan.given)
 
 
 def _refuse(rows: RowBackend, function: str, *arguments: Any, **options: Any) -> NoReturn:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from softbench.front.plan import Plan
 from softbench.front.wide_rows import WideRows, find_wide_rows
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target, messages
 from softbench.interface.dtypes import result_dtype, row_dtype
+from softbench.interface.host_arrays import NumpyArrayOps
 
 __all__ = [
     "LoweredTarget",
@@ -25,6 +28,7 @@ __all__ = [
 ]
 
 
+_HOST: Final = NumpyArrayOps()
 _WIDE: Final = frozenset({"float32", "float64"})
 _LEAST: Final = {"float32": 2.0**-149, "float64": 2.0**-1074}
 MODERATE: Final = (2.0**-30, 2.0**30)
@@ -51,7 +55,7 @@ class Weights(NamedTuple):
     values: Array
     """Flat float64: as kernels get them."""
     moderate: bool
-    """Whether they are 0 or in the middle of the range of float32."""
+    """Whether they are known to be 0 or in the middle of the range of float32, or are not to be looked at."""
 
 
 class LoweredTarget(NamedTuple):
@@ -85,6 +89,8 @@ class _Parts(NamedTuple):
     """Whether kernels weight, smooth and reduce themselves (`softbench.interface.RowBackend.native_loss`)."""
     asked: Reduction
     """What a kernel is to make of the losses of rows."""
+    unseen: bool
+    """Whether nobody is to look at values."""
 
     @property
     def weighted(self) -> bool:
@@ -92,13 +98,24 @@ class _Parts(NamedTuple):
 
     @property
     def moderate(self) -> bool:
-        """Whether no product of weights and smoothing can leave the range of float32."""
+        """Whether no product of weights and smoothing can leave the range of float32, or nobody is to look."""
+        if self.unseen:
+            return True
         weights = all(part is None or part.moderate for part in (self.w, self.s))
         return weights and (self.eps == 0.0 or self.eps >= MODERATE[0])
 
+    def looks(self, rows: RowBackend) -> bool:
+        """Whether weights are to be kept in the range of kernels here; on a device only those that may leave it."""
+        return not self.native and not (rows.waits and self.moderate)
+
     def values(self) -> tuple[Array | None, Array | None]:
-        """Sample and class weights as kernels get them."""
+        """Sample and class weights as the backend has them."""
         return (None if self.s is None else self.s.values), (None if self.w is None else self.w.values)
+
+    def host_values(self, rows: RowBackend) -> tuple[Array | None, Array | None]:
+        """The same in host memory."""
+        s, w = self.values()
+        return (None if s is None else rows.host_copy(s)), (None if w is None else rows.host_copy(w))
 
 
 # -- checks ------------------------------------------------------------------------------------------------------
@@ -170,16 +187,17 @@ def accept_weights(rows: RowBackend, given: Array, argument: str, shape: tuple[i
         raise TypeError(f"{argument} has dtype {given.dtype.name}: expected a real dtype")
     if given.shape != shape:
         raise ValueError(f"{argument} has shape {tuple(given.shape)}, expected {shape}")
-    values = rows.as_rows(given.reshape(1, -1), 1, "float64").reshape(-1)
-    if validate:
+    values = sizes = rows.as_rows(given.reshape(1, -1), 1, "float64").reshape(-1)
+    if not validate:
+        if rows.waits:
+            return Weights(given, values, True)
+        if isinstance(values, np.ndarray):
+            values = np.where(np.isfinite(values), values, np.nan)
+            sizes = np.abs(values)
+    moderate = rows.all_between(sizes, *MODERATE)
+    if validate and not moderate:
         rows.check_range(values, argument, 0.0, sys.float_info.max)
-    if not _in_host_memory(rows, values):
-        return Weights(given, values, True)
-    if not validate and not np.isfinite(values).all():
-        values = np.where(np.isfinite(values), values, np.nan)
-    sizes = np.abs(values)
-    moderate = (sizes == 0) | ((sizes >= MODERATE[0]) & (sizes <= MODERATE[1]))
-    return Weights(given, values, bool(moderate.all()))
+    return Weights(given, values, moderate)
 
 
 def accept_class_weight(rows: RowBackend, weights: Any, k: int, validate: bool) -> Weights | None:
@@ -196,11 +214,6 @@ def accept_sample_weight(rows: RowBackend, weights: Any, shape: tuple[int, ...],
     return accept_weights(rows, rows.accept(weights, "sample_weight"), "sample_weight", shape, validate)
 
 
-def _in_host_memory(rows: RowBackend, array: Array) -> bool:
-    """Whether an array is one of NumPy. Kernels of other libraries get weights of any size as they are."""
-    return rows.kind == "cpu" and isinstance(array, np.ndarray)
-
-
 # -- lowering ----------------------------------------------------------------------------------------------------
 
 
@@ -208,7 +221,8 @@ def lower_target(rows: RowBackend, plan: Plan, target: Any, options: TargetOptio
     """Check a target and everything that goes with it, and lower it; the errors are those of `softbench.loss`."""
     t = accept_target(rows, target, len(plan.outer))
     ignored = check_ignore_index(options.ignore_index)
-    narrow = rows.kind != "cpu" and plan.compute != "float64"  # kernels there may hold the share in float32
+    unseen = rows.waits and not options.validate
+    narrow = unseen and plan.compute != "float64"  # kernels there may hold the share in float32
     eps = check_smoothing(options.label_smoothing, plan.k, _LEAST["float32" if narrow else "float64"])
     shape = plan.x.shape
     has_labels = holds_labels(t, plan.argument, plan.outer, shape, f"{plan.argument} of shape {shape}")
@@ -220,7 +234,7 @@ def lower_target(rows: RowBackend, plan: Plan, target: Any, options: TargetOptio
     s = accept_sample_weight(rows, options.sample_weight, plan.outer, options.validate)
     native = rows.native_loss and not plan.empty
     mean, asked = options.reduction == "mean" and not native, options.reduction if native else "none"
-    parts = _Parts(t, w, s, ignored, eps, mean, options.validate, native, asked)
+    parts = _Parts(t, w, s, ignored, eps, mean, options.validate, native, asked, unseen)
     lowered = (_lower_labels if has_labels else _lower_distributions)(rows, plan, parts)
     given = (("target", t), ("class_weight", w and w.given), ("sample_weight", s and s.given))
     return lowered._replace(inputs=tuple((name, array) for name, array in given if array is not None))
@@ -232,24 +246,14 @@ def _lower_labels(rows: RowBackend, plan: Plan, parts: _Parts) -> LoweredTarget:
     labels = rows.index_labels(flat, plan.k, parts.ignored, parts.validate)
     may_ignore = labels is not flat and parts.ignored is not None
     may_be_invalid = labels is not flat and not parts.validate
-    s, w = parts.values()
-    divisor = None
-    if parts.mean:
-        counts = plan.n == 0 or (parts.ignored is None and not parts.weighted)
-        divisor = float(plan.n) if counts else rows.divisor(labels, s, w)
-    wide = None
-    if not plan.empty and not parts.native and _in_host_memory(rows, labels):
-        kept = np.ones(plan.n, bool)
-        given = divisor
-        if divisor is not None and s is not None:
-            s, divisor, kept = _normalised(s, divisor)
-        elif divisor is not None and w is not None:
-            w, divisor, of_class = _normalised(w, divisor)
-            kept = of_class[np.maximum(labels, 0)] if parts.eps == 0.0 else np.full(plan.n, of_class.all())
-        if not parts.moderate or not kept.all():
-            wide = _wide_rows(plan, parts, given, labels=labels, also=~kept)
-        if not parts.moderate and parts.eps != 0.0 and _are_all(wide, labels, s):
-            w = None  # which may be beyond the rows' dtype
+    counts = plan.n == 0 or (parts.ignored is None and not parts.weighted)
+    divisor = float(plan.n) if parts.mean and counts else None
+    here = rows.host_copy(labels) if parts.looks(rows) and not plan.empty else None
+    if here is not None:
+        s, w, divisor, wide = _in_range(rows, plan, parts, divisor, labels=here)
+    else:
+        (s, w), wide = parts.values(), None
+        divisor = rows.divisor(labels, s, w) if parts.mean and not counts else divisor
     target = IndexTarget(labels, s, w, parts.eps, may_ignore, may_be_invalid, parts.asked)
     return LoweredTarget(target, divisor, wide=wide)
 
@@ -275,10 +279,66 @@ def _lower_distributions(rows: RowBackend, plan: Plan, parts: _Parts) -> Lowered
         dtype = row_dtype(dtype, _WIDE)
     if as_is:
         return LoweredTarget(SoftTarget(rows.as_rows(y, 1, dtype), s, w, parts.eps, parts.asked), by_rows)
-    divisor = by_rows if s is None or not parts.mean else rows.divisor(None, s, None)
-    wide = None if parts.moderate or not _in_host_memory(rows, y) else _wide_rows(plan, parts, divisor, y=y)
+    by_rows = by_rows if s is None else None
+    if not parts.moderate and (rows.waits or isinstance(y, np.ndarray)):
+        s, w, divisor, wide = _in_range(rows, plan, parts, by_rows, read_y=functools.partial(rows.read_rows, y))
+    else:
+        divisor, wide = rows.divisor(None, s, None) if parts.mean and s is not None else by_rows, None
     q = rows.soft_rows(y, dtype, parts.eps, w, s, 1.0 if divisor is None else divisor)
     return LoweredTarget(SoftTarget(q), 1.0 if parts.mean else None, wide=wide)
+
+
+def _in_range(
+    rows: RowBackend,
+    plan: Plan,
+    parts: _Parts,
+    divisor: Any,
+    *,
+    labels: Array | None = None,
+    read_y: Callable[[Array], Array] | None = None,
+) -> tuple[Array | None, Array | None, Any, WideRows | None]:
+    """Sample and class weights and the divisor of a mean within the range of kernels; and rows that have others.
+
+    Parameters
+    ----------
+    rows, plan, parts
+        Of the call.
+    divisor
+        The number of rows where that divides a mean, else None.
+    labels, read_y
+        As of `find_wide_rows`.
+    """
+    given_s, given_w = s, w = parts.host_values(rows)
+    if parts.mean and divisor is None:
+        divisor = (_HOST if rows.waits else rows).divisor(labels, s, w if read_y is None else None)
+    undivided, kept = divisor, np.ones(plan.n, bool)
+    if divisor is not None and s is not None:
+        s, divisor, kept = _normalised(s, divisor)
+    elif divisor is not None and w is not None and labels is not None:
+        w, divisor, of_class = _normalised(w, divisor)
+        kept = of_class[np.maximum(labels, 0)] if parts.eps == 0.0 else np.full(plan.n, of_class.all())
+    wide = None
+    if not parts.moderate or not kept.all():
+        wide = find_wide_rows(
+            plan.compute,
+            plan.n,
+            plan.k,
+            labels=labels,
+            read_y=read_y,
+            class_weight=given_w,
+            sample_weight=given_s,
+            eps=parts.eps,
+            divisor=undivided,
+            also=~kept,
+        )
+    if labels is not None and not parts.moderate and parts.eps != 0.0 and _are_all(wide, labels, s):
+        w = None  # which may be beyond the rows' dtype
+    if not rows.waits:
+        return s, w, divisor, wide
+    if isinstance(divisor, np.longdouble):
+        high = np.float64(divisor)
+        divisor = rows.device_copy(np.array([high, np.float64(divisor - high)]))
+    return *(None if part is None else rows.device_copy(part) for part in (s, w)), divisor, wide
 
 
 def _normalised(weights: Array, divisor: Any) -> tuple[Array, Any, Array]:
@@ -300,28 +360,3 @@ def _are_all(wide: WideRows | None, labels: Array, sample_weight: Array | None) 
     if wide is not None:
         counts[wide.which] = False
     return not counts.any()
-
-
-def _wide_rows(
-    plan: Plan,
-    parts: _Parts,
-    divisor: Any,
-    *,
-    labels: Array | None = None,
-    y: Array | None = None,
-    also: Array | None = None,
-) -> WideRows | None:
-    """See `find_wide_rows`."""
-    s, w = parts.values()
-    return find_wide_rows(
-        plan.compute,
-        plan.n,
-        plan.k,
-        labels=labels,
-        y=y,
-        class_weight=w,
-        sample_weight=s,
-        eps=parts.eps,
-        divisor=divisor,
-        also=also,
-    )

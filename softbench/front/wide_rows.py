@@ -9,6 +9,7 @@ so what happens to them is written once, for all backends: NumPy's longdouble, w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -132,7 +133,7 @@ def find_wide_rows(
     k: int,
     *,
     labels: Array | None,
-    y: Array | None,
+    read_y: Callable[[NDArray[np.intp]], Array] | None,
     class_weight: Array | None,
     sample_weight: Array | None,
     eps: float,
@@ -147,8 +148,8 @@ def find_wide_rows(
         Dtype of the rows.
     n, k
         Rows and classes.
-    labels, y
-        Class indices ``(N,)`` as kernels get them, or distributions ``(N, K)``.
+    labels, read_y
+        Class indices ``(N,)`` as kernels get them, or a function from numbers of rows to their distributions.
     class_weight, sample_weight, eps
         Weights ``(K,)`` and ``(N,)`` or None, and the smoothing.
     divisor
@@ -192,7 +193,7 @@ def find_wide_rows(
     return WideRows(
         which,
         None if labels is None else labels[which],
-        None if y is None else y[which].astype(np.longdouble),
+        None if read_y is None else read_y(which).astype(np.longdouble),
         None if s is None else s[which],
         w,
         np.longdouble(eps),

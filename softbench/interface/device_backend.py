@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 import numpy as np
 
 from softbench.interface import messages
-from softbench.interface.dtypes import compute_dtype, formats, sum_tolerance
+from softbench.interface.dtypes import compute_dtype, formats, name_of, sum_tolerance
 from softbench.interface.integers import shifted_rows
 from softbench.interface.linear import Features
 from softbench.interface.row_backend import Kind, RowBackend
@@ -48,6 +48,7 @@ class DeviceBackend(RowBackend):
     """Row kernels on a device. Arrays have ``shape``, ``strides`` in bytes, ``dtype``, ``ndim`` and ``reshape``."""
 
     kind: ClassVar[Kind] = "gpu"
+    waits = True
     install = 'pip install "softbench[cuda13]"  (or [cuda12], to match the driver)'
     dtypes = frozenset(formats)
 
@@ -69,6 +70,10 @@ class DeviceBackend(RowBackend):
         """All elements in C order as a contiguous vector; a copy only where they are not so already."""
 
     @abc.abstractmethod
+    def part(self, vector: Array, first: int, count: int) -> Array:
+        """Some elements of a contiguous vector, over the same memory."""
+
+    @abc.abstractmethod
     def fetch(self, vector: Array, first: int, count: int) -> np.ndarray[Any, Any]:
         """Some elements of a contiguous vector in host memory; waits for the device. bfloat16 comes widened."""
 
@@ -85,7 +90,7 @@ class DeviceBackend(RowBackend):
 
     @abc.abstractmethod
     def find_outside(self, vector: Array, low: float, high: float) -> int | None:
-        """The first element that is NaN or outside ``[low, high]``; waits for the device."""
+        """The first element that is NaN, or neither 0 nor in ``[low, high]``; waits for the device."""
 
     @abc.abstractmethod
     def find_no_distribution(self, y: Array, tolerance: float) -> int | None:
@@ -149,16 +154,46 @@ class DeviceBackend(RowBackend):
         if self.capturing():
             raise messages.captured_integers(x.dtype.name)
         rows = self.as_rows(x, axis, x.dtype.name)
-        shifted, restore = shifted_rows(np, self._fetch_all(rows))
+        shifted, restore = shifted_rows(np, self.host_copy(rows))
 
         def restored(values: Array) -> Array:
-            return self.adopt(self.upload(restore(self._fetch_all(values))), "logits")
+            return self.device_copy(restore(self.host_copy(values)))
 
-        return self.adopt(self.upload(shifted), "logits"), restored
+        return self.device_copy(shifted), restored
 
-    def _fetch_all(self, array: Array) -> np.ndarray[Any, Any]:
-        """A copy in host memory."""
+    def host_copy(self, array: Array) -> np.ndarray[Any, Any]:
+        """A copy in host memory; waits for the device."""
         return self.fetch(self.flattened(array), 0, array.size).reshape(array.shape)
+
+    def device_copy(self, array: np.ndarray[Any, Any]) -> Array:
+        """A copy on the device, made as results of this call are."""
+        made = self.empty(array.shape, array.dtype.name)
+        if array.size:
+            self._fill(made, array)
+        return made
+
+    def _fill(self, made: Array, host: np.ndarray[Any, Any]) -> None:
+        """Round a NumPy array into a contiguous one of as many elements."""
+        row = 1, host.size
+        given = self.adopt(self.upload(host.reshape(row)), "the array")
+        self.from_rows(given, row, 1, name_of(made.dtype), made.reshape(row))
+
+    def read_rows(self, rows: Array, which: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """A copy in host memory; waits for the device."""
+        k = rows.shape[1]
+        vector = self.flattened(rows)
+        runs = [self.fetch(vector, run[0] * k, len(run) * k).reshape(-1, k) for run in _runs(which)]
+        return np.concatenate(runs)
+
+    def write_rows(self, rows: Array, which: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> None:
+        """A copy to the device for each run of rows that follow each other."""
+        k = rows.shape[1]
+        vector = rows.reshape((rows.size,))
+        done = 0
+        for run in _runs(which):
+            part = values[done : done + len(run)].astype(np.float64)
+            self._fill(self.part(vector, run[0] * k, len(run) * k), part)
+            done += len(run)
 
     # -- targets and weights ---------------------------------------------------------------------------
 
@@ -185,6 +220,13 @@ class DeviceBackend(RowBackend):
         if at is not None:
             where = np.unravel_index(at, values.shape)
             raise messages.out_of_range(argument, where, self.fetch(given, at, 1)[0], low, high)
+
+    def all_between(self, values: Array, low: float, high: float) -> bool:
+        """Whether all ``values`` are 0 or in ``[low, high]``; waits for the device."""
+        if values.size == 0:
+            return True
+        self._refuse_capture()
+        return self.find_outside(self.flattened(values), low, high) is None
 
     def check_distribution(self, y: Array) -> None:
         """ValueError naming a row that is negative, NaN, or does not sum to 1; waits for the device."""
@@ -306,6 +348,11 @@ def _as_label(ignore_index: int | None, dtype: np.dtype[Any]) -> int | None:
     if not int(limits.min) <= ignore_index <= int(limits.max):
         return None
     return int(np.array(ignore_index, dtype).astype(np.int64))
+
+
+def _runs(which: np.ndarray[Any, Any]) -> list[list[int]]:
+    """Ascending numbers, cut where one does not follow the one before."""
+    return [run.tolist() for run in np.split(which, np.flatnonzero(np.diff(which) != 1) + 1)]
 
 
 class _Shadow:

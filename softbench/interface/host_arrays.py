@@ -83,6 +83,14 @@ class NumpyArrayOps:
         """A result of this backend as a NumPy array in host memory."""
         return np.asarray(array)
 
+    def host_copy(self, array: Array) -> np.ndarray[Any, Any] | None:
+        """An array, accepted before, in host memory; None where only its library reads it."""
+        return array if isinstance(array, np.ndarray) else None
+
+    def device_copy(self, array: np.ndarray[Any, Any]) -> Array:
+        """The inverse of `host_copy`."""
+        return array
+
     def synchronize(self) -> None:
         """Wait until everything asked of this backend so far is done."""
 
@@ -163,6 +171,14 @@ class NumpyArrayOps:
         wanted = numpy_dtype(dtype)
         return np.ascontiguousarray(moved if moved.dtype == wanted else _cast(moved, wanted))
 
+    def read_rows(self, rows: Array, which: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Some of C-contiguous rows, by their numbers in ascending order: in host memory, and no narrower."""
+        return rows[which]  # type: ignore[no-any-return]
+
+    def write_rows(self, rows: Array, which: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> None:
+        """Round ``values`` into some of C-contiguous rows; the inverse of `read_rows`."""
+        rows[which] = values
+
     # -- targets and weights ---------------------------------------------------------------------------
 
     def index_labels(self, labels: Array, n_classes: int, ignore_index: int | None, validate: bool) -> Array:
@@ -197,6 +213,12 @@ class NumpyArrayOps:
         good = (values >= low) & (values <= high)
         where = np.unravel_index(int(good.argmin()), values.shape)
         raise messages.out_of_range(argument, where, values[where], low, high)
+
+    def all_between(self, values: Array, low: float, high: float) -> bool:
+        """Whether float64 ``values`` are known to be 0 or in ``[low, high]``, every one."""
+        if not isinstance(values, np.ndarray):
+            return False
+        return bool(((values == 0) | ((values >= low) & (values <= high))).all())
 
     def check_distribution(self, y: Array) -> None:
         """ValueError naming the first row of soft targets ``(N, K)`` that is negative, NaN, or does not sum to 1.

@@ -129,6 +129,9 @@ class RowBackend(LinearKernels, abc.ABC):
     """Whether kernels see to it themselves that they keep subnormal numbers on a thread that is set to flush them, and
     that NumPy does not warn. If not, as by default, the front does (`softbench.interface.float_mode`), which takes a
     microsecond or two."""
+    waits: ClassVar[bool] = False
+    """Whether looking at values of an array waits for a device. Calls that are not to check values
+    (``validate=False``) then look at no weights either, and kernels get them however large or small they are."""
     cost: ClassVar[Literal["compiled", "interpreted", "simulated"]] = "compiled"
     """How much work the conformance kit may ask for."""
     provides: ClassVar[Collection[str]] = frozenset(FUNCTIONS)

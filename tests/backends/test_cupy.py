@@ -49,7 +49,7 @@ def be(rows: CupyOnCpu) -> Backend:
 
 SAMPLE = [
     f"{rows}/*float32*"
-    for rows in ("accuracy-*", "nan-row", "plus-infinity", "ignore-index", "label-smoothing", "class-weight", "out")
+    for rows in ("accuracy-*", "nan-row", "plus-infinity", "ignore-index", "label-smoothing", "*weight*", "out")
 ]
 
 
@@ -112,6 +112,37 @@ def test_sums_are_exact_to_a_rounding_and_divide_by_device_scalars(rows: CupyOnC
     assert np.isnan(rows.total(np.array([10.0]), np.zeros(2)))
     assert rows.total(np.array([np.inf, 1.0])) == np.inf
     assert rows.total(np.empty(0)) == 0
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean"])
+def test_only_rows_of_extreme_weights_leave_the_device(be: Backend, reduction: str) -> None:
+    x = draw("normal-4", 4, 5, "float32")
+    out, y = x.copy(), np.array([0, 4, 2, 1])
+    given = {"sample_weight": np.array([1e300, 1.0, 1e-310, 2.0]), "reduction": reduction}
+    loss, gradient = be.loss_and_gradient(out, y, **given, class_weight=[1e300, 1.0, 1.0, 1.0, 1.0], out=out)
+    assert gradient is out
+    if reduction == "none":
+        assert loss[0] == np.inf  # 1e600, which no kernel can hold
+        alone = be.loss_and_gradient(x[[1, 3]], y[[1, 3]], sample_weight=np.array([1.0, 2.0]), reduction="none")
+        assert loss[[1, 3]].tolist() == alone[0].tolist()
+        assert out[[1, 3]].tolist() == alone[1].tolist()
+    else:  # all of the mean is the first row
+        assert np.allclose([loss, *out[0]], [be.loss(x[:1], y[:1]), *be.gradient(x[:1], y[:1])[0]], rtol=1e-6)
+        assert not out[1:].any()
+
+
+def test_weights_are_not_looked_at_without_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = CupyOnCpu()
+    be, given = Backend(rows), {"sample_weight": np.array([1.0, 1e-30]), "class_weight": np.array([1e30, 1.0, 2.0])}
+    x, y = draw("normal-4", 2, 3, "float32"), np.array([0, 1])
+    read = []
+    monkeypatch.setattr(rows.device, "to_numpy", lambda array: read.append(array) or np.asarray(array))
+    be.loss_and_gradient(x, y, **given, label_smoothing=0.1, validate=False)
+    assert not read
+    be.loss_and_gradient(x, y, sample_weight=np.ones(2))
+    assert [array.size for array in read] == [1, 1]  # the first offender among the labels, and among the weights
+    be.loss_and_gradient(x, y, **given)
+    assert len(read) > 2
 
 
 def test_overlap_is_told_from_addresses_alone(rows: CupyOnCpu) -> None:

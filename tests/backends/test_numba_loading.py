@@ -5,6 +5,7 @@ Kernels on disk belong to what was loaded. Every test starts processes with a co
 
 import os
 import sys
+import types
 import zipfile
 from pathlib import Path
 
@@ -69,6 +70,30 @@ def _call(path, folder, text=CALL, **environment):
     )
     assert not done.problem, done.stderr
     return done.stdout
+
+
+def test_an_index_of_other_sources_may_name_types_that_are_gone(tmp_path, monkeypatch):
+    from softbench_backends.numba import numba_internals
+
+    if "disk cache" in numba_internals.MISSING:
+        pytest.skip("this Numba keeps nothing on disk")
+
+    def cache(stamp):
+        monkeypatch.setattr(numba_internals, "source_hash", lambda: stamp)
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+        return numba_internals._PackageCache(_archive)._cache_file
+
+    module = types.ModuleType("module_of_a_type")
+    module.Key = type("Key", (), {"__module__": module.__name__})
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    before = cache("before")
+    before._index_path = str(tmp_path / "index")
+    before._save_index({module.Key(): "name"})
+    assert len(before._load_index()) == 1
+    del module.Key
+    after = cache("after")
+    after._index_path = before._index_path
+    assert after._load_index() == {}
 
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["sources", "compiled"])

@@ -102,9 +102,13 @@ class CupyBackend(DeviceBackend):
         """Whether the current stream is captured."""
         return self.device.capturing()
 
+    def part(self, vector: Array, first: int, count: int) -> Array:
+        """A slice."""
+        return vector[first : first + count]
+
     def fetch(self, vector: Array, first: int, count: int) -> np.ndarray[Any, Any]:
         """Some elements, in host memory."""
-        return self.to_numpy(vector[first : first + count])
+        return self.to_numpy(self.part(vector, first, count))
 
     # -- rows ------------------------------------------------------------------------------------------
 

@@ -117,7 +117,7 @@ __global__ void check_labels(const L* labels, i64* out, i64 n, i64 n_classes, in
 template <class T> __global__ void check_range(const T* values, i64 n, double low, double high, u64* first_outside) {
     for (i64 i = (i64)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (i64)gridDim.x * blockDim.x) {
         const double v = widen(values[i]);
-        if (!(v >= low && v <= high)) atomicMin(first_outside, (u64)i);
+        if (!(v == 0 || (v >= low && v <= high))) atomicMin(first_outside, (u64)i);
     }
 }
 

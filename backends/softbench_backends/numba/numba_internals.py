@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import pickle
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -206,6 +205,8 @@ if "disk cache" not in MISSING:
             if stamp is None:
                 raise RuntimeError("the sources of this package are not known")
             self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)
+            # Of another version Numba reads no more than that: an index of other sources may name types that are gone.
+            self._cache_file._version += f" {stamp}"
 
         def _index_key(self, sig: Any, codegen: Any) -> Any:
             # The stamp stands for the code; what is left of Numba's key are the types and the processor.
@@ -221,8 +222,8 @@ if "disk cache" not in MISSING:
 
         @contextlib.contextmanager
         def _guard_against_spurious_io_errors(self) -> Iterator[None]:
-            # A full disk or a damaged file costs a compilation, nothing else.
-            with contextlib.suppress(OSError, EOFError, pickle.PickleError):
+            # A full disk or a damaged file costs a compilation, nothing else; and unpickling may raise anything.
+            with contextlib.suppress(Exception):
                 yield
 
 

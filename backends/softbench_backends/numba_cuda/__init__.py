@@ -193,10 +193,14 @@ class NumbaCudaBackend(DeviceBackend):
         """All elements, contiguous."""
         return array.flattened()
 
+    def part(self, vector: View, first: int, count: int) -> View:
+        """A slice."""
+        itemsize = vector.dtype.itemsize
+        return vector.with_form((count,), (itemsize,), first * itemsize)
+
     def fetch(self, vector: View, first: int, count: int) -> np.ndarray[Any, Any]:
         """Some elements, in host memory."""
-        itemsize = vector.dtype.itemsize
-        part = vector.with_form((count,), (itemsize,), first * itemsize)
+        part = self.part(vector, first, count)
         if name_of(vector.dtype) == "bfloat16":
             wide = self.empty((count,), "float32")
             self._copies.copy_cast(part, wide, self._stream)

@@ -30,7 +30,7 @@ def search_blocks(n: int) -> int:
 
 
 def _search_kernel(dtype: str, far_from: bool) -> Callable[..., None]:
-    """Per block, the index of the first element outside ``[low, high]``.
+    """Per block, the index of the first element that is neither 0 nor in ``[low, high]``.
 
     ``far_from``: of the first that is farther than ``high`` from ``low``.
     NaN is outside everything, unless ``high`` itself is NaN, which asks for values below ``low`` only.
@@ -49,7 +49,7 @@ def _search_kernel(dtype: str, far_from: bool) -> Callable[..., None]:
             elif high != high:
                 bad = value < low
             else:
-                bad = not (low <= value <= high)
+                bad = not (value == 0.0 or low <= value <= high)
             if bad:
                 found = min(found, i)
         best[thread] = found
@@ -69,7 +69,7 @@ def _search(x: View, far_from: bool, low: float, high: float, first: View, strea
 
 
 def find_outside(x: View, low: float, high: float, first: View, stream: int) -> None:
-    """Into ``first``, per block: the first index of contiguous ``x`` outside ``[low, high]``, or `FIRST_NONE`.
+    """Into ``first``, per block: the first index of contiguous ``x`` not 0 nor in ``[low, high]``, or `FIRST_NONE`.
 
     With ``high=nan`` only values below ``low`` count, and NaN does not.
     """
