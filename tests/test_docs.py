@@ -47,15 +47,68 @@ def test_documents_name_modules_that_exist() -> None:
             assert any(f"/{file}".endswith(f"/{name}") for file in files), f"{document.name} names {name}"
 
 
-def test_tables_of_the_performance_guide_are_those_of_the_runs_it_links_to() -> None:
-    from benchmarks.studies import goals, portability
-    from softbench.results import record
+@pytest.mark.parametrize("name", ["run", "goals", "cycles", "regimes", "portability"])
+def test_figures_are_those_of_the_committed_records(name: str) -> None:
+    from benchmarks.studies import figures
 
-    text = (ROOT / "docs/performance.md").read_text(encoding="utf-8")
-    for study, name in ((goals, "goals-epyc-zen4-2core"), (portability, "portability-epyc-zen4-2core")):
-        assert "\n".join(study.table(record.read(ROOT / f"docs/{name}.json"))) in text, (
-            f"not what --table makes of {name}.json"
-        )
+    assert name in figures.FIGURES
+    if name == "run" and '"softbench.run/1"' in (ROOT / figures.RUN).read_text(encoding="utf-8"):
+        pytest.skip(f"{figures.RUN} is of the first format, which nothing reads any more")
+    assert not figures.stale(name), f"python -m benchmarks.studies figures writes another {name!r}"
+
+
+def test_every_figure_is_looked_at() -> None:
+    from benchmarks.studies import figures
+
+    (tested,) = test_figures_are_those_of_the_committed_records.pytestmark
+    assert list(figures.FIGURES) == tested.args[1]
+
+
+def _a_run(median: float, fraction: float) -> dict[str, object]:
+    """A record of which the table of README.md is made."""
+    from benchmarks.studies import figures
+
+    result = {"median": median, "quartiles": [median, median], "samples": [median], "fraction": fraction}
+    result |= {"accuracy": {"ok": True, "max_ulp": 2.5}, "impossible": fraction > 1.0}
+    return {
+        "versions": {"python": "3.11.7", "numpy": "2.4.6", "numba": "0.68.1"},
+        "backends": {"numba": {"ok": True}, "python": {"ok": True}, "cupy": {"ok": False}},
+        "cases": [{"name": name, "results": {"numba": result}} for name in figures.CASES],
+    }
+
+
+def test_a_figure_that_is_not_that_of_its_record_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.studies import figures
+
+    before, behind = figures.markers("run", figures.FIGURES["run"])
+    page = tmp_path / "README.md"
+    page.write_text(f"Above.\n{before}\nold\n{behind}\nBelow.\n", encoding="utf-8")
+    monkeypatch.setattr(figures, "read", lambda path: _a_run(0.0012, 0.5))
+    assert figures.stale("run", tmp_path)
+    page.write_text(figures.generated("run", figures.FIGURES["run"], tmp_path), encoding="utf-8")
+    assert not figures.stale("run", tmp_path)
+    text = page.read_text(encoding="utf-8")
+    assert "| `numba` | 1.20 ms (50% of the limit) | 1.20 ms (50% of the limit) | 2.50 |" in text
+    assert "| `python` | not timed | not timed |  |" in text
+    assert "cupy" not in text
+    assert (text[:7], text[-7:]) == ("Above.\n", "Below.\n")
+    monkeypatch.setattr(figures, "read", lambda path: _a_run(0.0011, 0.5))
+    assert figures.stale("run", tmp_path)
+
+
+def test_a_figure_above_the_limit_is_refused() -> None:
+    from benchmarks.studies import figures
+
+    assert "| `numba` | refused | refused | 2.50 |" in figures.run_table(_a_run(0.0012, 1.01))
+
+
+def test_a_document_without_a_place_for_a_figure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.studies import figures
+
+    (tmp_path / "README.md").write_text("nothing", encoding="utf-8")
+    monkeypatch.setattr(figures, "read", lambda path: _a_run(0.0012, 0.5))
+    with pytest.raises(ValueError, match=r"README\.md has no place for figure 'run'"):
+        figures.stale("run", tmp_path)
 
 
 def test_figures_are_of_the_peers_that_can_be_installed_again() -> None:

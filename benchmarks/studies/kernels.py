@@ -12,11 +12,11 @@ import numpy as np
 
 import softbench as sb
 from benchmarks.studies.common import add_dtype, add_seconds, parser, spread
-from benchmarks.studies.goals import GOALS, medians
+from benchmarks.studies.goals import GOALS, medians, of_limit
 from softbench.interface import IndexTarget
+from softbench.measure.run import beginning
 from softbench.measure.timing import Candidate, interleave
-from softbench.results.record import Record, read
-from softbench.results.units import duration
+from softbench.results.record import Record, read, write
 
 # -- cycles ------------------------------------------------------------------------------------------------------------
 
@@ -127,21 +127,52 @@ def _measured(dtype: str, seconds: float) -> tuple[float, tuple[float, float, fl
     return timings["clock"].median / (links * LINK), (median, low, high)
 
 
-def predicted(record: Record, dtype: str, cycles: float, results: float, cycle: float) -> list[str]:
-    """Lines of Markdown for the cases that move memory; 64 bytes take ``cycles``, ``results`` of them to be written."""
-    lines = ["| case | memory | arithmetic | both at once - one after the other | measured |", "|---|---|---|---|---|"]
-    goals = {goal.name: goal for goal in GOALS}
-    for case in record["cases"]:
-        goal, times = goals[case["name"]], medians(case)
+def bounds(dtype: str, seconds: float) -> dict[str, Any]:
+    """Of a dtype: instructions and least cycles of every loop, cycles measured, and the seconds of one."""
+    loops = []
+    for loop in LOOPS:
+        kinds, size = counted(loop, dtype)
+        loops.append({"does": loop.does, "rare": loop.rare, "instructions": kinds, "cycles": at_least(kinds, size)})
+    cycle, measured = _measured(dtype, seconds)
+    return {"loops": loops, "measured": [time / cycle for time in measured], "cycle": cycle}
+
+
+def least(found: dict[str, Any]) -> float:
+    """Cycles of 64 bytes in all loops that rows of ordinary range take."""
+    return float(sum(loop["cycles"] for loop in found["loops"] if not loop["rare"]))
+
+
+def cycles_table(record: Record) -> list[str]:
+    """Lines of Markdown: the instructions of every loop, and what they add up to."""
+    lines = [f"| 64 bytes of | loop | {' | '.join(KINDS)} | cycles >= |", "|---" * (3 + len(KINDS)) + "|"]
+    for dtype, found in record["checks"]["cycles"].items():
+        for loop in found["loops"]:
+            numbers = [f"{number:.3g}" for number in (*loop["instructions"].values(), loop["cycles"])]
+            lines.append(f"| {dtype} | {loop['does']} | {' | '.join(numbers)} |")
+    for dtype, found in record["checks"]["cycles"].items():
+        median, low, high = found["measured"]
+        lines += [
+            "",
+            f"{dtype}: at least {least(found):.1f} cycles in all; measured {median:.1f} ({low:.1f}-{high:.1f})",
+        ]
+        lines[-1] += f" on one thread, rows of {CLASSES} classes in L2, at {1e-9 / found['cycle']:.2f} GHz."
+    return lines
+
+
+def predicted(goals: Record, cycles: Record, dtype: str) -> list[str]:
+    """Lines of Markdown for the cases that move memory, in units of the time that their memory takes."""
+    lines = ["| case | arithmetic | both at once - one after the other | measured |", "|---|---|---|---|"]
+    known, found = {goal.name: goal for goal in GOALS}, cycles["checks"]["cycles"][dtype]
+    for case in goals["cases"]:
+        goal, times = known[case["name"]], medians(case)
         memory = times.get("copy", times.get("read"))
         if goal.dtype != dtype or memory is None:
             continue
         vectors = goal.shape[0] * goal.shape[1] * np.dtype(dtype).itemsize / 64
-        each = cycles - results if goal.op == "loss" else cycles
-        arithmetic = vectors * each * cycle / record["machine"]["usable_cores"]
-        bounds = f"{duration(max(memory, arithmetic))} - {duration(memory + arithmetic)}"
-        cells = (goal.name, duration(memory), duration(arithmetic), bounds, duration(times["numba"]))
-        lines.append(f"| {' | '.join(cells)} |")
+        each = least(found) - (found["loops"][-1]["cycles"] if goal.op == "loss" else 0.0)
+        arithmetic = vectors * each * found["cycle"] / goals["machine"]["usable_cores"] / memory
+        cells = (goal.name, f"{arithmetic:.2f}", f"{max(1.0, arithmetic):.2f} - {1.0 + arithmetic:.2f}")
+        lines.append(f"| {' | '.join(cells)} | {of_limit(times['numba'], memory)} |")
     return lines
 
 
@@ -152,28 +183,23 @@ def cycles(arguments: Sequence[str]) -> int:
     instructions of each kind 64 bytes take, and how many cycles that is at least where, as on Zen 4, two pipes multiply
     and compare, two others add, and an operation holds its pipe for a cycle, a 512-bit one for two. Beside it what 64
     bytes take by the clock, on one thread, rows in L2. With a file of the study ``goals`` from this machine: what its
-    cases would take if arithmetic and memory overlapped, if one came after the other, and what they did take.
+    cases would take, in units of their memory's time, if arithmetic and memory overlapped, if one came after the other,
+    and what they did take.
     """
     options = parser("cycles", cycles)
-    add_dtype(options)
     add_seconds(options, 2.0, "measurement")
     options.add_argument("--goals", type=Path, metavar="FILE", help="what the study goals measured on this machine")
+    options.add_argument("--out", type=Path, help="write everything as JSON")
     parsed = options.parse_args(arguments)
-    print("| 64 bytes | " + " | ".join(KINDS) + " | cycles >= |")
-    print("|---" * (2 + len(KINDS)) + "|")
-    total = last = 0.0
-    for loop in LOOPS:
-        kinds, size = counted(loop, parsed.dtype)
-        least = at_least(kinds, size)
-        print(f"| {loop.does} | " + " | ".join(f"{number:.3g}" for number in kinds.values()) + f" | {least:.3g} |")
-        if not loop.rare:
-            total, last = total + least, least
-    cycle, (median, low, high) = _measured(parsed.dtype, parsed.seconds)
-    took = f"{median / cycle:.1f} ({low / cycle:.1f}-{high / cycle:.1f})"
-    print(f"at least {total:.1f} cycles; measured, {parsed.dtype} rows of {CLASSES} on one thread in L2: {took}")
-    print(f"clock: {1e-9 / cycle:.2f} GHz")
+    record = beginning("cycles", {"seconds": parsed.seconds, "threads": None})
+    record["checks"] = {"cycles": {dtype: bounds(dtype, parsed.seconds) for dtype in ("float32", "float64")}}
+    record["complete"] = True
+    print("\n".join(cycles_table(record)))
     if parsed.goals:
-        print("\n".join(predicted(read(parsed.goals), parsed.dtype, total, last, cycle)))
+        for dtype in record["checks"]["cycles"]:
+            print("\n".join(["", *predicted(read(parsed.goals), record, dtype)]))
+    if parsed.out:
+        write(record, parsed.out)
     return 0
 
 

@@ -162,8 +162,21 @@ def _processors(case: CaseRecord) -> list[str]:
 
 
 def table(record: Record) -> list[str]:
-    """All lines of a run that was saved."""
-    return [*header(_processors(record["cases"][0])), *map(row, record["cases"])]
+    """Lines of Markdown of a run that was saved: how many times as long NumPy takes, and narrower processors."""
+    names = _processors(record["cases"][0])
+    columns = [*(f"NumPy / numba, {name}" for name in names), *(f"{name} / {names[0]}" for name in names[1:])]
+    return [
+        f"| case | {' | '.join(columns)} |",
+        "|---" * (1 + len(columns)) + "|",
+        *(f"| {' | '.join([case['name'], *_ratios(case, names)])} |" for case in record["cases"]),
+    ]
+
+
+def _ratios(case: CaseRecord, names: list[str]) -> list[str]:
+    times = medians(case)
+    first, *others = (times[f"numba on {name}"] for name in names)
+    beside = [f"{times[f'numpy on {name}'] / times[f'numba on {name}']:.1f}" for name in names]
+    return [*beside, *(three_digits(other / first) for other in others)]
 
 
 def portability(arguments: Sequence[str]) -> int:

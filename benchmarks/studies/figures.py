@@ -1,0 +1,172 @@
+"""The figures of README.md and docs/: generated from committed records, each of one run on one machine.
+
+    python -m benchmarks.studies figures            # write them anew
+    python -m benchmarks.studies figures --check    # write nothing; status 1 if a document has others
+
+Each stands between two comments that name its record. Times of single calls are those of ``softbench run``; tables of
+studies have ratios, which compare what took turns within their own run. What would be above 100% of the limit is
+refused, in the documents as in ``run``.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from benchmarks.studies import goals, kernels, portability
+from benchmarks.studies.common import parser
+from softbench.results.record import Record, Result, read
+from softbench.results.tables import machine_line
+from softbench.results.units import duration, percent, ulps
+
+__all__ = ["FIGURES", "ROOT", "Figure", "figures", "generated", "run_table", "stale"]
+
+ROOT: Final = Path(__file__).parents[2]
+
+RUN: Final = "docs/softbench-run.json"
+GOALS: Final = "docs/goals-epyc-zen4-2core.json"
+CYCLES: Final = "docs/cycles-epyc-zen4-2core.json"
+PORTABILITY: Final = "docs/portability-epyc-zen4-2core.json"
+
+CASES: Final = {
+    "softmax-4096x1000-f32-out": "softmax 4096x1000",
+    "loss_and_gradient-512x128256-f32-out": "loss and gradient 512x128256",
+}
+"""Of the table in README.md, with their headings there."""
+
+
+class Figure(NamedTuple):
+    """A generated part of a document."""
+
+    document: str
+    records: tuple[str, ...]
+    made: Callable[..., list[str]]
+    """Of the records: lines of Markdown."""
+
+
+# -- what is generated -------------------------------------------------------------------------------------------------
+
+
+def where(record: Record) -> str:
+    """Machine, threads and versions of a record, and its day."""
+    libraries = {"numba": "Numba", "torch": "PyTorch", "jax": "JAX", "onnxruntime": "ONNX Runtime"}
+    versions = record["versions"]
+    timed = {name.partition(" on ")[0] for case in record["cases"] for name in case["results"]}
+    found = [f"{name} {versions[key].partition('+')[0]}" for key, name in libraries.items() if key in timed]
+    return ", ".join([machine_line(record), *found, *([record["started"][:10]] if "started" in record else [])])
+
+
+def run_table(record: Record) -> list[str]:
+    """Of a run: what a call takes with each backend, and the largest error in these very calls."""
+    cases = {case["name"]: case["results"] for case in record["cases"] if case["name"] in CASES}
+    lines = [
+        f"One run on {where(record)}:",
+        "",
+        f"| backend | {' | '.join(CASES.values())} | max ulp in these |",
+        "|---" * (2 + len(CASES)) + "|",
+    ]
+    for name, backend in record["backends"].items():
+        if not backend["ok"]:
+            continue
+        results = [cases[case].get(name, {}) for case in CASES]
+        errors = [result["accuracy"]["max_ulp"] for result in results if "accuracy" in result]
+        cells = [f"`{name}`", *map(_time, results), ulps(max(errors)) if errors else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _time(result: Result) -> str:
+    """Median and fraction of the limit; a fraction above 100% is refused, and so is its time."""
+    if "median" not in result:
+        return str(result.get("skipped") or result.get("failed") or "not timed")
+    fraction = result.get("fraction")
+    if result.get("impossible") or (fraction or 0.0) > 1.0:
+        return "refused"
+    return duration(result["median"]) + ("" if fraction is None else f" ({percent(fraction)} of the limit)")
+
+
+def goals_part(record: Record) -> list[str]:
+    """The table of the goals, and how many were met."""
+    return ["{} of {} goals were met, on {}.".format(*goals.count_met(record), where(record)), "", *goals.table(record)]
+
+
+def cycles_part(record: Record) -> list[str]:
+    """The instructions of every loop."""
+    return kernels.cycles_table(record)
+
+
+def regimes_part(measured: Record, counted: Record) -> list[str]:
+    """What arithmetic and memory predict of the goals in float32, beside what was measured."""
+    return kernels.predicted(measured, counted, "float32")
+
+
+def portability_part(record: Record) -> list[str]:
+    """The table of the processors."""
+    return [f"Measured on {where(record)}.", "", *portability.table(record)]
+
+
+FIGURES: Final = {
+    "run": Figure("README.md", (RUN,), run_table),
+    "goals": Figure("docs/performance.md", (GOALS,), goals_part),
+    "cycles": Figure("docs/performance.md", (CYCLES,), cycles_part),
+    "regimes": Figure("docs/performance.md", (GOALS, CYCLES), regimes_part),
+    "portability": Figure("docs/performance.md", (PORTABILITY,), portability_part),
+}
+
+
+# -- where it stands ---------------------------------------------------------------------------------------------------
+
+
+def markers(name: str, figure: Figure) -> tuple[str, str]:
+    """The comments before and behind a figure."""
+    about = f"figure {name}, of {' and '.join(figure.records)}: python -m benchmarks.studies figures"
+    return f"<!-- {about} -->", f"<!-- end of figure {name} -->"
+
+
+def generated(name: str, figure: Figure, root: Path = ROOT) -> str:
+    """The document with this figure made anew. ValueError: a record cannot be read, or the markers are not there."""
+    records = [read(root / record) for record in figure.records]
+    for path, record in zip(figure.records, records, strict=True):
+        if record.get("complete") is False:
+            raise ValueError(f"{path} is of a run that was interrupted")
+    before, behind = markers(name, figure)
+    text = (root / figure.document).read_text(encoding="utf-8")
+    whole = re.compile(rf"{re.escape(before)}\n.*?{re.escape(behind)}\n", re.DOTALL)
+    if len(whole.findall(text)) != 1:
+        raise ValueError(f"{figure.document} has no place for figure {name!r}: a line {before}, and behind it {behind}")
+    lines = [before, "", *figure.made(*records), "", behind]
+    return whole.sub(lambda _: "\n".join(lines) + "\n", text)
+
+
+def stale(name: str, root: Path = ROOT) -> bool:
+    """Whether a document has another figure than its record gives."""
+    figure = FIGURES[name]
+    return generated(name, figure, root) != (root / figure.document).read_text(encoding="utf-8")
+
+
+def figures(arguments: Sequence[str]) -> int:
+    """Write the figures of README.md and docs/ anew, from the committed records."""
+    options = parser("figures", figures)
+    options.add_argument("--check", action="store_true", help="write nothing; status 1 if a document has other figures")
+    parsed = options.parse_args(arguments)
+    status = 0
+    for name, figure in FIGURES.items():
+        try:
+            new = generated(name, figure)
+        except (OSError, ValueError) as error:
+            print(f"{figure.document}: figure {name!r} cannot be made: {error}", file=sys.stderr)
+            status = 1
+            continue
+        document = ROOT / figure.document
+        if new == document.read_text(encoding="utf-8"):
+            continue
+        if parsed.check:
+            print(f"{figure.document}: figure {name!r} is not that of {' and '.join(figure.records)}", file=sys.stderr)
+            status = 1
+        else:
+            document.write_text(new, encoding="utf-8")
+            print(f"{figure.document}: figure {name!r} written")
+    return status
