@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from collections import Counter
 
 import pytest
 
@@ -43,6 +44,22 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.conformance_profile = "quick"
     # No run of a test is a measurement of this machine.
     os.environ["SOFTBENCH_DATA"] = tempfile.mkdtemp(prefix="softbench-tests-")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is deep runs where that is asked for, not with the other tiers that it belongs to."""
+    if "deep" not in (expression := config.getoption("markexpr")) and expression:
+        deep = [item for item in items if item.get_closest_marker("deep")]
+        config.hook.pytest_deselected(items=deep)
+        items[:] = [item for item in items if not item.get_closest_marker("deep")]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Cases of the contract that were not asked of a backend, with the reason (test_conformance.py)."""
+    reports = terminalreporter.stats.get("passed", [])
+    found = [text for report in reports for name, text in report.user_properties if name == "not asked"]
+    for text, count in Counter(found).items():
+        terminalreporter.write_line(f"{count} cases not asked of {text}")
 
 
 _PROCESS = pytest.StashKey[processes.Child]()

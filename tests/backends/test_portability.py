@@ -101,9 +101,13 @@ def test_results_on_other_processors(processor, elsewhere, here):
 _CALLS = """
 from numba import njit, types
 from softbench_backends.numba import kernels, numba_internals
-for op, rows in (("softmax", "LONG"), ("soft", "LONG"), ("index", "SHORT"), ("log_softmax", "STRIDED_SHORT")):
+for op, rows, *dtypes in (
+    ("softmax", "LONG", types.float32, types.float64),
+    ("index", "SHORT", types.float64),
+    ("log_softmax", "STRIDED_SHORT", types.float32),
+):
     kernel = kernels.KERNELS[op, kernels.Rows[rows]]
-    for dtype in (types.float32, types.float64):
+    for dtype in dtypes:
         ndim = 3 if rows.startswith("STRIDED") else 2
         size = (types.int64,) if ndim == 3 else ()
         signature = (*kernel.arguments(dtype, ndim), *size, types.int64, types.int64, types.boolean)
