@@ -68,6 +68,7 @@ def test_keeps_the_whole_contract(rows: CupyOnCpu) -> None:
     assert not failed, "\n".join(failed[:20])
 
 
+@pytest.mark.gpu_static
 @pytest.mark.parametrize("k", [5, 33, 700, 5000, 20000])
 def test_a_sample_of_the_kernels(be: Backend, k: int) -> None:
     judge_all(be, draw("normal-4", 2, k, "float32"))
@@ -76,6 +77,7 @@ def test_a_sample_of_the_kernels(be: Backend, k: int) -> None:
 # -- host logic --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.gpu_static
 def test_labels_of_every_width(rows: CupyOnCpu) -> None:
     for name in plan.LABEL_TYPES:
         labels = np.array([2, 0, 1, 100], name)

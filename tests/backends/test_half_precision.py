@@ -203,7 +203,7 @@ def test_results_are_those_of_float32_rounded(name, shape):
         np.testing.assert_allclose(got[finite], due[finite], rtol=eps, atol=tiny, err_msg=what)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", ["float16", pytest.param("bfloat16", marks=pytest.mark.thorough)])
 def test_a_row_is_the_same_alone_and_anywhere(name):
     """Not aligned, not contiguous, in any company: bit for bit."""
     be = Backend(NumbaBackend())

@@ -46,7 +46,7 @@ def test_the_coarse_polynomial_is_good_enough_for_half_precision(precision):
     worst = 0.0
     for i in range(-POINTS, POINTS + 1):
         x, p = exactly(exponential.LN2 / 2 * i / POINTS), flint.arb(0)
-        for coefficient in reversed((1.0, 1.0, *exponential._COARSE_EXP)):
+        for coefficient in reversed((1.0, 1.0, *exponential.COARSE_EXPONENTIAL)):
             p = p * x + exactly(coefficient)
         worst = max(worst, abs(float((p / x.exp() - 1).mid())))
     assert 2.0**-24 < worst < 2.0**-23

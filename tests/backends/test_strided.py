@@ -47,7 +47,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(np.shape(a) == np.shape(b) and np.asarray(a).tobytes() == np.asarray(b).tobytes())
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(("shape", "axis"), SHAPES)
 def test_bits_are_those_of_contiguous_rows(
     backends: tuple[Backend, Backend], shape: tuple[int, ...], axis: int, dtype: Any
