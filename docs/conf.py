@@ -2,6 +2,8 @@
 
 import importlib.metadata
 
+from softbench.interface.declarations import Declarations
+
 project = "softbench"
 author = "The softbench developers"
 copyright = "The softbench developers"
@@ -24,17 +26,8 @@ autosummary_generate = False  # numpydoc brings autosummary, which has nothing t
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"GL03", "GL07", "GL08", "PR01", "PR02", "PR03", "PR04", "PR07", "RT01", "RT03", "EX01"}
 """A public function documents all its parameters, in order and with types, what it returns, and shows an example."""
-numpydoc_validation_exclude = {
-    r"\.Backend\.",
-    r"\.RowBackend\.",
-    r"\.Report\.",
-    r"\.Failure$",
-    r"\.Advice$",
-    r"\.FitResult",
-    r"\.SoftmaxRegression\.",
-    r"_bound$",
-}
-"""What says where its documentation is, or needs no example."""
+numpydoc_validation_exclude = {rf"\.RowBackend\.{name}$" for name in Declarations.__annotations__}
+"""Attributes, which need no example of their own."""
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

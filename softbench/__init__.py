@@ -23,6 +23,7 @@ from softbench.linear import (
     linear_softmax,
 )
 from softbench.losses import gradient, loss, loss_and_gradient
+from softbench.method_docs import describe_methods
 from softbench.recommendation import recommend
 from softbench.registry import available_backends, get_backend, list_backends, use_backend
 
@@ -53,6 +54,14 @@ __all__ = [
     "softmax",
     "use_backend",
 ]
+
+describe_methods(
+    Backend,
+    (
+        *(argmax, logsumexp, softmax, log_softmax, log_loss, loss, gradient, loss_and_gradient),
+        *(linear_argmax, linear_softmax, linear_loss, linear_loss_and_gradient, linear_hessian_product),
+    ),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -17,7 +17,7 @@ FLOORS = (
     {"regression"},
     {"conformance"},
     {"softbench"},  # the package itself: the public names
-    {"api", "losses", "linear", "recommendation"},
+    {"api", "losses", "linear", "recommendation", "method_docs"},
     {"advice"},
     {"loading"},
     {"registry", "functions"},

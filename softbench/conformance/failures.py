@@ -18,7 +18,14 @@ Array = np.ndarray[Any, Any]
 
 
 class Failure(AssertionError):
-    """The backend broke the contract; the message shows the call, what came and what was due."""
+    """The backend broke the contract; the message shows the call, what came and what was due.
+
+    Examples
+    --------
+    >>> from softbench.conformance import Failure
+    >>> issubclass(Failure, AssertionError)
+    True
+    """
 
 
 class NotRefused(Failure):

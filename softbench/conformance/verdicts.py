@@ -98,12 +98,27 @@ class Report:
         -------
         list of Result
             In the order in which they were judged.
+
+        Examples
+        --------
+        >>> from softbench.conformance import run
+        >>> report = run("numpy", "quick", select=["argmax-ties"])
+        >>> report.of("failed")
+        []
         """
         return [result for result in self.results if result.status == status]
 
     @property
     def ok(self) -> bool:
-        """Nothing failed, nothing was left without a verdict, and something was judged: no verdict is no success."""
+        """Nothing failed, nothing was left without a verdict, and something was judged: no verdict is no success.
+
+        Examples
+        --------
+        >>> from softbench.conformance import run
+        >>> report = run("numpy", "quick", select=["argmax-ties"])
+        >>> report.ok
+        True
+        """
         judged = self.of("passed") or self.of("deviation")
         return bool(judged) and not self.interrupted and not self.stopped and not self.of("failed")
 
@@ -114,6 +129,13 @@ class Report:
         -------
         dict
             Plain dicts, lists, strings and numbers, with a summary first.
+
+        Examples
+        --------
+        >>> from softbench.conformance import run
+        >>> report = run("numpy", "quick", select=["argmax-ties"])
+        >>> report.to_dict()["counts"]["failed"]
+        0
         """
         counts = {status: len(self.of(status)) for status in get_args(Status)}
         return {"backend": self.backend, "ok": self.ok, "counts": counts, **asdict(self)}

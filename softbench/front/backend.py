@@ -38,7 +38,7 @@ __all__ = ["Backend"]
 class Backend(LinearFunctions):
     """One backend under the public interface; made by `softbench.get_backend`.
 
-    Its methods are the public functions of `softbench` without their parameter ``backend``, and are documented there.
+    Its methods are the public functions of `softbench` without their parameter ``backend``.
 
     Parameters
     ----------
@@ -88,11 +88,29 @@ class Backend(LinearFunctions):
         dict
             ``name`` and ``kind``, and what the backend adds: usually ``device``, ``threads``, versions by distribution,
             and under ``flush_to_zero`` what becomes of a thread's flush-to-zero mode.
+
+        Examples
+        --------
+        >>> import softbench as sb
+        >>> sb.get_backend("numpy").info()["kind"]
+        'cpu'
         """
         return {"name": self.name, "kind": self.availability().kind, **self.rows.info()}
 
     def availability(self) -> Availability:
-        """Whether the backend can run here (it could when it was made), and if not, why."""
+        """Whether the backend can run here (it could when it was made), and if not, why.
+
+        Returns
+        -------
+        Availability
+            As of `available_backends`.
+
+        Examples
+        --------
+        >>> import softbench as sb
+        >>> sb.get_backend("numpy").availability().ok
+        True
+        """
         return type(self.rows).availability()
 
     def asarray(self, x: Any) -> Array:
@@ -100,22 +118,52 @@ class Backend(LinearFunctions):
 
         Parameters
         ----------
-        x
+        x : array_like
             Anything `numpy.asarray` takes, or an array of any device.
 
         Returns
         -------
         array
             Over the memory of ``x`` where that is possible; otherwise copied, also from or to a device.
+
+        Examples
+        --------
+        >>> import softbench as sb
+        >>> sb.get_backend("numpy").asarray([1.0, 2.0])
+        array([1., 2.])
         """
         return self.rows.asarray(x)
 
     def to_numpy(self, x: Any) -> np.ndarray[Any, Any]:
-        """A result of this backend as a NumPy array in host memory; waits for the device if there is one."""
+        """A result of this backend as a NumPy array in host memory.
+
+        Parameters
+        ----------
+        x : array
+            What a method of this backend returned.
+
+        Returns
+        -------
+        numpy.ndarray
+            Over the memory of ``x`` where that is host memory; otherwise a copy, after waiting for the device.
+
+        Examples
+        --------
+        >>> import softbench as sb
+        >>> be = sb.get_backend("numpy")
+        >>> be.to_numpy(be.softmax([0.0, 0.0]))
+        array([0.5, 0.5])
+        """
         return self.rows.to_numpy(x)
 
     def synchronize(self) -> None:
-        """Wait until everything asked of this backend so far is done (returns at once on a CPU)."""
+        """Wait until everything asked of this backend so far is done (returns at once on a CPU).
+
+        Examples
+        --------
+        >>> import softbench as sb
+        >>> sb.get_backend("numpy").synchronize()
+        """
         self.rows.synchronize()
 
     # -- functions of logits alone ---------------------------------------------------------------------

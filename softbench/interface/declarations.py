@@ -94,6 +94,12 @@ class Declarations:
         -------
         Availability
             Never an error: by default it says which of the modules in `requires` are missing.
+
+        Examples
+        --------
+        >>> import softbench as sb
+        >>> sb.get_backend("numpy").rows.availability().ok
+        True
         """
         missing = [module for module in cls.requires if find_spec(module) is None]
         if missing:
@@ -107,11 +113,35 @@ class Declarations:
         -------
         dict
             Versions, device, threads: numbers, strings, and lists and dicts of them.
+
+        Examples
+        --------
+        >>> import softbench as sb
+        >>> sb.get_backend("numpy").rows.info()["device"]
+        'cpu'
         """
         return {"device": "cpu"}
 
     def limit_threads(self, count: int) -> AbstractContextManager[None]:
-        """While the context lasts, compute on at most ``count`` threads; by default there are none to limit."""
+        """While the context lasts, compute on at most ``count`` threads; by default there are none to limit.
+
+        Parameters
+        ----------
+        count : int
+            The number of threads, at least 1.
+
+        Returns
+        -------
+        context manager
+            Of None. What was in force before is restored at its end.
+
+        Examples
+        --------
+        >>> import softbench as sb
+        >>> with sb.get_backend("numpy").rows.limit_threads(1):
+        ...     sb.softmax([0.0, 0.0], backend="numpy")
+        array([0.5, 0.5])
+        """
         return nullcontext()
 
     def kernels(self, ops: Collection[str], dtypes: Collection[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
@@ -126,11 +156,16 @@ class Declarations:
         dtypes : collection of str
             Row dtypes among `dtypes`.
 
-        Yields
-        ------
-        name : str
-            What to call a kernel before people.
-        compile : callable
-            Compiles it (at once if it is compiled already), and says whether later processes will find it.
+        Returns
+        -------
+        iterator of (str, callable)
+            For each kernel its name in messages, and what compiles it (at once if it is compiled already) and returns
+            whether later processes will find it on disk.
+
+        Examples
+        --------
+        >>> import softbench as sb
+        >>> list(sb.get_backend("numpy").rows.kernels(["softmax"], ["float32"]))
+        []
         """
         return iter(())

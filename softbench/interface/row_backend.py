@@ -109,6 +109,14 @@ class RowBackend(Declarations, LinearKernels, abc.ABC):
         -------
         array, shape (N,)
             ``out``, or an array of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softbench as sb
+        >>> rows = sb.get_backend("numpy").rows
+        >>> rows.logsumexp(np.array([[0.0, 0.0]]), np.empty(1))
+        array([0.69314718])
         """
 
     @abc.abstractmethod
@@ -126,6 +134,14 @@ class RowBackend(Declarations, LinearKernels, abc.ABC):
         -------
         array, shape (N, K)
             ``out``, or an array of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softbench as sb
+        >>> rows = sb.get_backend("numpy").rows
+        >>> rows.softmax(np.array([[0.0, 0.0]]), np.empty((1, 2)))
+        array([[0.5, 0.5]])
         """
 
     @abc.abstractmethod
@@ -143,6 +159,14 @@ class RowBackend(Declarations, LinearKernels, abc.ABC):
         -------
         array, shape (N, K)
             ``out``, or an array of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softbench as sb
+        >>> rows = sb.get_backend("numpy").rows
+        >>> rows.log_softmax(np.array([[0.0, 0.0]]), np.empty((1, 2)))
+        array([[-0.69314718, -0.69314718]])
         """
 
     @abc.abstractmethod
@@ -170,6 +194,16 @@ class RowBackend(Declarations, LinearKernels, abc.ABC):
             ``loss``, or an array of its own.
         gradient : array, shape (N, K)
             ``out``, or an array of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softbench as sb
+        >>> from softbench.interface import IndexTarget
+        >>> rows = sb.get_backend("numpy").rows
+        >>> target = IndexTarget(np.array([1]))
+        >>> rows.loss_and_gradient(np.array([[0.0, 0.0]]), target, 1, np.empty(1), np.empty((1, 2)))
+        (array([0.69314718]), array([[ 0.5, -0.5]]))
         """
 
     # -- row kernels: those of NumPy, for arrays in host memory ----------------------------------------
@@ -188,6 +222,14 @@ class RowBackend(Declarations, LinearKernels, abc.ABC):
         -------
         array of int64, shape (N,)
             ``out``, or an array of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softbench as sb
+        >>> rows = sb.get_backend("numpy").rows
+        >>> rows.argmax(np.array([[1.0, 3.0, 3.0]]), np.empty(1, np.int64))
+        array([1])
         """
         return np.argmax(x, axis=1, out=out)
 
@@ -209,6 +251,15 @@ class RowBackend(Declarations, LinearKernels, abc.ABC):
         -------
         array of float64, shape (N,)
             ``loss``, or an array of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softbench as sb
+        >>> from softbench.interface import IndexTarget
+        >>> rows = sb.get_backend("numpy").rows
+        >>> rows.log_loss(np.array([[0.5, 0.5]]), IndexTarget(np.array([1])), np.empty(1))
+        array([0.69314718])
         """
         q = target.distribution(p.shape[1])
         return target.select(np.where(q == 0, 0, q * (0 - np.log(p.astype(np.longdouble)))).sum(axis=1))
@@ -220,13 +271,26 @@ class RowBackend(Declarations, LinearKernels, abc.ABC):
 
         Parameters
         ----------
-        x, target, loss
-            As there.
+        x : array, shape (N, K)
+            Rows.
+        target : IndexTarget or SoftTarget
+            A class or a distribution per row.
+        loss : array of float64, shape (N,)
+            May take the losses.
 
         Returns
         -------
         array of float64, shape (N,)
             ``loss``, or an array of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softbench as sb
+        >>> from softbench.interface import IndexTarget
+        >>> rows = sb.get_backend("numpy").rows
+        >>> rows.loss(np.array([[0.0, 0.0]]), IndexTarget(np.array([1])), np.empty(1))
+        array([0.69314718])
         """
         return check_pair(self.name, self.loss_and_gradient(x, target, 1, loss, self.empty(x.shape, x.dtype)))[0]
 
@@ -235,13 +299,28 @@ class RowBackend(Declarations, LinearKernels, abc.ABC):
 
         Parameters
         ----------
-        x, target, divisor, out
-            As there.
+        x : array, shape (N, K)
+            Rows.
+        target : IndexTarget or SoftTarget
+            A class or a distribution per row.
+        divisor : float or array
+            What the gradient is divided by, as there.
+        out : array, shape (N, K)
+            May take the gradient; of the rows' dtype. May be ``x`` itself.
 
         Returns
         -------
         array, shape (N, K)
             ``out``, or an array of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import softbench as sb
+        >>> from softbench.interface import IndexTarget
+        >>> rows = sb.get_backend("numpy").rows
+        >>> rows.gradient(np.array([[0.0, 0.0]]), IndexTarget(np.array([1])), 1, np.empty((1, 2)))
+        array([[ 0.5, -0.5]])
         """
         rows = math.prod(x.shape) // x.shape[1]
         pair = self.loss_and_gradient(x, target, divisor, self.empty((rows,), "float64"), out)

@@ -11,20 +11,20 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model._base import SparseCoefMixin
-from sklearn.utils import compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import validate_data
 
 from softbench.front.backend import Backend
 from softbench.regression.advice import choose, choose_backend, unconverged
 from softbench.regression.coordinates import Coordinates
+from softbench.regression.minimisation import minimise
 from softbench.regression.objective import Evaluation, Objective, Penalty
 from softbench.regression.predictions import Predictions
 from softbench.regression.progress import reporter
-from softbench.regression.result import FitResult, suboptimality_bound
 from softbench.regression.solvers import SOLVERS, Descent
 from softbench.regression.stream import Memory
+from softbench.regression.weights import row_weights
 
 __all__ = ["SoftmaxRegression"]
 
@@ -192,14 +192,27 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
 
         Returns
         -------
-        self
-            The fitted estimator.
+        SoftmaxRegression
+            The fitted estimator, ``self``.
+
+        Raises
+        ------
+        ValueError
+            ``y`` has one class only; ``X``, ``y`` and ``sample_weight`` do not fit together, or hold NaN or infinities.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from softbench import SoftmaxRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> SoftmaxRegression(backend="numpy").fit(X, y).classes_
+        array([0, 1, 2])
         """
         X, y = self._validated(X, y, reset=True)
         classes, labels = np.unique(y, return_inverse=True)
         if len(classes) < 2:
             raise ValueError(f"y has one class only, {classes[0]!r}: expected at least two classes")
-        weights = self._weights(sample_weight, X, y, classes, labels)
+        weights = row_weights(sample_weight, self.class_weight, X, y, classes, labels)
         objective = self._objective(X, labels, len(classes), weights)
         start = self._start(classes, objective)
         with self._threads(objective.backend):
@@ -227,18 +240,36 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
 
         Parameters
         ----------
-        X, y
-            As for `fit`.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Features, as for `fit`.
+        y : array-like of shape (n_samples,)
+            Labels, all of them among ``classes``.
         classes : array-like of shape (n_classes,)
             All labels that will ever occur. Required in the first call of a new estimator, and the same, or None, in
             later ones.
-        sample_weight
-            As for `fit`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, >= 0.
 
         Returns
         -------
-        self
-            The fitted estimator.
+        SoftmaxRegression
+            The fitted estimator, ``self``.
+
+        Raises
+        ------
+        ValueError
+            A first call without ``classes``, later ones with others, or with labels that are not among them.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from softbench import SoftmaxRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = SoftmaxRegression(backend="numpy")
+        >>> for rows in (slice(0, 75), slice(75, None)):
+        ...     model = model.partial_fit(X[rows], y[rows], classes=[0, 1, 2])
+        >>> model.classes_
+        array([0, 1, 2])
         """
         first = not hasattr(self, "_memory")
         fitted = hasattr(self, "classes_")
@@ -259,7 +290,7 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         if strange.size:
             raise ValueError(f"y has the label {strange[0]!r}, which is not in classes ({known})")
         labels = np.searchsorted(known, y)
-        weights = self._weights(sample_weight, X, y, known, labels)
+        weights = row_weights(sample_weight, self.class_weight, X, y, known, labels)
         memory: Memory = Memory(len(known), X.shape[1]) if first else self._memory
         objective = self._objective(X, labels, len(known), weights)
         memory.begin(objective, *self._strengths(len(known)))
@@ -278,23 +309,6 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         )
         check_classification_targets(y)
         return X, y
-
-    def _weights(self, sample_weight: Any, X: Any, y: Any, classes: Any, labels: NDArray[np.int64]) -> F64 | None:
-        """What the rows count ``(N,)``, None if all count the same."""
-        if sample_weight is None and self.class_weight is None:
-            return None
-        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if self.class_weight is not None:
-            options = {} if sample_weight is None else {"sample_weight": weights}
-            present = np.unique(labels)
-            by_class = np.ones(len(classes))
-            by_class[present] = compute_class_weight(self.class_weight, classes=classes[present], y=y, **options)
-            weights = weights * by_class[labels]
-        if not weights.sum() > 0.0:
-            raise ValueError(
-                "the weights of all rows are 0 (sample_weight times class_weight): expected a positive sum"
-            )
-        return np.asarray(weights, np.float64)
 
     def _strengths(self, k: int) -> tuple[float, float]:
         """Strength of the penalty relative to the sum of the losses, and to their mean, for ``k`` rows of coefficients.
@@ -335,37 +349,9 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         """Minimise; sets `result_`, and the point reached as ``_at``."""
         with reporter(int(self.verbose), solver, reason, self.tol, self.max_iter) as report:
             descent = Descent(objective, coordinates, float(self.tol), int(self.max_iter), report.iteration)
-            u = descent.begin(*start)
-            status = SOLVERS[solver](descent, u)
-            at = descent.evaluation
-            evaluations = objective.evaluations
-            penalty = objective.penalty
-            plain = isinstance(penalty.coef, float)
-            bound = suboptimality_bound(objective, at) if plain else at.value
-            message = {
-                "converged": f"the gradient's largest entry is {at.gradient_norm:.3g}, within tol = {self.tol:g}",
-                "max_iter": f"after {descent.iterations} iterations the gradient's largest entry is "
-                f"{at.gradient_norm:.3g}, above tol = {self.tol:g}",
-                "precision": f"rounding errors hide any further decrease; the gradient's largest entry is "
-                f"{at.gradient_norm:.3g}, above tol = {self.tol:g}",
-            }[status]
-            self.result_ = FitResult(
-                status,
-                message,
-                solver,
-                reason,
-                objective.backend.name,
-                descent.iterations,
-                evaluations,
-                objective.products,
-                at.value,
-                at.gradient_norm,
-                bound,
-                np.array(descent.history),
-                np.array(descent.seconds),
-            )
+            self.result_ = minimise(descent, solver, reason, start)
             report.end(self.result_)
-        self._at: Evaluation = at
+        self._at: Evaluation = descent.evaluation
 
     def _set_parameters(self, classes: Any, objective: Objective, dtype: Any) -> None:
         coef, intercept = self._at.coef, self._at.intercept

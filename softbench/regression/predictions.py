@@ -37,6 +37,16 @@ class Predictions:
         Returns
         -------
         ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+            Logits, in the order of ``classes_``.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from softbench import SoftmaxRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = SoftmaxRegression(backend="numpy").fit(X, y)
+        >>> model.decision_function(X[:2]).shape
+        (2, 3)
         """
         X = self._features(X)
         scores = np.asarray(safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_)
@@ -53,6 +63,16 @@ class Predictions:
         Returns
         -------
         ndarray of shape (n_samples,)
+            Labels, among ``classes_``.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from softbench import SoftmaxRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = SoftmaxRegression(backend="numpy").fit(X, y)
+        >>> model.predict(X[:2])
+        array([0, 0])
         """
         X = self._features(X)
         with self._predicting(X) as (backend, coef, intercept):
@@ -69,6 +89,16 @@ class Predictions:
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
+            Probabilities; each row sums to 1.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from softbench import SoftmaxRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = SoftmaxRegression(backend="numpy").fit(X, y)
+        >>> model.predict_proba(X[:2]).argmax(axis=1)
+        array([0, 0])
         """
         X = self._features(X)
         with self._predicting(X) as (backend, coef, intercept):
@@ -85,6 +115,16 @@ class Predictions:
         Returns
         -------
         ndarray of shape (n_samples, n_classes)
+            Logarithms, none above 0.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from softbench import SoftmaxRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = SoftmaxRegression(backend="numpy").fit(X, y)
+        >>> bool((model.predict_log_proba(X) < 0.0).all())
+        True
         """
         scores = self.decision_function(X)
         if scores.ndim == 1:

@@ -52,6 +52,15 @@ class FitResult:
         The objective at every evaluation, rejected steps too.
     seconds : array of float64, shape (evaluations,)
         When each evaluation was done, since the start.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from softbench import SoftmaxRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> result = SoftmaxRegression(backend="numpy").fit(X, y).result_
+    >>> result.status
+    'converged'
     """
 
     status: Status
@@ -70,17 +79,47 @@ class FitResult:
 
     @property
     def converged(self) -> bool:
-        """Whether the gradient is within ``tol``."""
+        """Whether the gradient is within ``tol``.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from softbench import SoftmaxRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> result = SoftmaxRegression(backend="numpy").fit(X, y).result_
+        >>> result.converged
+        True
+        """
         return self.status == "converged"
 
     @property
     def lower_bound(self) -> float:
-        """No parameters have a smaller objective, up to rounding."""
+        """No parameters have a smaller objective, up to rounding.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from softbench import SoftmaxRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> result = SoftmaxRegression(backend="numpy").fit(X, y).result_
+        >>> result.lower_bound <= result.objective
+        True
+        """
         return self.objective - self.suboptimality_bound
 
     @property
     def relative_suboptimality(self) -> F64:
-        """How far above `lower_bound` each evaluation was, over how far the first one was: at most that far from 0."""
+        """How far above `lower_bound` each evaluation was, over how far the first one was: at most that far from 0.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from softbench import SoftmaxRegression
+        >>> X, y = load_iris(return_X_y=True)
+        >>> result = SoftmaxRegression(backend="numpy").fit(X, y).result_
+        >>> float(result.relative_suboptimality[0])
+        1.0
+        """
         above = self.history - self.lower_bound
         return np.asarray(above / above[0] if above[0] > 0.0 else np.zeros_like(above))
 
@@ -115,6 +154,16 @@ def suboptimality_bound(objective: Objective, at: Evaluation) -> float:
     -------
     float
         The bound, 0 at least.
+
+    Examples
+    --------
+    `FitResult.suboptimality_bound` is the bound at the end of a fit:
+
+    >>> from sklearn.datasets import load_iris
+    >>> from softbench import SoftmaxRegression
+    >>> X, y = load_iris(return_X_y=True)
+    >>> 0.0 <= SoftmaxRegression(backend="numpy").fit(X, y).result_.suboptimality_bound < 1e-4
+    True
     """
     strength = objective.penalty.strength
     assert isinstance(strength, float)
