@@ -151,8 +151,8 @@ def _read(paths: Sequence[Path]) -> Record:
 
 def _measure(call: Call, shape: Sequence[int], axis: int, progress: Any) -> Record:
     """Measure this very call, and save it; what measures is loaded by those who ask for it."""
-    ask: Any = importlib.import_module("softbench.measure.ask")
-    return ask.measure(call, tuple(shape), axis, progress)  # type: ignore[no-any-return]
+    one_call: Any = importlib.import_module("softbench.measure.one_call")
+    return one_call.measure(call, tuple(shape), axis, progress)  # type: ignore[no-any-return]
 
 
 def _nobody(record: Record, call: Call, max_ulp: float | None) -> str:

@@ -13,7 +13,7 @@ import records
 import softbench
 from softbench import built_in, machine, registry
 from softbench.cli import main
-from softbench.measure import ask
+from softbench.measure import one_call
 from softbench.results import record as saved
 from softbench.results import store
 
@@ -99,7 +99,7 @@ def fake_run(monkeypatch):
         record["config"] = {"check": config.check, "threads": None}
         return record
 
-    monkeypatch.setattr(ask, "run", run)
+    monkeypatch.setattr(one_call, "run", run)
     return asked
 
 
@@ -128,7 +128,7 @@ def test_what_is_stale_is_measured_again(monkeypatch):
 def test_unchecked_runs_are_not_kept():
     record = measured()
     record["config"] = {"check": False, "threads": None}
-    assert ask.keep(record) == ""
+    assert one_call.keep(record) == ""
     assert store.load(machine.fingerprint()["id"], machine.thread_count()) is None
 
 

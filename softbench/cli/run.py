@@ -78,7 +78,7 @@ def add_parser(commands: Any) -> None:
 
 def _run(parsed: argparse.Namespace) -> int:
     from softbench.measure import run as bench
-    from softbench.measure.ask import keep
+    from softbench.measure.one_call import keep
     from softbench.results.record import dumps
 
     resumed = _resumed(parsed.resume) if parsed.resume else None

@@ -23,9 +23,9 @@ import numpy as np
 
 from softbench.front.fast_path import fast_functions, ready_plan, takes_fast_path
 from softbench.front.linear import LinearFunctions
+from softbench.front.logits import Formats, Plan, kernel_rows, plan_logits
 from softbench.front.options import Reduction, check_reduction
 from softbench.front.out import accept_out, refuse_overlap
-from softbench.front.plan import Formats, Plan, kernel_rows, plan_logits
 from softbench.front.returned import checked, destination, empty_result, per_row, restore_layout
 from softbench.front.targets import LoweredTarget, TargetOptions, lower_target
 from softbench.front.wide_rows import Exact

@@ -3,7 +3,7 @@
 These are the commonest calls. They skip whatever could not change them (accepting, layout, lowering, wrapping), which
 takes several times as long as the softmax of a few rows. They are recognised by identity, which can only fail to
 recognise one: a byte-swapped dtype is another object, and so may be an axis given as some other kind of -1. What is not
-recognised takes the way through `softbench.front.plan`, to the same results and errors.
+recognised takes the way through `softbench.front.logits`, to the same results and errors.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, Final
 
 import numpy as np
 
+from softbench.front.logits import Plan
 from softbench.front.options import Reduction
-from softbench.front.plan import Plan
 from softbench.front.returned import checked
 from softbench.interface import Array, IndexTarget, RowBackend, check_pair
 from softbench.interface.dtypes import name_of

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softbench.front.plan import Plan
+from softbench.front.logits import Plan
 from softbench.interface import Array, RowBackend
 from softbench.interface.dtypes import name_of
 

@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from softbench.front.logits import Plan
 from softbench.front.options import Reduction, check_ignore_index, check_smoothing
-from softbench.front.plan import Plan
 from softbench.front.wide_rows import WideRows, find_wide_rows
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target, messages
 from softbench.interface.dtypes import result_dtype, row_dtype

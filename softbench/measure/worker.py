@@ -23,7 +23,7 @@ from softbench import machine
 from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.interface.dtypes import row_dtype
 from softbench.measure import spot_check
-from softbench.measure.changing import ChangingCandidate, StaleResultError
+from softbench.measure.changing_logits import ChangingCandidate, StaleResultError
 from softbench.measure.inputs import Inputs, make_call, make_inputs
 from softbench.measure.timing import Candidate
 from softbench.measure.workloads import OPS, Workload

@@ -1,4 +1,4 @@
-"""Logits on their way to a kernel, and what comes back of them: one immutable plan per call."""
+"""Logits: checked, on their way to a kernel, and what comes back of them: one immutable plan per call."""
 
 from __future__ import annotations
 

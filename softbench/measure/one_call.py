@@ -1,4 +1,4 @@
-"""One call, measured on every backend because somebody asks which to take (`softbench.recommend`)."""
+"""One call, measured on every backend, for a question that nothing saved answers (`softbench.recommend`)."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@ import pytest
 
 import softbench
 from softbench.front.backend import Backend
-from softbench.measure import changing
-from softbench.measure.changing import ChangingCandidate, ChangingLogits, StaleResultError
+from softbench.measure import changing_logits
+from softbench.measure.changing_logits import ChangingCandidate, ChangingLogits, StaleResultError
 from softbench.measure.inputs import make_inputs
 from softbench.measure.workloads import OPS, custom
 from softbench_backends.numpy import NumpyBackend
@@ -175,7 +175,7 @@ def test_arrays_that_are_not_the_hosts_are_written_or_made_anew(monkeypatch, wri
 
 def test_looking_takes_no_more_than_its_share(monkeypatch):
     made = candidate(custom("softmax", (4, 10)))
-    monkeypatch.setattr(changing, "SHARE", 0.0)
+    monkeypatch.setattr(changing_logits, "SHARE", 0.0)
     for _ in range(10):
         made.sample(1)
-    assert made.looks == changing.FIRST_LOOKS
+    assert made.looks == changing_logits.FIRST_LOOKS
