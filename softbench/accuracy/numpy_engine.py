@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from softbench.accuracy.engine import F64, Array, Reduction, Weighting
 from softbench.accuracy.ulp import Truth
 
-__all__ = ["NumpyEngine"]
+__all__ = ["NumpyEngine", "shared_shifts"]
 
 _BLOCK: Final = 1 << 15
 """Elements worked on at a time, so that a handful of longdouble temporaries stay in cache."""
@@ -33,6 +34,21 @@ class _Shifted(NamedTuple):
 
     def p(self) -> Array:
         return np.asarray(self.e / (1 + self.s)[:, None])
+
+
+_shared: tuple[F64, dict[tuple[int, str], _Shifted]] | None = None
+"""An array about which somebody asks several questions, and its shifted rows by the first of them and format."""
+
+
+@contextlib.contextmanager
+def shared_shifts(x: F64) -> Iterator[None]:
+    """Within this context the rows of ``x``, which nobody changes meanwhile, are shifted once for all questions."""
+    global _shared
+    outer, _shared = _shared, (x, {})
+    try:
+        yield
+    finally:
+        _shared = outer
 
 
 class NumpyEngine:
@@ -58,6 +74,14 @@ class NumpyEngine:
         e[every, top] = 1
         return _Shifted(m, top, defined, d, r, e, s, np.log1p(s))
 
+    def _shifted_once(self, x: F64, rows: slice) -> _Shifted:
+        if _shared is None or _shared[0] is not x:
+            return self._shifted(x[rows])
+        known, key = _shared[1], (rows.start, self.wide.__name__)
+        if key not in known:
+            known[key] = self._shifted(x[rows])
+        return known[key]
+
     def _by_blocks(self, x: F64, compute: Callable[[slice, _Shifted], Array]) -> Array:
         """``compute(rows, shifted rows)`` for one block of rows after the other; NaN for rows without probabilities."""
         n, k = x.shape
@@ -66,7 +90,7 @@ class NumpyEngine:
         with np.errstate(all="ignore"):
             for start in range(0, n, step):
                 rows = slice(start, min(start + step, n))
-                row = self._shifted(x[rows])
+                row = self._shifted_once(x, rows)
                 result = compute(rows, row)
                 result[~row.defined] = np.nan
                 found.append(result)
@@ -80,7 +104,7 @@ class NumpyEngine:
 
     def log1p_s(self, x: F64) -> Truth:
         """``L`` per row."""
-        return Truth.of(self._by_blocks(x, lambda rows, row: row.L))
+        return Truth.of(self._by_blocks(x, lambda rows, row: row.L.copy()))
 
     def softmax(self, x: F64) -> Truth:
         """``p`` of every entry."""
@@ -119,8 +143,10 @@ class NumpyEngine:
                 label = np.arange(len(t.labels)), t.labels
                 factor = self._row_weight(t) / divisor
                 g = p * factor[:, None]
+                kept = row.e[label]
                 row.e[label] = 0  # leave one out
                 others = row.e.sum(axis=1) / (1 + row.s) * factor
+                row.e[label] = kept
                 g[label] = np.where(others == 0, others, -others)
             else:
                 q = self._q(t, x.shape[1])

@@ -20,14 +20,16 @@ what a public function must refuse is not checked here.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softbench.accuracy.engine import Arithmetic, Array, Engine, Reduction, Weighting
-from softbench.accuracy.numpy_engine import NumpyEngine
+from softbench.accuracy.numpy_engine import NumpyEngine, shared_shifts
 from softbench.accuracy.ulp import Truth
 from softbench.interface.dtypes import result_dtype
 
@@ -44,6 +46,7 @@ __all__ = [
     "loss",
     "probability_mass",
     "softmax",
+    "unchanged",
 ]
 
 HAS_X87: Final = np.finfo(np.longdouble).nmant == 63
@@ -208,6 +211,24 @@ def divisor(
     return float(NumpyEngine(np.float64)._divisor(weighting, "mean"))
 
 
+# -- several questions about the same logits -----------------------------------------------------------
+
+_unchanged: tuple[Any, _Rows] | None = None
+
+
+@contextlib.contextmanager
+def unchanged(logits: ArrayLike) -> Iterator[None]:
+    """Within this context, answers about this very array (along its last axis) share what does not depend on the
+    function: nobody changes the array meanwhile."""
+    global _unchanged
+    outer, _unchanged = _unchanged, (logits, _Rows.of(logits, -1))
+    try:
+        with shared_shifts(_unchanged[1].x):
+            yield
+    finally:
+        _unchanged = outer
+
+
 # -- arguments -----------------------------------------------------------------------------------------
 
 
@@ -222,6 +243,8 @@ class _Rows(NamedTuple):
 
     @classmethod
     def of(cls, logits: ArrayLike, axis: int) -> _Rows:
+        if _unchanged is not None and _unchanged[0] is logits and axis in (-1, _unchanged[1].axis):
+            return _unchanged[1]
         array = np.asarray(logits)
         dtype = result_dtype(array.dtype.name)
         if dtype is None or array.ndim == 0:
@@ -236,12 +259,14 @@ class _Rows(NamedTuple):
 
     def raised(self, rows: Truth) -> Truth:
         """Results ``(N, K)`` in the shape of the logits."""
+        if self.axis == len(self.shape) - 1:
+            return rows.reshape(self.shape)
         shape = (*self.outer, self.shape[self.axis])
         return Truth(*(np.ascontiguousarray(np.moveaxis(part.reshape(shape), -1, self.axis)) for part in rows))
 
 
 def _as_rows(array: Array, axis: int) -> Array:
-    moved = np.moveaxis(array, axis, -1)
+    moved = array if axis == array.ndim - 1 else np.moveaxis(array, axis, -1)
     return moved.reshape(math.prod(moved.shape[:-1]), moved.shape[-1])
 
 

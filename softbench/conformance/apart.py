@@ -224,12 +224,16 @@ class _Run:
         self._workers: list[_Worker] = []
         self._lost = 0
         self._start(backwards=False)
+        if usable_cores() > 1 and len(self.chosen) > _FEW:  # both load at the same time
+            self._start(backwards=True)
 
     def judge(self) -> None:
         """Until every case has a verdict, or none can be had."""
         while self._workers and not self.report.stopped and len(self.results) < len(self.chosen):
             self._wait()
             for worker in list(self._workers):
+                if worker not in self._workers:  # ended since
+                    continue
                 problem = worker.problem()
                 heard = list(worker.messages())  # after that: a process that has ended may have answered before
                 for message in heard:
@@ -275,7 +279,7 @@ class _Run:
             self._give_up("the backend could not be loaded", f"loading {self._source.spec} raises {message['message']}")
         elif not worker.loaded:
             worker.loaded = True
-            self._introduce(message)
+            self._introduce(worker, message)
             self._give(worker)
         else:
             result = Result(**message["result"])
@@ -287,7 +291,7 @@ class _Run:
             self._decide(result)
             self._give(worker)
 
-    def _introduce(self, message: dict[str, Any]) -> None:
+    def _introduce(self, worker: _Worker, message: dict[str, Any]) -> None:
         """What the first process says of the backend."""
         report = self.report
         if report.info or self.results:
@@ -296,8 +300,11 @@ class _Run:
         report.info = message["info"]
         self.deviations = message["deviations"]
         report.results = [Result(**result) for result in message["declarations"]]
-        if usable_cores() > 1 and len(self.chosen) > _FEW and report.kind in ("cpu", "simulator"):
-            self._start(backwards=True)
+        if report.kind not in ("cpu", "simulator"):  # one process on a device: the others have judged nothing yet
+            for other in [other for other in self._workers if other is not worker]:
+                self._workers.remove(other)
+                self._end(other)
+            worker.backwards = False
 
     def _give(self, worker: _Worker) -> None:
         """The next case, from the end that is this process's."""

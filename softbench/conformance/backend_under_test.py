@@ -14,10 +14,12 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.conformance.declarations import COSTS
-from softbench.conformance.failures import Failure, NotApplicable, call_text
+from softbench.conformance.failures import Failure, LazyText, NotApplicable, call_text
 from softbench.conformance.fresh import Nursery, in_a_fork
 from softbench.conformance.profiles import Profile
+from softbench.errors import NotProvidedError
 from softbench.front.backend import Backend
+from softbench.functions import FunctionBackend
 from softbench.interface import FUNCTIONS, RowBackend
 from softbench.interface.dtypes import result_dtype
 from softbench.loading import Source, build
@@ -64,6 +66,9 @@ class BackendUnderTest:
         Looser bounds that it declares, by key of `softbench.accuracy.gates.GATES` (attribute ``gates``).
     provides
         The public functions it has (attribute ``provides``).
+    may_lack_forms
+        Whether it may raise `NotProvidedError` for forms of the calls it provides: one function of somebody's
+        (`softbench.functions`), which has the options that it has.
     flushes_subnormals
         Whether it declares to return 0 for results below the normal range (attribute ``flushes_subnormals``).
     worst
@@ -89,6 +94,7 @@ class BackendUnderTest:
         self.host = self.kind == "cpu"
         self.cost: str = declared if (declared := getattr(rows, "cost", "")) in COSTS else COSTS[0]
         self.provides: Collection[str] = getattr(rows, "provides", FUNCTIONS)
+        self.may_lack_forms = isinstance(rows, FunctionBackend)
         self.profile = profile
         self.few_shapes = profile != "deep" and getattr(rows, "compiles_per_shape", False) is True
         self.deviations: dict[str, str] = _mapping(rows, "deviations")
@@ -126,6 +132,11 @@ class BackendUnderTest:
 
     # -- functions -------------------------------------------------------------------------------------
 
+    def may_lack(self, requirement: str) -> bool:
+        """Whether a `NotProvidedError` in a case of this requirement is a function that the backend need not have."""
+        whole = set(FUNCTIONS) <= set(self.provides)
+        return self.may_lack_forms or not whole or requirement.startswith("linear-")
+
     def provided(self, *functions: str) -> list[str]:
         """Those of the functions that the backend has; `NotApplicable` if there are none."""
         found = [function for function in functions if function in self.provides]
@@ -142,7 +153,15 @@ class BackendUnderTest:
             self.record(op, logits, target, options)
         arguments = [self.put(logits)] if target is None else [self.put(logits), self.put(target)]
         options = {k: self.put(v) if k in _ARRAYS and v is not None else v for k, v in options.items()}
-        result = getattr(self.be, op)(*arguments, **options)
+        refusal = None
+        try:
+            result = getattr(self.be, op)(*arguments, **options)
+        except NotProvidedError as error:
+            if self.may_lack_forms:
+                raise
+            refusal = error
+        if refusal is not None:  # raised here, without the context by which a function that is lacking is known
+            raise Failure(f"{op} is in `provides`, and raises {refusal!r}")
         parts = result if isinstance(result, tuple) else (result,)
         for part in parts:
             if part is None or isinstance(part, (list, tuple, str)):  # NumPy would make an array of it
@@ -189,7 +208,7 @@ class BackendUnderTest:
         /,
         *,
         made: str = "",
-        said: str = "",
+        said: str | LazyText = "",
         **options: Any,
     ) -> None:
         """Hold a result against the oracle and the gates of ``op``; remember the largest errors.
@@ -202,11 +221,10 @@ class BackendUnderTest:
         asked = {key: value for key, value in options.items() if key not in ("out", "validate")}
         declared, flushes = self.gates, self.flushes_subnormals
         verdict = judging.judge(op, result, logits, target, declared=declared, flushes_subnormals=flushes, **asked)
-        said = said or call_text(op, logits, target, options, made)
+        said = said or LazyText(lambda: call_text(op, logits, target, options, made))
         dtype = result_dtype(np.asarray(logits).dtype.name) or "float64"
-        for gate, stats in verdict.stats.items():
-            if stats.count:
-                self._remember(gate, dtype, float(stats.max), said)
+        for gate, error in verdict.largest.items():
+            self._remember(gate, dtype, error, said)
         if not verdict.ok:
             raise Failure(f"{said}: {verdict.message}")
 
@@ -216,7 +234,7 @@ class BackendUnderTest:
 
         return gap * looseness(op, dtype, self.gates)
 
-    def _remember(self, gate: str, dtype: str, error: float, said: str) -> None:
+    def _remember(self, gate: str, dtype: str, error: float, said: str | LazyText) -> None:
         """Keep the largest error of each gate and dtype."""
         from softbench.accuracy.gates import GATES
 
@@ -225,7 +243,7 @@ class BackendUnderTest:
             own = GATES[gate].bounds[dtype]
             declared = self.gates.get(gate, own)
             bound = declared.get(dtype, own) if isinstance(declared, Mapping) else declared
-            found = Worst(error, float(bound), own, said, self.case)
+            found = Worst(error, float(bound), own, str(said), self.case)
             self.worst[gate, dtype] = self.worst_since[gate, dtype] = found
 
     def errors(self) -> list[dict[str, Any]]:

@@ -121,7 +121,7 @@ def _coverage() -> str:
     lines = [
         "\nThe calls are the rows of covering arrays (`softbench/conformance/factors.py`): every pair of levels that "
         "can meet is in some call of the standard profile, and so is every triple of the factors named for it "
-        "(`python -m softbench.conformance.covering` counts them). The quick profile takes every eighth row.\n",
+        "(`python -m softbench.conformance.covering` counts them). The quick profile takes every sixteenth row.\n",
         "| array | for | rows | pairs met | triples met | of |",
         "|---|---|---|---|---|---|",
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from softbench.interface.dtypes import formats
 
-__all__ = ["Failure", "NotApplicable", "NotRefused", "brief", "call_text", "crash", "mismatch", "near"]
+__all__ = ["Failure", "LazyText", "NotApplicable", "NotRefused", "brief", "call_text", "crash", "mismatch", "near"]
 
 Array = np.ndarray[Any, Any]
 
@@ -34,6 +34,16 @@ class NotRefused(Failure):
 
 class NotApplicable(Exception):
     """The case cannot be asked of this backend, or not here; the message says why."""
+
+
+class LazyText:
+    """A text that is made when somebody reads it: most calls are right, and nobody does."""
+
+    def __init__(self, make: Callable[[], str]) -> None:
+        self._make = make
+
+    def __str__(self) -> str:
+        return self._make()
 
 
 def call_text(
@@ -60,7 +70,7 @@ def brief(value: Any) -> str:
     return repr(value) if len(repr(value)) <= 80 else type(value).__name__
 
 
-def mismatch(result: Any, expected: Array, said: str, *, signed: bool = False, than: str = "") -> None:
+def mismatch(result: Any, expected: Array, said: str | LazyText, *, signed: bool = False, than: str = "") -> None:
     """`Failure` unless ``result`` equals ``expected`` in shape, dtype and every value.
 
     NaN equals NaN; -0 equals +0 unless ``signed``. ``than`` names what ``expected`` is.

@@ -63,6 +63,7 @@ class Problem:
         self.dtype = levels.get("dtype", levels.get("any dtype", "float64"))
         self.n, self.k = self._sizes()
         self.outer, self.axis = self._shape()
+        self._last = self.axis in (-1, len(self.outer))
         self.reduction = levels.get("reduction", "none")
         self.smoothing = float(levels.get("label_smoothing", "0.0"))
         self.x = self._stored(self._logits(self._rng("logits")))
@@ -115,12 +116,13 @@ class Problem:
 
     def _lifted(self, rows: Array) -> Array:
         """``(N, K)`` in the shape of the logits: a copy."""
-        return np.array(np.moveaxis(rows.reshape(*self.outer, self.k), -1, self.axis), order="C")
+        shaped = rows.reshape(*self.outer, self.k)
+        return np.array(shaped if self._last else np.moveaxis(shaped, -1, self.axis), order="C")
 
     def lowered(self, result: Array) -> Array:
         """A result of the shape of the logits as ``(N, K)``, any other as ``(N,)``."""
         if result.ndim == len(self.outer) + 1:
-            return np.moveaxis(result, self.axis, -1).reshape(self.n, self.k)
+            return (result if self._last else np.moveaxis(result, self.axis, -1)).reshape(self.n, self.k)
         return result.reshape(self.n)
 
     def _stored(self, rows: Array) -> Array:

@@ -193,13 +193,14 @@ def judge_case(backend: BackendUnderTest, case: Case) -> Result:
     start = time.perf_counter()
     try:
         decide(backend, case)
-    except (NotApplicable, NotProvidedError) as error:
+    except NotApplicable as error:
         return Result(case.id, "skipped", str(error), time.perf_counter() - start)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a crash in a case is a failure of that case, and so is sys.exit
-        if isinstance(error.__context__, NotProvidedError):  # told in the words of a case that expects another error
-            return Result(case.id, "skipped", str(error.__context__), time.perf_counter() - start)
+        lacking = error if isinstance(error, NotProvidedError) else error.__context__
+        if isinstance(lacking, NotProvidedError) and backend.may_lack(case.requirement):
+            return Result(case.id, "skipped", str(lacking), time.perf_counter() - start)
         message = str(error) if isinstance(error, Failure) else crash(error)
         seconds = time.perf_counter() - start
         if declared:

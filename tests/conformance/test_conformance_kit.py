@@ -370,6 +370,25 @@ def test_what_is_provided_must_be_there():
     assert own().name == "only_softmax"
 
 
+class Reluctant(NumpyBackend):
+    """Says that it has everything."""
+
+    name = "reluctant"
+
+    def softmax(self, x, out):
+        raise NotProvidedError("not today")
+
+
+@pytest.mark.parametrize("provides", [NumpyBackend.provides, {"softmax", "argmax"}])
+def test_what_is_claimed_and_refused_fails(provides):
+    made = type("Made", (Reluctant,), {"provides": provides})
+    report = run(made, "quick", select=["one-class/softmax-float32", "many-rows/repeated-softmax-float32"])
+    assert [result.status for result in report.results] == ["failed", "failed"]
+    assert all(
+        "softmax is in `provides`, and raises NotProvidedError('not today')" in r.message for r in report.results
+    )
+
+
 # -- module:Class --------------------------------------------------------------------------------------
 
 
