@@ -156,12 +156,12 @@ def _measure(call: Call, shape: Sequence[int], axis: int, progress: Any) -> Reco
 
 
 def _nobody(record: Record, call: Call, max_ulp: float | None) -> str:
-    """Why there is nobody to recommend."""
+    """Why there is no backend to recommend."""
     what = f"{call.op} of {call.rows}x{call.classes} {call.dtype}"
     errors = {estimate.backend: estimate.max_ulp for estimate in estimates(record, call)}
     if max_ulp is not None and errors:
         said = ", ".join(f"{name} errs by {ulps(error)}" for name, error in errors.items())
-        return f"nobody is known to err by at most {max_ulp:g} ulp on {what}: {said}"
+        return f"no backend is known to err by at most {max_ulp:g} ulp on {what}: {said}"
     return f"nothing that was measured is like {what}, of backends that are right: softbench run measures it"
 
 

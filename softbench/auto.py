@@ -1,4 +1,4 @@
-"""The backend ``auto``: for every call, whoever was the fastest here for such calls.
+"""The backend ``auto``: for every call, the one that was the fastest here for such calls.
 
 It follows the measurements that ``softbench run`` has saved for this machine and number of threads
 (`softbench.results.store`), by operation, shape, dtype and form of target; between measured shapes it interpolates, and
@@ -38,7 +38,7 @@ NAME: Final = "auto"
 FIRST: Final = "numpy"
 """Who takes calls until another one pays."""
 RULE: Final = "numba"
-"""Whom the rule takes in the end."""
+"""Which backend the rule takes in the end."""
 COMPILING: Final = 3.0
 """Seconds that a first call of Numba takes at the most, on two cores of 2024."""
 PER_LOGIT: Final = 4e-9

@@ -126,7 +126,7 @@ def cpu_quota() -> float | None:
 
 
 def throttled_seconds() -> float:
-    """Seconds for which control groups have held this process's threads back so far; 0 where nobody says."""
+    """Seconds for which control groups have held this process's threads back so far; 0 where that is not known."""
     found = [
         int(match[1]) * 1e-6
         for folder in _control_groups()
@@ -142,7 +142,7 @@ def _memory() -> int | None:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping, within a container's limit; None where nobody says."""
+    """Bytes that can be allocated without swapping, within a container's limit; None where the system does not say."""
     found = []
     if match := re.search(r"^MemAvailable:\s+(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE):
         found.append(int(match[1]) * 1024)

@@ -64,15 +64,16 @@ def recommend(
     Advice
         A named tuple; ``str()`` of it is for people. ``backend`` is a name for `get_backend`; ``seconds`` per call
         lie within ``interval``; ``measured`` names the case that is this very call, or is empty where the time is
-        interpolated; ``tied`` may be as fast; ``estimates`` are those of everybody; ``cold`` and ``cached`` say from
-        which call on who is the cheapest, start-up included; ``stale`` and ``disturbed`` say what speaks against it.
+        interpolated; ``tied`` may be as fast; ``estimates`` are those of all backends; ``cold`` and ``cached`` say
+        from which call on which one is the cheapest, start-up included; ``stale`` and ``disturbed`` say what speaks
+        against it.
 
     Raises
     ------
     ValueError
         An op, shape, dtype or axis that is none; files that are no results, or of unlike machines.
     LookupError
-        Nothing that was measured fits and ``measure`` is False, or nobody may be recommended; the message says why.
+        Nothing that was measured fits and ``measure`` is False, or no backend may be recommended; the message says why.
     OSError
         A file cannot be read.
 

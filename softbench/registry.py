@@ -84,7 +84,7 @@ def _ambiguous(points: tuple[EntryPoint, ...]) -> str:
 
 
 def _warn(message: str) -> None:
-    """Warn. Where the user has made warnings errors, say it on standard error: it is none of whoever asked."""
+    """Warn. Where the user has made warnings errors, say it on standard error: the caller has not caused it."""
     try:
         warnings.warn(message, stacklevel=4)
     except Warning:
@@ -211,7 +211,7 @@ def get_backend(name: str | Backend, **options: Any) -> Backend:
     Parameters
     ----------
     name : str or Backend
-        A name of `list_backends`; ``"auto"`` for whoever is the fastest here, call by call (`softbench.auto`); a
+        A name of `list_backends`; ``"auto"`` for the one that is the fastest here, call by call (`softbench.auto`); a
         `Backend` is returned as it is.
     **options : object
         What this backend lets its users choose, as documented at its class: ``get_backend("torch", compile=True)``.
@@ -232,8 +232,8 @@ def get_backend(name: str | Backend, **options: Any) -> Backend:
 
     Notes
     -----
-    There is one object for each name and its options. It is pickled as these (`multiprocessing`, joblib, dask): whoever
-    unpickles it gets that backend there, or one of these errors.
+    There is one object for each name and its options. It is pickled as these (`multiprocessing`, joblib, dask): unpickled,
+    it is that backend of the other process, or one of these errors.
 
     Examples
     --------
@@ -309,7 +309,7 @@ set_finder(lambda name: get_backend(name).rows)
 
 
 def _auto() -> Backend:
-    """Whoever is the fastest here; a warning where the measurements are of something else than what is here."""
+    """The backend that takes the fastest for each call; warns of measurements of another machine or version."""
     from softbench import machine
     from softbench.auto import AutoBackend  # with all that reads records: for those who ask for it
 
@@ -336,7 +336,7 @@ def current_backend() -> Backend:
 
 
 def selected_backend() -> Backend | None:
-    """The backend of `use_backend`, else of ``$SOFTBENCH_BACKEND``, else None: nobody has chosen one."""
+    """The backend of `use_backend`, else of ``$SOFTBENCH_BACKEND``, else None: none was chosen."""
     return _current.get() or (get_backend(_FROM_ENVIRONMENT) if _FROM_ENVIRONMENT else None)
 
 

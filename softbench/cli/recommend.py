@@ -24,7 +24,7 @@ def add_parser(commands: Any) -> None:
         "recommend",
         help="which backend to take for a call: from saved measurements, or measured now",
         description="Answers from what softbench run has saved on this machine, or from FILES; measures now where "
-        "nothing fits. Exit status: 1 if there is nobody to recommend.",
+        "nothing fits. Exit status: 1 if there is no backend to recommend.",
     )
     recommend.add_argument("files", nargs="*", type=Path, metavar="FILE", help="saved by softbench run, of one machine")
     recommend.add_argument("--op", required=True, choices=FUNCTIONS, metavar="OP", help=", ".join(FUNCTIONS))
@@ -51,7 +51,9 @@ def add_parser(commands: Any) -> None:
         description='What backend="auto" follows: the measurements that softbench run has saved for this machine and '
         "number of threads, or a rule.",
     )
-    auto.add_argument("--explain", action="store_true", help="print whom it takes for every measured case, and why")
+    auto.add_argument(
+        "--explain", action="store_true", help="print which backend it takes for every measured case, and why"
+    )
     auto.set_defaults(function=_auto)
 
 
@@ -117,7 +119,7 @@ def _auto(parsed: argparse.Namespace) -> int:
 
 
 def _explain(made: AutoBackend, record: Record) -> None:
-    """Whom it takes for every measured case."""
+    """Which backend it takes for every measured case."""
     from rich.text import Text
 
     from softbench.auto import FIRST

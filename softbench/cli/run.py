@@ -30,7 +30,7 @@ def add_parser(commands: Any) -> None:
     """Add the command to the subparsers of the command line."""
     run = commands.add_parser(
         "run",
-        help="the main job: who is here, who is right, how fast, how near the limit, which to choose",
+        help="the main job: which backends can run, which are right, how fast, how near the limit, which to choose",
         description="Checks and times every backend that can run here, and recommends one for each case. "
         f"Prints tables; writes one JSON file and one picture into ./{DEFAULT_OUT}/. Ctrl-C keeps what was measured.",
     )
@@ -66,8 +66,8 @@ def add_parser(commands: Any) -> None:
         help="time for the timings, checks not counted (default: what fits into the time of the profile)",
     )  # fmt: skip
     how.add_argument("--threads", type=count, metavar="N", help="threads for every library (default: all cores)")
-    how.add_argument("--max-ulp", type=positive, metavar="U", help="recommend nobody who errs by more on the case")
-    how.add_argument("--no-check", action="store_true", help="skip the conformance kit; then nobody is recommended")
+    how.add_argument("--max-ulp", type=positive, metavar="U", help="recommend no backend that errs by more on the case")
+    how.add_argument("--no-check", action="store_true", help="skip the conformance kit; then none is recommended")
     how.add_argument("--resume", type=Path, metavar="FILE", help="go on with an interrupted run, as it was asked for")
     output = run.add_argument_group("what comes out")
     output.add_argument("--no-plot", action="store_true", help="draw no picture")
@@ -88,7 +88,7 @@ def _run(parsed: argparse.Namespace) -> int:
         complain(f"{trouble}; the results will only be printed", 1)
     with show_progress() as progress:
         record = bench.run(config, progress, resumed=resumed)
-    # Saved before it is printed: who pipes the table into `head` gets the files all the same.
+    # Saved before it is printed: with its output piped into `head` the files are there all the same.
     saved, more_trouble = _save(record, folder, plot=not parsed.no_plot) if folder else ([], "")
     not_kept = keep(record)
     if parsed.json:

@@ -1,4 +1,4 @@
-"""What a backend declares about itself, checked for misspellings: an attribute that nobody reads declares nothing."""
+"""What a backend declares about itself, checked for misspelt attributes, which would declare nothing."""
 
 from __future__ import annotations
 

@@ -177,7 +177,7 @@ def selected(profile: Profile, select: Iterable[str] | None = None) -> list[Case
         return cases
     patterns = list(select)
     idle = [pattern for pattern in patterns if not any(matches(pattern, case.id) for case in cases)]
-    if idle:  # misspelt, perhaps: whoever asks would believe it judged
+    if idle:  # misspelt, perhaps: a reader would believe it judged
         raise ValueError(f"no case of profile {profile!r} matches {', '.join(map(repr, idle))}")
     if not patterns:
         raise ValueError("select is empty, expected patterns of case ids, or None for all cases")
@@ -236,7 +236,7 @@ def skip_reason(backend: BackendUnderTest, case: Case) -> str:
 
 
 def judge_declarations(backend: BackendUnderTest) -> list[Result]:
-    """Failures of what the backend declares in words that nobody reads."""
+    """Failures of what the backend declares in attributes that the kit does not read."""
     return [Result(f"declarations/{name}", "failed", problem) for name, problem in problems(backend.rows)]
 
 

@@ -90,7 +90,7 @@ class _Parts(NamedTuple):
     asked: Reduction
     """What a kernel is to make of the losses of rows."""
     unseen: bool
-    """Whether nobody is to look at values."""
+    """Whether values are not to be looked at."""
 
     @property
     def weighted(self) -> bool:
@@ -98,7 +98,7 @@ class _Parts(NamedTuple):
 
     @property
     def moderate(self) -> bool:
-        """Whether no product of weights and smoothing can leave the range of float32, or nobody is to look."""
+        """Whether no product of weights and smoothing can leave the range of float32, or values are not looked at."""
         if self.unseen:
             return True
         weights = all(part is None or part.moderate for part in (self.w, self.s))

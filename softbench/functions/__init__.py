@@ -1,6 +1,6 @@
 """A backend from one function: what ``softbench check --as OP module:function`` judges, and ``softbench run`` can race.
 
-Most who write a kernel have one function, not eight methods. It takes and returns 2-d arrays of NumPy, PyTorch, JAX or
+Most authors of a kernel have one function, not eight methods. It takes and returns 2-d arrays of NumPy, PyTorch, JAX or
 CuPy; which of them, and which dtypes, forms of targets and options, is found out by asking it.
 
 >>> import numpy as np

@@ -58,7 +58,7 @@ class _RowByRow(_Function):
 
 
 def _keywords(function: Callable[..., Any]) -> frozenset[str]:
-    """Names that may be passed by keyword; none where nobody knows."""
+    """Names that may be passed by keyword; none where they are not known."""
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):

@@ -181,7 +181,7 @@ class RowBackend(Declarations, LinearKernels, abc.ABC):
             A class or a distribution per row.
         divisor : float or array
             What the gradient is divided by *before* its last rounding: 1 for the reductions "none" and "sum", else what
-            the backend's own ``divisor`` returned (a number; on a device an array, so that nobody waits for it). It is
+            the backend's own ``divisor`` returned (a number; on a device an array, so that no call waits for it). It is
             0 where nothing has weight: rows then become NaN, except `IGNORED` ones, which are +0 always.
         loss : array of float64, shape (N,)
             May take the losses, which are float64 whatever the rows' dtype, and not divided.

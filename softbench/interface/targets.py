@@ -39,7 +39,7 @@ class IndexTarget:
     smoothing : float
         ``eps`` of label smoothing, in [0, 1].
     may_ignore, may_be_invalid : bool
-        Whether some labels may be `IGNORED`, or `INVALID`; False: none is, so nobody need look.
+        Whether some labels may be `IGNORED`, or `INVALID`; False: none is, so kernels need not look.
     reduction : {"none", "sum", "mean"}
         What is to come of the row losses; always "none" but for a `RowBackend.native_loss`.
 

@@ -152,7 +152,7 @@ def ceiling_record(workload: Workload, operation: str, method: str, moved: int, 
 
 @dataclass
 class Comparison:
-    """What is the same for all cases of a run: who takes part, and the process that measures the machine."""
+    """What is the same for all cases of a run: the backends, and the process that measures the machine."""
 
     participants: list[Participant]
     threads: int | None
@@ -214,7 +214,7 @@ class Comparison:
                 self._judge_limit(workload, entry, home, limit, timings[f"limit {home}"], load)
         self._finish(workload, entry, [name for name in candidates if name in timings])
 
-    # -- who takes part ----------------------------------------------------------------------------------------
+    # -- the backends ------------------------------------------------------------------------------------------
 
     def _too_large(self, workload: Workload) -> str | None:
         free, needed = machine.available_memory(), workload.memory(len(self.participants) + self.control)
@@ -223,7 +223,7 @@ class Comparison:
         return f"needs {size(needed)} of memory for {len(self.participants)} backends, {size(free)} are available"
 
     def _loaded(self, workload: Workload, entry: CaseRecord) -> dict[str, Candidate]:
-        """Have everybody make the inputs and compute once; who can goes on, and the others' reasons are recorded."""
+        """Have each backend make the inputs and compute once; those that can go on, why others cannot is recorded."""
         results = entry["results"]
         asked: list[Participant] = []
         for participant in self.participants:

@@ -40,7 +40,7 @@ def measure(call: Call, shape: tuple[int, ...], axis: int, progress: ProgressRep
 
 
 def keep(record: Record) -> str:
-    """Save what a run has found for this machine, if it has judged whom it timed; why not, if that failed."""
+    """Save what a run has found for this machine, if it has judged what it timed; the reason if that failed."""
     if not record["config"].get("check"):
         return ""
     threads = record["config"].get("threads") or machine.thread_count()

@@ -66,7 +66,7 @@ class Config:
     max_ulp: float | None = None
     """The largest error that a recommended backend may have on a case; None: what the contract allows."""
     check: bool = True
-    """Run the conformance kit on each backend. Who has not been checked is not recommended."""
+    """Run the conformance kit on each backend. A backend that was not checked is not recommended."""
     startup: bool = True
     """Measure import and first calls in fresh processes."""
     costs: bool = True

@@ -1,4 +1,4 @@
-"""Who is told how far a long command has come. `softbench.cli.progress` has those who show it to people."""
+"""Reporters of how far a long command has come. `softbench.cli.progress` has those who show it to people."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["NullProgress", "ProgressReporter"]
 
 
 class ProgressReporter(Protocol):
-    """Is told of the steps of a command, and what they should take."""
+    """Gets the steps of a command, and what they should take."""
 
     def begin(self, expected: Sequence[float]) -> None:
         """So many steps will come; what each should take, in seconds or in any unit of their own."""
@@ -25,7 +25,7 @@ class ProgressReporter(Protocol):
 
 
 class NullProgress:
-    """A reporter for those who watch nothing."""
+    """A reporter that shows nothing."""
 
     def begin(self, expected: Sequence[float]) -> None:
         """See `ProgressReporter`."""

@@ -144,10 +144,10 @@ class _Run:
         record["seconds"] = time.perf_counter() - self.began
         return record
 
-    # -- who is here -------------------------------------------------------------------------------------------
+    # -- which can run -----------------------------------------------------------------------------------------
 
     def _survey(self) -> None:
-        """Who is here, and why others are not. Where backends were named, nobody else's library is loaded."""
+        """Which can run here, and why the others cannot. Where backends were named, no other library is loaded."""
         asked = list_backends() if self.config.backends is None else self.config.backends
         self.record["backends"] = survey(dict.fromkeys([*asked, *self.config.candidates]))
 

@@ -38,7 +38,7 @@ class Load:
 
     seconds: float = 0.0
     foreign: float | None = None
-    """Processors that were busy with what is not ours, on the average; None where nobody says."""
+    """Processors that were busy with what is not ours, on the average; None where the system does not say."""
     stolen: float = 0.0
     """Processors' worth of time that other guests of the host have taken."""
     throttled: float = 0.0

@@ -150,15 +150,15 @@ def _error_per_doubling(points: Sequence[_Point]) -> float:
 
 
 class Choice(NamedTuple):
-    """Who to take for a call."""
+    """Which backend to take for a call."""
 
     backend: str
     tied: list[str]
     """Others that may be as fast."""
     estimates: list[Estimate]
-    """Of everybody who may be recommended, the fastest first."""
+    """Of all that may be recommended, the fastest first."""
     cold: list[Step]
-    """Who is the cheapest in total from which call on, start-up included, with nothing compiled."""
+    """Which is the cheapest in total from which call on, start-up included, with nothing compiled."""
     cached: list[Step]
     """The same where an earlier process has left compiled code."""
 
@@ -171,7 +171,7 @@ class Choice(NamedTuple):
 def choose(
     record: Record, call: Call, calls: int | None = None, max_ulp: float | None = None, *, cached: bool = False
 ) -> Choice | None:
-    """Who takes the least time for ``calls`` calls in one process, start-up included; None where nothing is known.
+    """Which takes the least time for ``calls`` calls in one process, start-up included; None where nothing is known.
 
     Parameters
     ----------

@@ -32,7 +32,7 @@ class Line(NamedTuple):
 
 
 def envelope(lines: list[Line]) -> list[Step]:
-    """Who is the cheapest from which call on, beginning with call 1."""
+    """Which backend is the cheapest from which call on, beginning with call 1."""
     steps: list[Step] = []
     n = 1
     current = min(lines, key=lambda line: (line.setup + line.per_call, line.per_call))
@@ -158,10 +158,10 @@ def _verdict(
 
 
 def _overall(verdicts: list[Recommendation], cases: list[CaseRecord], excluded: Mapping[str, set[str]]) -> str:
-    """One sentence: who is fastest how often, and by how much on the geometric mean of the cases of both."""
+    """One sentence: which backend is fastest how often, and by how much on the geometric mean of the cases of both."""
     if not verdicts:
         why = "; ".join(f"{name}: {' and '.join(sorted(reasons))}" for name, reasons in excluded.items())
-        return f"no recommendation, since {f'nobody may be recommended ({why})' if why else 'nothing was measured'}"
+        return f"no recommendation, since {f'no backend may be recommended ({why})' if why else 'nothing was measured'}"
     best = {verdict["case"]: {verdict["fastest"], *verdict["tied"]} for verdict in verdicts}
     names = sorted({name for row in best.values() for name in row})
     alone = {name: sum(row == {name} for row in best.values()) for name in names}

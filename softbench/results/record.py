@@ -263,7 +263,7 @@ class Recommendation(TypedDict):
     interval: Bounds | None
     """Of that ratio."""
     excluded: dict[str, str]
-    """Who was timed and is not recommended, and why."""
+    """Which were timed and are not recommended, and why."""
     cold: list[Step]
     cached: list[Step]
 

@@ -88,7 +88,7 @@ def merged(old: Record | None, new: Record) -> Record:
     """The new run, with what only the old one has and what still holds.
 
     Nothing that was measured with other versions of softbench or of a library does. A case that both have is the new
-    one's, but for backends that only the old one has timed there. Cases that nobody finished are left out.
+    one's, but for backends that only the old one has timed there. Cases without any time are left out.
     """
     cases = {case["name"]: case for case in new["cases"] if _timed(case)}
     backends: dict[str, BackendRecord] = dict(new["backends"])

@@ -19,7 +19,7 @@ _FAILURE_WIDTH: Final = 240
 
 
 def show(record: Record, out: Console) -> None:
-    """Everything, in the order of the questions: who is here, who is right, how fast, which to choose."""
+    """Everything, in the order of the questions: which can run, which are right, how fast, which to choose."""
     for part in _parts(record, out.width):
         out.print(part)
 
@@ -78,11 +78,11 @@ def machine_line(record: Record) -> str:
 _VECTORS: Final = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"), ("sve", "SVE"), ("asimd", "NEON"))
 
 
-# -- who is here ---------------------------------------------------------------------------------------------------
+# -- which can run -------------------------------------------------------------------------------------------------
 
 
 def backend_table(backends: dict[str, BackendRecord], width: int, *, title: str = "Backends") -> Table:
-    """Who is here, and why others are not; verdict and start-up where they were measured."""
+    """Which can run here, and why the others cannot; verdict and start-up where they were measured."""
     entries = list(backends.values())
     columns = [
         Column("backend", [Text(name) for name in backends]),
@@ -194,7 +194,7 @@ def _backend_line(name: str, result: Result, best: float) -> Text:
 
 
 def _skips(cases: list[CaseRecord]) -> Iterable[Text]:
-    """Who was not timed on how many cases, and why; cases that nobody ran; fractions that are not believed."""
+    """Which were not timed on how many cases, and why; cases without any time; fractions that are not believed."""
     reasons: dict[tuple[str, str, str], list[str]] = {}
     for case in cases:
         if "skipped" in case:
@@ -280,7 +280,7 @@ def _before(verdict: Recommendation) -> str:
 _ADVICE: Final = (
     "a = b: a tie, which the measurement cannot break; next best: its time as a multiple, and the interval of that; "
     "pays from call: the first call at which import, compilation and all calls so far have cost less than with anybody "
-    "else (in brackets: where an earlier process has left compiled code); before: who is the cheapest until then"
+    "else (in brackets: where an earlier process has left compiled code); before: which is the cheapest until then"
 )
 
 

@@ -1,1 +1,1 @@
-"""Measuring on a CUDA GPU: the self-test, its checks, who is timed, and the goals."""
+"""Measuring on a CUDA GPU: the self-test, its checks, what is timed, and the goals."""

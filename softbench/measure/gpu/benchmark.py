@@ -194,7 +194,7 @@ def benchmark(
     Parameters
     ----------
     libraries
-        Who is timed.
+        What is timed.
     seconds
         For all of it.
     progress

@@ -1,4 +1,4 @@
-"""Who is timed on a GPU: softbench's GPU backends beside PyTorch and CuPy's own functions.
+"""What is timed on a GPU: softbench's GPU backends beside PyTorch and CuPy's own functions.
 
 No library is imported before it is asked for; one that is missing, or that cannot do an operation, says so by an
 exception, whose text is the record.
@@ -237,7 +237,7 @@ _CLOCKS: Final[dict[str, type[Clock]]] = {"cupy": CupyClock, "numba_cuda": Numba
 
 
 def libraries() -> Iterator[Library | str]:
-    """Everybody who can run here; for the others a sentence on why not."""
+    """All that can run here; for the others a sentence on why not."""
     for name, state in available_backends().items():
         if name not in _CLOCKS:
             continue

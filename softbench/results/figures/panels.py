@@ -149,7 +149,7 @@ def accuracy(drawing: Drawing, axes: Any, title: str = "") -> None:
 
 
 def _front(drawing: Drawing, axes: Any, points: list[tuple[float, float]], right: float) -> None:
-    """The Pareto front: whoever has nobody both faster and more accurate."""
+    """The Pareto front: those than which no backend is both faster and more accurate."""
     steps: list[tuple[float, float]] = []
     for time, error in sorted(points):
         if not steps or error < steps[-1][1]:
@@ -282,8 +282,8 @@ FIGURES: Final = (
         "accuracy",
         "Accuracy against speed",
         "The largest error of every backend against its time as a multiple of the fastest. Small marks are cases, "
-        "large ones a backend's worst error and mean time. The dotted line is the Pareto front: nobody is both faster "
-        "and more accurate than those on it.",
+        "large ones a backend's worst error and mean time. The dotted line is the Pareto front: no backend is both "
+        "faster and more accurate than those on it.",
         _one_panel(accuracy, lambda _: 4.6),
     ),
     Picture(

@@ -107,7 +107,7 @@ def _source_heading(found: Sequence[Source]) -> tuple[tuple[str, str], ...]:
 
 
 def verdicts(found: Sequence[Source]) -> Table:
-    """One line per case: whom to take, by how much it wins, from which call on."""
+    """One line per case: which to take, by how much it wins, from which call on."""
     rows = []
     for source in found:
         cases = {case["name"]: case for case in source.record["cases"]}
@@ -259,7 +259,7 @@ def _copies(record: Record, name: str) -> tuple[float | None, float | None]:
     return best[1], best[2]
 
 
-# -- who is right --------------------------------------------------------------------------------------------------
+# -- which are right -----------------------------------------------------------------------------------------------
 
 _FUNCTIONS: Final = {
     "softmax": "softmax", "log_softmax": "log_softmax", "logsumexp": "logsumexp", "index_loss": "loss",
@@ -281,7 +281,7 @@ def conformance(found: Sequence[Source]) -> Table:
         *((label, "largest error in float32, ulp (and what is allowed)") for label in _FUNCTIONS.values()),
         ("what deviates", ""),
     )
-    return Table("conformance", "Who is right", headings, rows)
+    return Table("conformance", "Which are right", headings, rows)
 
 
 def _conforms(backend: BackendRecord) -> list[Cell]:
