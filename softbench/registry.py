@@ -232,8 +232,8 @@ def get_backend(name: str | Backend, **options: Any) -> Backend:
 
     Notes
     -----
-    There is one object for each name and its options. It is pickled as these (`multiprocessing`, joblib, dask): unpickled,
-    it is that backend of the other process, or one of these errors.
+    There is one object for each name and its options. It is pickled as these (`multiprocessing`, joblib, dask).
+    Unpickled, it is that backend of the other process, or one of these errors.
 
     Examples
     --------
