@@ -31,7 +31,7 @@ FLOAT64: Final = np.dtype("float64")
 _INT64: Final = np.dtype("int64")
 _LAST: Final = -1
 _SECOND: Final = 1  # the last of a matrix
-_PLACE: Final = frozenset({"out"})
+_NOT_GIVEN: Final = object()
 _SKIPPED: Final = ("follow", "accept", "layout", "shares_memory", "as_rows", "from_rows", "wrap")
 
 
@@ -117,12 +117,13 @@ def fast_functions(rows: RowBackend, others: Mapping[str, Function], halves: Con
 
 def _map(rows: RowBackend, name: str, kernel: Function, otherwise: Function, halves: Container[Any]) -> Function:
     """A function from logits to an array of their shape."""
+    empty = rows.empty
 
     def call(_: Any, logits: Any, *, axis: int = -1, out: Any = None) -> Any:
         shape = ready_shape(logits, axis, halves)
         if shape is None or (out is not None and not _fits(out, logits)):
             return otherwise(logits, axis=axis, out=out)
-        buffer = rows.empty(shape, logits.dtype) if out is None else out
+        buffer = empty(shape, logits.dtype) if out is None else out
         result = kernel(logits, buffer)
         return result if result is buffer else _finished(rows, name, result, logits, out)
 
@@ -132,6 +133,7 @@ def _map(rows: RowBackend, name: str, kernel: Function, otherwise: Function, hal
 def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function, halves: Container[Any]) -> Function:
     """The mean or the sum of the losses, its gradient, or both."""
     has_loss, has_gradient = name != "gradient", name != "loss"
+    empty, total, index_labels = rows.empty, rows.total, rows.index_labels
 
     def call(
         _: Any,
@@ -145,16 +147,15 @@ def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function
         label_smoothing: float = 0.0,
         reduction: Reduction = "mean",
         validate: bool = True,
-        **place: Any,
+        out: Any = _NOT_GIVEN,
     ) -> Any:
-        out = place.get("out") if place else None
         if (
             (reduction != "mean" and reduction != "sum")
             or (shape := ready_shape(logits, axis, halves)) is None
             or not _only_labels(target, shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
-            or (place and not (has_gradient and place.keys() == _PLACE))
-            or (out is not None and not _fits(out, logits, target))
+            or (out is not _NOT_GIVEN and not (has_gradient and (out is None or _fits(out, logits, target))))
         ):
+            place = {} if out is _NOT_GIVEN else {"out": out}  # which the loss does not take
             return otherwise(
                 logits,
                 target,
@@ -167,14 +168,16 @@ def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function
                 validate=validate,
                 **place,
             )
+        if out is _NOT_GIVEN:
+            out = None
         n, k = shape
         divisor = float(n) if reduction == "mean" else None
-        labels = IndexTarget(rows.index_labels(target, k, None, validate), None, None, 0.0, False, not validate)
-        losses = rows.empty((n,), FLOAT64) if has_loss else None
+        labels = IndexTarget(index_labels(target, k, None, validate), None, None, 0.0, False, not validate)
+        losses = empty(shape[:1], FLOAT64) if has_loss else None
         if not has_gradient:
             result = kernel(logits, labels, losses)
-            return rows.total(result if result is losses else _losses(rows, name, result, n), divisor)
-        buffer = rows.empty(shape, logits.dtype) if out is None else out
+            return total(result if result is losses else _losses(rows, name, result, n), divisor)
+        buffer = empty(shape, logits.dtype) if out is None else out
         if not has_loss:
             result = kernel(logits, labels, divisor or 1, buffer)
             return result if result is buffer else _finished(rows, name, result, logits, out)
@@ -183,7 +186,7 @@ def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function
             first = _losses(rows, f"{name} (losses)", first, n)
         if second is not buffer:
             second = _finished(rows, f"{name} (gradient)", second, logits, out)
-        return rows.total(first, divisor), second
+        return total(first, divisor), second
 
     return call
 

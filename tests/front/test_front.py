@@ -139,3 +139,10 @@ def test_what_a_kernel_returns_of_its_own_is_put_in_order(name):
 def test_a_primitive_of_the_backend_is_never_skipped():
     result = Backend(_OwnPrimitive()).logsumexp(np.zeros((1, 1)))
     assert result == 1
+
+
+def test_a_loss_takes_no_out_on_the_fast_path_either():
+    be = sb.get_backend("numpy")
+    for out in (None, np.zeros((1, 3), np.float32)):
+        with pytest.raises(TypeError, match="out"):
+            be.loss(np.zeros((1, 3), np.float32), np.zeros(1, np.int64), out=out)
