@@ -201,7 +201,7 @@ class AutoBackend(Backend):
         return kind.backend
 
     def _meet(self, op: str, logits: Any, axis: Any, out: Any, target: Any) -> _Kind | None:
-        """A kind of call that was not met before; None for what is no array: NumPy's backend says what is wrong."""
+        """The kind of a first call; None where arguments are no arrays, which NumPy's backend refuses."""
         try:
             shape, dtype, classes = logits.shape, logits.dtype, logits.shape[axis]
             rows = math.prod(shape) // classes
@@ -222,7 +222,7 @@ class AutoBackend(Backend):
         return self._kinds.setdefault(key, kind)
 
     def _wait(self, kind: _Kind) -> None:
-        """Count what a call on NumPy costs more, and hand over where that has come to as much as the other costs."""
+        """Add up what calls on NumPy have cost more; switch once that is as much as loading the other backend costs."""
         plan, group = kind.plan, kind.group
         if plan.best not in group.ready:
             missed = group.missed[plan.best] = group.missed.get(plan.best, 0.0) + plan.gain

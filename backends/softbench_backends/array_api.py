@@ -60,7 +60,7 @@ DEVIATIONS: Final[dict[str, dict[str, str]]] = {
         "large-results": "as many-rows",
     },
 }
-"""By the library that computes; of others nobody has judged any."""
+"""By the library that computes; others have not been judged."""
 
 
 class ArrayApiBackend(NamespaceChecks, LibraryArrays):

@@ -164,7 +164,7 @@ def _session(
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_IR)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # warnings about a model are not for whoever computes a softmax
+    options.log_severity_level = 3  # warnings about a model mean nothing to users of a softmax
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 

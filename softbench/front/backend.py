@@ -1,10 +1,10 @@
 """The front: everything that is the same for every backend, written once.
 
 What a user holds after ``get_backend(name)`` is a `Backend`: the public functions over one `RowBackend`. A call goes
-through the rooms beside this one, in this order:
+through the modules beside this one, in this order:
 
 * `fast_path`: the commonest calls, straight to the kernel;
-* `plan`: logits accepted, their axis, dtype and layout;
+* `logits`: accepted and checked, their axis, dtype and layout; `options`: the others that are no arrays;
 * `targets`: labels, distributions, weights, smoothing, as kernels get them; `wide_rows`: weights beyond their range;
 * `out`: the memory to write into; from here on nothing is refused, and until here nothing is written;
 * the kernel;

@@ -1,9 +1,9 @@
 """The fast path: float matrices of NumPy along their last axis, on a backend that takes them as they are.
 
-These are the commonest calls. They skip whatever could not change them (accepting, layout, lowering, wrapping), which
-takes several times as long as the softmax of a few rows. They are recognised by identity, which can only fail to
-recognise one: a byte-swapped dtype is another object, and so may be an axis given as some other kind of -1. What is not
-recognised takes the way through `softbench.front.logits`, to the same results and errors.
+These are the commonest calls. They skip what would change nothing for them (accepting, layout, lowering, wrapping),
+which takes several times as long as the softmax of a few rows. They are recognised by comparing objects by identity.
+That may miss such a call (``numpy.int64(-1)`` is another object than ``-1``), but never takes another call for one. A
+call that is not recognised goes through `softbench.front.logits`, with the same results and errors.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def ready_plan(logits: Any, axis: Any, probabilities: bool, halves: Container[An
 
 
 def _fits(out: Any, x: Array, target: Array | None = None) -> bool:
-    """Whether the result for ready ``x`` can be written into ``out`` without another question."""
+    """Whether the result for ready ``x`` can be written into ``out`` without any other check."""
     return (
         type(out) is np.ndarray
         and out.dtype is x.dtype

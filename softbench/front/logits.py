@@ -14,7 +14,7 @@ __all__ = ["Formats", "Plan", "kernel_rows", "plan_logits"]
 
 
 class Formats:
-    """Dtypes of results and of rows by dtype of the logits, whose name is slow to ask for."""
+    """Dtypes of results and of rows, cached by the dtype of the logits: asking a dtype for its name is slow."""
 
     def __init__(self, rows: RowBackend) -> None:
         self._rows = rows

@@ -95,7 +95,7 @@ def copy_to_host(obj: Any) -> HostArray:
 
 
 def _device_of(obj: Any) -> str:
-    """What the device of an array calls itself; empty for host memory, and where nobody can say."""
+    """What the device of an array calls itself; empty for host memory, and where that is not known."""
     probe = getattr(obj, "__dlpack_device__", None)
     if probe is None:
         return "a CUDA device" if hasattr(type(obj), "__cuda_array_interface__") and _has_cuda(obj) else ""

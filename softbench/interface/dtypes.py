@@ -92,7 +92,7 @@ def name_of(dtype: Any) -> str:
 
 @functools.cache
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of a name; ``bfloat16`` needs `ml_dtypes`, which whoever holds such an array has."""
+    """The NumPy dtype of a name; ``bfloat16`` needs `ml_dtypes`, without which there is no such array."""
     if name == "bfloat16":
         import ml_dtypes
 

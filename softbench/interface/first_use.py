@@ -1,15 +1,15 @@
 """What is made once, when it is first asked for: a library imported, a kernel compiled.
 
 That takes long, and meanwhile anything may happen: another thread asks for the same, a signal handler interrupts the
-thread that asks and asks again, another thread forks, somebody presses Ctrl-C. So it is made in a thread of its own,
-and whoever asks waits for that thread, without holding anything that somebody else may want:
+thread that asks and asks again, another thread forks, a user presses Ctrl-C. So it is made in a thread of its own. The
+thread that asks waits for that one, and holds no lock meanwhile that others may need:
 
 >>> squares = FirstUse(lambda n: n * n)
 >>> squares(3)
 9
 
 * **Threads** that ask for one thing get the same object.
-* A **signal handler** waits like anybody else: the thread that makes things is not the one that it has interrupted.
+* A **signal handler** waits as all do: the thread that makes things is not the one that it has interrupted.
 * **Ctrl-C** ends the waiting. What is being made is finished all the same, never left half done.
 * A **fork** waits until nothing is being made, so that no lock in the child belongs to a thread that is not there. It
   gives up after `PATIENCE` seconds; what has not been made by then is an error in that child (`ForkedTooSoonError`).
@@ -49,7 +49,7 @@ class ForkedTooSoonError(RuntimeError):
 
 
 class _Job:
-    """One thing while it is being made. Nothing here blocks but `wait`, each time on a lock that nobody else has."""
+    """One thing while it is being made. Only `wait` blocks, each time on a lock of its own."""
 
     def __init__(self, make: Callable[[], Any]) -> None:
         self._make = make
@@ -59,7 +59,7 @@ class _Job:
         self.error: BaseException | None = None
 
     def start(self) -> None:
-        """Have it made. Whoever finds it does this anew: the one who made the job may have been interrupted."""
+        """Have it made. All that find the job do this: the thread that began it may have been interrupted."""
         if not self._claim.locked():
             _thread.start_new_thread(self.run, ())
 
@@ -69,7 +69,7 @@ class _Job:
         try:
             with _making, _Maker():
                 self._make()
-        except BaseException as error:  # whoever waits is to get it
+        except BaseException as error:  # for the threads that wait
             self.error = error
         finally:
             self.finish()
@@ -93,7 +93,7 @@ class FirstUse(Generic[T]):
     Parameters
     ----------
     make
-        Makes the result for its positional arguments, which are hashable. An exception reaches whoever waits, and the
+        Makes the result for its positional arguments, which are hashable. An exception reaches all that wait, and the
         next call makes another attempt.
     """
 
@@ -140,7 +140,7 @@ class FirstUse(Generic[T]):
             self._jobs.pop(key, None)
 
     def abandon(self) -> None:
-        """In a forked child: nobody is making anything now. A frame of this thread that was waiting asks anew."""
+        """In a forked child: nothing is being made any more. A frame of this thread that was waiting asks anew."""
         for job in tuple(self._jobs.values()):
             job.finish()
         self._jobs.clear()
@@ -155,7 +155,7 @@ _conditions: list[Callable[[], bool]] = []
 
 
 class _Maker:
-    """The thread that makes something: what it asks for meanwhile it makes itself, as nobody else may."""
+    """The thread that makes something: what it asks for meanwhile it makes itself."""
 
     def __enter__(self) -> None:
         thread = _thread.get_ident()
@@ -211,11 +211,11 @@ def hold_during_fork(find: Callable[[], Any]) -> None:
 
 
 def _before_fork() -> None:
-    # Before the lock of `logging` is taken, which imports need for a moment: whoever is waited for here may import.
+    # Before the lock of `logging` is taken, which imports need for a moment: the thread that is waited for may import.
     locks: list[Any] = []
     _held.setdefault(_thread.get_ident(), []).append(locks)
     for find in (lambda: _making, *_others):
-        lock = find()  # when those before it are taken: nobody imports a compiler then
+        lock = find()  # when those before it are taken: no thread imports a compiler then
         if lock is not None:
             taken = lock.acquire(timeout=PATIENCE)
             locks.append(lock if taken else None)

@@ -65,7 +65,7 @@ class NumpyArrayOps:
         return self.accept(obj, argument)
 
     def follow(self, obj: Any) -> None:
-        """What a call works on, before anything of it is accepted: results are made where that is."""
+        """Called first, with what a call works on: a backend of several devices makes results where that is."""
 
     def writes_through(self, obj: Any, array: Array) -> bool:
         """Whether ``array``, which `accept` made of ``obj``, is its memory, so that it can be written into."""

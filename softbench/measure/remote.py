@@ -1,7 +1,7 @@
 """Backends in processes of their own: each is asked over a channel of its own, and watched.
 
-A backend that raises, exits, crashes, hangs or prints is one failure with a reason; the others, and whoever asked, go
-on. The process has the environment that a user's has, threads and all, and its memory is that backend's alone.
+A backend that raises, exits, crashes, hangs or prints is one failure with a reason; the others, and the caller, go
+on. The process has a user's environment and threads, and its memory is that backend's alone.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ Array = Any
 class Launch(NamedTuple):
     """Grid ``(x, y)``, threads per block, bytes of dynamic shared memory, and blocks per cluster of a launch.
 
-    The size of a cluster is compiled into a kernel; this is the same number, for whoever has to know.
+    The size of a cluster is compiled into a kernel; this is the same number, for the host.
     """
 
     grid: tuple[int, int]

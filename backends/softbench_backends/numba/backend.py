@@ -90,7 +90,7 @@ class NumbaBackend(LinearCalls, RowBackend):
         }
 
     def limit_threads(self, count: int) -> AbstractContextManager[None]:
-        """As the base class, of the thread that calls: as `numba.set_num_threads`."""
+        """As the base class, for calls of this thread, as `numba.set_num_threads` does."""
         return threads.limited(count)
 
     def kernels(self, ops: Collection[str], dtypes: Collection[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
@@ -109,7 +109,7 @@ class NumbaBackend(LinearCalls, RowBackend):
     # -- arrays ----------------------------------------------------------------------------------------
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """As the base class, large arrays aligned, and in memory of earlier results (`results`)."""
+        """As the base class. Large arrays are aligned, in memory of earlier results (`results`)."""
         if type(dtype) is str:
             dtype = numpy_dtype(dtype)
         if math.prod(shape) < results.ALIGNED_SIZE:
@@ -117,7 +117,7 @@ class NumbaBackend(LinearCalls, RowBackend):
         return results.empty(shape, dtype)
 
     def total(self, values: Array, divisor: Any = None) -> Any:
-        """As the base class, compiled where that pays: a sum takes less than the kernel that made what it sums."""
+        """As the base class. A kernel adds up many values, unless their sum is subnormal or infinite."""
         if values.size > FEW_LOSSES:
             found = np.empty(1)
             kernel = self._small.get("total") or self._small.setdefault("total", _loaded("dispatch").total())
@@ -128,7 +128,7 @@ class NumbaBackend(LinearCalls, RowBackend):
         return super().total(values, divisor)
 
     def check_distribution(self, y: Array) -> None:
-        """As the base class, which has the last word; that all is well, a kernel sees sooner in large targets."""
+        """As the base class. Large targets go through a kernel first, which finds quickly that nothing is wrong."""
         rows = name_of(y.dtype) in self.dtypes and y.dtype.isnative and y.flags.c_contiguous and y.flags.aligned
         if rows and y.size > threads.SERIAL_SIZE:
             sums = np.empty(len(y))
@@ -152,7 +152,7 @@ class NumbaBackend(LinearCalls, RowBackend):
         return out
 
     def _small_kernel(self, op: str, shape: tuple[int, ...], dtype: Any) -> Callable[..., Any] | None:
-        """The kernel for logits so small that finding it takes as long as running it; None for larger ones."""
+        """The kernel for few logits, remembered by their shape, as choosing takes as long; None for more logits."""
         if len(shape) != 2 or shape[0] * shape[1] > threads.SERIAL_SIZE:
             return None
         kernel: Callable[..., Any] = _loaded("dispatch").serial(op, shape[1], dtype)
@@ -174,7 +174,7 @@ class NumbaBackend(LinearCalls, RowBackend):
         return out
 
     def _small_index(self, x: Array, target: Target, loss: Array, out: Array, divisor: float, gradient: bool) -> bool:
-        """As in `softmax`, few rows with labels and nothing else: whether this was such a call, and is done."""
+        """Losses, and gradients if asked for, of few rows with labels alone; False where this is another call."""
         if (
             type(target) is not IndexTarget
             or target.smoothing

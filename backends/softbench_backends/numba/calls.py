@@ -1,4 +1,4 @@
-"""Kernels that other compiled functions call, so that each is compiled once, whoever calls it.
+"""Kernels that other compiled functions call, so that each is compiled once for all its callers.
 
 A kernel ``(*args, first, last, streaming)`` works on the rows (or blocks, or segments) ``first <= i < last``. Numba
 would compile it again, inlined, into every function that names it: into one that Python calls, one that runs on all

@@ -1,4 +1,4 @@
-"""Numba's lock on compiling, whoever compiles: also while Numba, or this package, is being imported.
+"""Numba's lock on compiling, for all that compile: also while Numba, or this package, is being imported.
 
 It belongs to what `numba_internals` lists; that module cannot be imported by a thread that must not wait for others.
 """

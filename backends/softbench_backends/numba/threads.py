@@ -109,7 +109,7 @@ class _Call:
         self._woken.put(None)
 
     def wait(self, chunks: int) -> None:
-        """Until others have done ``chunks``. Ctrl-C waits too: they write into somebody's array."""
+        """Wait until other threads have done ``chunks``. Ctrl-C waits too, as they write into the caller's array."""
         interrupted: BaseException | None = None
         while len(self._ended) < chunks:
             try:

@@ -119,7 +119,7 @@ class TorchBackend(LibraryArrays):
         """A tensor."""
         try:
             dtype = self._dtypes[array.dtype]
-        except KeyError:  # of the rest, bfloat16 needs a module that whoever has such tensors may lack, until now
+        except KeyError:  # made when first met: bfloat16 needs a module that may be missing
             dtype = self._dtypes[array.dtype] = _numpy_dtype(array.dtype)
         return View(array, tuple(array.shape), dtype, self.xp, source)
 
