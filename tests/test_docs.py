@@ -52,8 +52,10 @@ def test_figures_are_those_of_the_committed_records(name: str) -> None:
     from benchmarks.studies import figures
 
     assert name in figures.FIGURES
-    if name == "run" and '"softbench.run/1"' in (ROOT / figures.RUN).read_text(encoding="utf-8"):
-        pytest.skip(f"{figures.RUN} is of the first format, which nothing reads any more")
+    if name == "run":
+        if '"softbench.run/1"' in (ROOT / figures.RUN).read_text(encoding="utf-8"):
+            pytest.skip(f"{figures.RUN} is of the first format, which nothing reads any more")
+        assert figures.has_picture(), "the picture is of another run"
     assert not figures.stale(name), f"python -m benchmarks.studies figures writes another {name!r}"
 
 
@@ -100,6 +102,33 @@ def test_a_figure_above_the_limit_is_refused() -> None:
     from benchmarks.studies import figures
 
     assert "| `numba` | refused | refused | 2.50 |" in figures.run_table(_a_run(0.0012, 1.01))
+
+
+def test_a_run_is_taken_in_with_its_own_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
+    monkeypatch.syspath_prepend(str(ROOT / "tests/results"))
+    full_record = importlib.import_module("full_record")
+    from benchmarks.studies import figures
+    from softbench.results.figures import overview
+    from softbench.results.record import write
+
+    record = full_record.record()
+    monkeypatch.setattr(figures, "CASES", {record["cases"][0]["name"]: "softmax"})
+    (tmp_path / "docs").mkdir()
+    run = tmp_path / "run.json"
+    write(record, run)
+    run.with_suffix(".png").write_bytes(overview(record))
+    figures.take_in(run, tmp_path)
+    assert (tmp_path / figures.RUN).read_bytes() == run.read_bytes()
+    assert figures.has_picture(tmp_path)
+    write(record | {"started": "2026-02-03T00:00:00+00:00"}, tmp_path / figures.RUN)
+    assert not figures.has_picture(tmp_path)
+    write(record | {"complete": False}, run)
+    with pytest.raises(ValueError, match="not of a whole softbench run"):
+        figures.take_in(run, tmp_path)
+    write(record | {"cases": []}, run)
+    with pytest.raises(ValueError, match=f"has no {record['cases'][0]['name']}"):
+        figures.take_in(run, tmp_path)
 
 
 def test_a_document_without_a_place_for_a_figure_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
     python -m benchmarks.studies figures            # write them anew
     python -m benchmarks.studies figures --check    # write nothing; status 1 if a document has others
+    python -m benchmarks.studies figures --run softbench-results/run-DATE.json  # show another run, and its picture
 
 Each stands between two comments that name its record. Times of single calls are those of ``softbench run``; tables of
 studies have ratios, which compare what took turns within their own run. What would be above 100% of the limit is
@@ -11,6 +12,7 @@ refused, in the documents as in ``run``.
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +24,7 @@ from softbench.results.record import Record, Result, read
 from softbench.results.tables import machine_line
 from softbench.results.units import duration, percent, ulps
 
-__all__ = ["FIGURES", "ROOT", "Figure", "figures", "generated", "run_table", "stale"]
+__all__ = ["FIGURES", "ROOT", "RUN", "Figure", "figures", "generated", "has_picture", "run_table", "stale", "take_in"]
 
 ROOT: Final = Path(__file__).parents[2]
 
@@ -147,11 +149,35 @@ def stale(name: str, root: Path = ROOT) -> bool:
     return generated(name, figure, root) != (root / figure.document).read_text(encoding="utf-8")
 
 
+def has_picture(root: Path = ROOT) -> bool:
+    """Whether the picture beside the record of ``softbench run`` is of that very run, as it says itself."""
+    started = read(root / RUN)["started"]
+    return started.encode() in (root / RUN).with_suffix(".png").read_bytes()
+
+
+def take_in(run: Path, root: Path = ROOT) -> None:
+    """Replace the record of ``softbench run``, and its picture. ValueError: it is unfit to be shown."""
+    record = read(run)
+    if not record["complete"] or record.get("command", "run") != "run":
+        raise ValueError(f"{run} is not of a whole softbench run")
+    missing = [name for name in CASES if name not in {case["name"] for case in record["cases"]}]
+    if missing:
+        raise ValueError(f"{run} has no {' and no '.join(missing)}")
+    for suffix in (".json", ".png"):
+        shutil.copyfile(run.with_suffix(suffix), (root / RUN).with_suffix(suffix))
+
+
 def figures(arguments: Sequence[str]) -> int:
     """Write the figures of README.md and docs/ anew, from the committed records."""
     options = parser("figures", figures)
     options.add_argument("--check", action="store_true", help="write nothing; status 1 if a document has other figures")
+    options.add_argument("--run", type=Path, metavar="FILE", help=f"saved by softbench run: becomes {RUN}")
     parsed = options.parse_args(arguments)
+    if parsed.run:
+        try:
+            take_in(parsed.run)
+        except (OSError, ValueError) as error:
+            options.error(str(error))
     status = 0
     for name, figure in FIGURES.items():
         try:

@@ -61,7 +61,8 @@ def overview(record: Record) -> bytes:
         color=PRINT.ink,
     )
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100)
+    # The picture says of which run it is.
+    figure.savefig(picture, format="png", dpi=100, metadata={"Creation Time": record.get("started", "")})
     return picture.getvalue()
 
 
