@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from benchmarks.common import BACKENDS, find
-from benchmarks.studies.regression import DATA
+from softbench.measure.fits.data import DATA
 
 ROWS = 20_000
 """Rows of a case at the most: the studies measure whole data sets."""

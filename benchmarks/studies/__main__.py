@@ -38,8 +38,6 @@ STUDIES: Final = {
     ),
     "half-precision-memory": Study("half_precision", "memory", "memory that numba takes beside input and output"),
     "regression-oracle": Study("regression", "oracle", "fused loss and gradient beside two products of matrices"),
-    "regression-fits": Study("regression", "fits", "softmax regression beside scikit-learn: seconds to the minimum"),
-    "regression-one": Study("regression", "one", "one solver of regression-fits, which starts this"),
     "scaling": Study("scaling", "scaling", "the dask backend: one block, one and two workers, a simulation of more"),
     "gpu-accuracy": Study("gpu", "accuracy", "largest errors of the CuPy kernels, executed on the CPU"),
     "gpu-calls": Study("gpu", "calls", "host time of calls of the CuPy backend, without a card"),

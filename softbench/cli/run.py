@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import difflib
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -14,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from softbench.built_in import DISTRIBUTIONS
 from softbench.cli.arguments import DEFAULT_OUT, UsageError, complain, count, names, positive, shape
 from softbench.cli.progress import make_console, show_progress
+from softbench.cli.saving import results_folder, save
 from softbench.interface import FUNCTIONS
 from softbench.interface.dtypes import formats
 from softbench.loading import Source
@@ -42,6 +41,12 @@ def add_parser(commands: Any) -> None:
     ):
         depth.add_argument(f"--{profile}", dest="profile", action="store_const", const=profile, help=about)
     what = run.add_argument_group("what is measured")
+    what.add_argument(
+        "--suite", choices=("softmax", "regression"), default="softmax",
+        help="regression: fits of softmax regression instead, SoftmaxRegression beside other solvers; takes only "
+        "profiles, --cases, --solver, --seconds (of a solver on a data set), --threads and what comes out",
+    )  # fmt: skip
+    what.add_argument("--solver", metavar="NAME,...", help="of --suite regression, those with this in their name")
     what.add_argument(
         "--backend", "--backends", dest="backends", metavar="NAME,...",
         help="only these; also MODULE:CLASS (default: all that can run here)",
@@ -77,19 +82,25 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    if parsed.suite == "regression":
+        from softbench.cli.run_fits import run_fits
+
+        return run_fits(parsed)
+    if parsed.solver is not None:
+        raise UsageError("--solver chooses among those of --suite regression")
     from softbench.measure import run as bench
     from softbench.measure.one_call import keep
     from softbench.results.record import dumps
 
     resumed = _resumed(parsed.resume) if parsed.resume else None
     config = _config_of(resumed) if resumed else _config(parsed)
-    folder, trouble = _folder(parsed.out or DEFAULT_OUT)
+    folder, trouble = results_folder(parsed.out or DEFAULT_OUT)
     if trouble:
         complain(f"{trouble}; the results will only be printed", 1)
     with show_progress() as progress:
         record = bench.run(config, progress, resumed=resumed)
     # Saved before it is printed: with its output piped into `head` the files are there all the same.
-    saved, more_trouble = _save(record, folder, plot=not parsed.no_plot) if folder else ([], "")
+    saved, more_trouble = save(record, folder, plot=not parsed.no_plot) if folder else ([], "")
     not_kept = keep(record)
     if parsed.json:
         print(dumps(record), end="")
@@ -254,37 +265,3 @@ def _absent(record: Record, config: Config) -> str:
     """Which backends were asked for by name, and could not be measured."""
     asked = [(name, record["backends"].get(name)) for name in (*(config.backends or ()), *config.candidates)]
     return "; ".join(f"{name}: {entry['reason']}" for name, entry in asked if entry and not entry["ok"])
-
-
-def _folder(folder: Path) -> tuple[Path | None, str]:
-    """The folder, made and known to be writable before a minute of measuring; or what is wrong with it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder, ""
-    except OSError as error:
-        return None, f"cannot write into {folder}: {error.strerror or error}"
-
-
-def _save(record: Record, folder: Path, *, plot: bool) -> tuple[list[Path], str]:
-    """Write JSON and picture; the paths written, and what went wrong."""
-    from softbench.files import write_new, write_whole
-    from softbench.results.record import dumps
-
-    saved: list[Path] = []
-    try:
-        path = folder / datetime.datetime.now().strftime("run-%Y%m%d-%H%M%S.json")
-        saved.append(write_new(path, dumps(record).encode()))
-        if plot:
-            from softbench.results.figures import overview
-
-            picture = saved[0].with_suffix(".png")
-            write_whole(picture, overview(record))
-            saved.append(picture)
-    except ImportError as error:
-        return saved, f'no picture: {error} (pip install "softbench[bench]")'
-    except ValueError as error:
-        return saved, f"no picture: {error}"
-    except OSError as error:
-        return saved, f"cannot write into {folder}: {error.strerror or error}"
-    return saved, ""

@@ -7,12 +7,13 @@ import contextlib
 import difflib
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from softbench.cli.arguments import UsageError
 from softbench.cli.progress import show_progress
 from softbench.interface import FUNCTIONS
 from softbench.interface.dtypes import formats
+from softbench.interface.linear import LINEAR_FUNCTIONS
 from softbench.registry import get_backend, list_backends, origin
 
 if TYPE_CHECKING:  # what measures is imported by the commands that need it
@@ -22,17 +23,21 @@ if TYPE_CHECKING:  # what measures is imported by the commands that need it
 __all__ = ["add_parser"]
 
 
+_OPS: Final = (*FUNCTIONS, *LINEAR_FUNCTIONS)
+
+
 def add_parser(commands: Any) -> None:
     """Add the command to the subparsers of the command line."""
     warmup = commands.add_parser(
         "warmup",
         help="compile kernels ahead of their first call",
         description="Compiles the kernels of backends in every form that a call may need, and keeps them on disk, so "
-        "that no later process waits for the compiler. Without options: everything, which can take minutes.",
+        "that no later process waits for the compiler. Without options: everything but the functions of linear "
+        "logits, which have to be named (--op linear_loss_and_gradient linear_softmax); that can take minutes.",
     )
     warmup.add_argument("names", nargs="*", metavar="NAME", help="backends (default: all that can run here)")
     # No `choices`: names of backends may follow the last value (`_names_apart`).
-    warmup.add_argument("--op", nargs="+", action="extend", metavar="OP", help=f"only these: {', '.join(FUNCTIONS)}")
+    warmup.add_argument("--op", nargs="+", action="extend", metavar="OP", help=f"only these: {', '.join(_OPS)}")
     warmup.add_argument(
         "--dtype",
         nargs="+",
@@ -46,7 +51,7 @@ def add_parser(commands: Any) -> None:
 def _warmup(parsed: argparse.Namespace) -> int:
     from softbench.measure.remote import Remote
 
-    for option, choices in (("op", FUNCTIONS), ("dtype", sorted(formats))):
+    for option, choices in (("op", _OPS), ("dtype", sorted(formats))):
         setattr(parsed, option, _names_apart(getattr(parsed, option), choices, f"--{option}", parsed.names))
     for name in parsed.names:
         get_backend(name)  # raises for one that is unknown, or not here

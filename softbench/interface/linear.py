@@ -30,7 +30,16 @@ from softbench.interface.labels import IGNORED
 from softbench.interface.linear_targets import LinearTarget, target_block, target_mass
 from softbench.interface.targets import IndexTarget, SoftTarget, Target
 
-__all__ = ["CompressedMatrix", "Features", "LinearKernels"]
+__all__ = ["LINEAR_FUNCTIONS", "CompressedMatrix", "Features", "LinearKernels"]
+
+LINEAR_FUNCTIONS: Final = (
+    "linear_argmax",
+    "linear_softmax",
+    "linear_loss",
+    "linear_loss_and_gradient",
+    "linear_hessian_product",
+)
+"""The functions of linear logits."""
 
 Array = Any
 

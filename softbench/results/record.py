@@ -134,6 +134,27 @@ class Costs(TypedDict, total=False):
     """The inputs from NumPy arrays to the backend's own, seconds."""
     from_backend: float | None
     """The results back."""
+    whole: Whole
+
+
+class Point(TypedDict):
+    """Where a solver was when it was stopped (`softbench run --suite regression`)."""
+
+    iterations: Annotated[int, AtLeast(1)]
+    seconds: Seconds
+    """Of the whole fit."""
+    suboptimality: Annotated[float, AtLeast(0.0)]
+    """How far the objective was above its minimum, as a part of that."""
+
+
+class Whole(TypedDict):
+    """Memory of a fit of more rows than there was room for, extrapolated from two numbers of rows."""
+
+    rows: Count
+    features: Count
+    """Bytes of the features."""
+    call: Count
+    """Bytes that the fit takes besides."""
 
 
 class Result(TypedDict, total=False):
@@ -168,6 +189,10 @@ class Result(TypedDict, total=False):
     costs: Costs
     call: Seconds
     """Where `median` is a device's time: the host's for one call, waiting included."""
+    curve: list[Point]
+    """Of a solver, by iterations; `median` is then the time to come near enough to the minimum."""
+    setting: str
+    """Of several, the one that the solver was fastest in."""
 
 
 class CeilingRecord(TypedDict):
@@ -231,6 +256,8 @@ class CaseRecord(TypedDict, total=False):
     axis: Required[int]
     bound: Required[Literal["call", "memory"]]
     why: str
+    minimum: float
+    """Of a case that solvers minimise: the lowest objective that any of them has found."""
     floor_bytes: Required[Count]
     skipped: str
     ceilings: Required[dict[str, CeilingRecord]]
@@ -273,7 +300,7 @@ class Record(TypedDict, total=False):
 
     schema: Required[str]
     command: str
-    """What made it: ``run``, ``gpu_selftest``, or the name of a study."""
+    """What made it: ``run``, ``regression``, ``gpu_selftest``, or the name of a study."""
     version: str
     started: str
     seconds: float

@@ -13,7 +13,7 @@ from softbench.results.layout import Column, fitted
 from softbench.results.record import BackendRecord, CaseRecord, Recommendation, Record, Result
 from softbench.results.units import bandwidth, duration, percent, ratio, size, ulps
 
-__all__ = ["backend_table", "machine_line", "show"]
+__all__ = ["backend_table", "machine_line", "show", "stability_lines"]
 
 _FAILURE_WIDTH: Final = 240
 
@@ -41,7 +41,7 @@ def _parts(record: Record, width: int) -> Iterable[RenderableType]:
         yield Text(_ADVICE, style="dim")
     for note in record.get("notes", []):
         yield Text(note, style="yellow")
-    yield from _stability(record)
+    yield from stability_lines(record)
     if record.get("overall"):
         yield Text(f"Overall: {record['overall']}.", style="bold")
     if not record.get("complete"):
@@ -284,7 +284,8 @@ _ADVICE: Final = (
 )
 
 
-def _stability(record: Record) -> Iterable[Text]:
+def stability_lines(record: Record) -> Iterable[Text]:
+    """Whether to believe small differences."""
     found = record.get("stability")
     if not found:
         return

@@ -7,13 +7,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from softbench.front.backend import Backend
 from softbench.interface import FUNCTIONS as OPS
+from softbench.interface.linear import LINEAR_FUNCTIONS
 
 pytest.importorskip("numba", reason="numba is not installed")
 
-from softbench_backends.numba import NumbaBackend, dispatch, numba_internals, split_rows, threads
+import numba
+
+from softbench_backends.numba import (
+    NumbaBackend,
+    dispatch,
+    linear_compressed,
+    linear_dense,
+    linear_entries,
+    numba_internals,
+    split_rows,
+    threads,
+)
 from softbench_backends.numba.threads import SERIAL_SIZE
 
 
@@ -75,6 +88,54 @@ def test_the_kernels_offered_are_those_that_calls_ask_for(op, dtype, asked, monk
 def test_kernels_of_several_functions_are_offered_once(asked):
     both = _offered(asked, ["loss", "gradient"], ["float32", "float64"])
     assert both == _offered(asked, ["loss"], ["float32"]) | _offered(asked, ["gradient"], ["float64"])
+
+
+@pytest.mark.parametrize("function", LINEAR_FUNCTIONS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_linear_kernels_offered_are_those_that_calls_ask_for(function, dtype, monkeypatch):
+    keys = set()
+
+    class Nothing:
+        reference, reference_type = 0, numba.int64
+
+        def serial(*args):
+            pass
+
+        parallel = serial
+
+    def record(*key):
+        keys.add(key)
+        return Nothing()
+
+    monkeypatch.setattr(np, "empty", np.zeros)  # kernels that do nothing leave sizes in it
+    monkeypatch.setattr(linear_entries, "_row_kernel", record)
+    for module in (linear_entries, linear_dense, linear_compressed):
+        monkeypatch.setattr(module, "linear_kernel", record)
+    be, rng = Backend(NumbaBackend()), np.random.default_rng(0)
+    n, p = 300, 40
+    for k in (3, 5000):
+        X = rng.random((n, p)).astype(dtype)
+        coef, labels = np.zeros((k, p), dtype), np.zeros(n, np.int64)
+        sparse = [sp.csr_array(X), sp.csc_array(X)]
+        for S in list(sparse):
+            wide = S.copy()
+            wide.indices, wide.indptr = wide.indices.astype(np.int64), wide.indptr.astype(np.int64)
+            sparse.append(wide)
+        for features in (X, *sparse):
+            call = getattr(be, function)
+            if "loss" in function:
+                call(features, coef, None, labels)
+                call(features, coef, None, labels, label_smoothing=0.1)
+            else:
+                call(features, coef, None, *([coef] if "hessian" in function else []))
+    needed = set(keys)
+    keys.clear()
+    labels = []
+    for label, compile_kernel in NumbaBackend().kernels([function], [dtype]):
+        labels.append(label)
+        compile_kernel()
+    assert len(labels) == len(set(labels))
+    assert keys == needed
 
 
 def _warmup(place, *arguments):

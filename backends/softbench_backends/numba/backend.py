@@ -15,6 +15,7 @@ import numpy as np
 from softbench.interface import Array, Availability, IndexTarget, RowBackend, SoftTarget, Target
 from softbench.interface.dtypes import compute_dtype, name_of, numpy_dtype, sum_tolerance
 from softbench.interface.float_mode import FAR_FROM_SUBNORMAL, FLUSH_TO_ZERO, can_restore
+from softbench.interface.linear import LINEAR_FUNCTIONS
 from softbench_backends.numba import (
     compiler_lock,  # noqa: F401
     results,
@@ -95,15 +96,19 @@ class NumbaBackend(LinearCalls, RowBackend):
 
     def kernels(self, ops: Collection[str], dtypes: Collection[str]) -> Iterator[tuple[str, Callable[[], bool]]]:
         """Every form of every kernel behind ``ops``; the last word of a name says whether it runs on all threads."""
-        kernels = _loaded("kernels")
-        for op in kernels.behind(ops):
+        kernels, row_kernel = _loaded("kernels"), _loaded("dispatch").callable_kernel
+        for op in kernels.behind(op for op in ops if op not in LINEAR_FUNCTIONS):
             for dtype in kernels.dtypes_of(op, dtypes):
                 for rows, parallel in kernels.forms(op):
                     label = f"{op} {dtype} {rows.value} {'parallel' if parallel else 'serial'}"
-                    yield label, functools.partial(self._compile, op, dtype, rows, parallel)
+                    yield label, functools.partial(self._compile, row_kernel, op, dtype, rows, parallel)
+        if any(op in LINEAR_FUNCTIONS for op in ops):
+            sizes = [numpy_dtype(dtype).itemsize for dtype in dtypes if dtype in ("float32", "float64")]
+            for label, compile_kernel in _loaded("linear_entries").behind(ops, sizes):
+                yield label, functools.partial(self._compile, compile_kernel)
 
-    def _compile(self, *key: Any) -> bool:
-        _loaded("dispatch").callable_kernel(*key)
+    def _compile(self, compile_kernel: Callable[..., Any], *key: Any) -> bool:
+        compile_kernel(*key)
         return bool(_loaded("numba_internals").has_place())
 
     # -- arrays ----------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 # mypy: allow-untyped-calls
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from numba import types
@@ -14,7 +15,7 @@ from softbench_backends.numba.compiling import Compiled
 from softbench_backends.numba.dispatch import contiguous
 from softbench_backends.numba.kernels import compiled, compiled_for_rows, on_all_threads
 
-__all__ = ["LinearKernel", "linear_kernel", "row_kernel"]
+__all__ = ["LinearKernel", "behind", "linear_kernel", "row_kernel"]
 
 _FLOATS: Final = {4: types.float32, 8: types.float64}
 _INDICES: Final = {4: types.int32, 8: types.int64}
@@ -85,3 +86,66 @@ _row_kernel: Final = FirstUse(_make_row_kernel)
 def row_kernel(op: str, itemsize: int, k: int) -> Compiled:
     """The kernel of ``op`` for contiguous rows of ``k`` classes."""
     return _row_kernel(op, itemsize, contiguous(op, k, itemsize) is contiguous(op, 1, itemsize))
+
+
+# -- compiling ahead --------------------------------------------------------------------------------------------
+
+_ROW_OPS: Final = {
+    "linear_argmax": ("argmax",),
+    "linear_softmax": ("softmax",),
+    "linear_loss": ("index", "soft"),
+    "linear_loss_and_gradient": ("index", "soft"),
+    "linear_hessian_product": ("softmax",),
+}
+"""The row kernels that a function calls, by their op: for short rows, and for long ones."""
+_TARGET: Final = ("target_chunks", "combine", "target_blocks"), ("target_entries",)
+_KERNELS: Final = {
+    "linear_argmax": (("argmax_blocks",), ("argmax_entries",)),
+    "linear_softmax": (("softmax_blocks",), ("softmax_entries",)),
+    "linear_loss": _TARGET,
+    "linear_loss_and_gradient": ((*_TARGET[0], "gradient_tiles"), (*_TARGET[1], "add_entries")),
+    "linear_hessian_product": (
+        ("direction_chunks", "combine", "direction_blocks", "gradient_tiles"),
+        ("direction_entries", "add_entries"),
+    ),
+}
+"""The kernels of a function: of dense features, and of sparse ones, which come in two widths of indices."""
+_COLUMNS: Final = ("count_entries", "place_entries")
+"""Of features that are stored by columns, besides."""
+_ANY_DTYPE: Final = {"combine", "count_entries"}
+"""Kernels that read no features: there is one, for float64."""
+
+
+def behind(functions: Collection[str], itemsizes: Collection[int]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every kernel that calls of these functions may ask for: what to call it, and what compiles it."""
+    offered = set()
+    for function in (name for name in functions if name in _KERNELS):
+        ops = _ROW_OPS[function]
+        dense, sparse = _KERNELS[function]
+        for itemsize in itemsizes:
+            for op in ops:
+                for short in (True, False):
+                    if (op, itemsize, short) not in offered:
+                        offered.add((op, itemsize, short))
+                        label = f"linear {op} float{8 * itemsize} {'short' if short else 'long'} rows"
+                        yield label, partial(row_kernel, op, itemsize, 1 if short else 1 << 30)
+            forms = [(name, 8) for name in dense] + [(n, b) for b in _INDICES for n in (*sparse, *_COLUMNS)]
+            for name, index_bytes in forms:
+                of = 8 if name in _ANY_DTYPE else itemsize
+                if (name, of, index_bytes) in offered:
+                    continue
+                offered.add((name, of, index_bytes))
+                label = f"linear {name} float{8 * of}" + ("" if name in dense else f" int{8 * index_bytes}")
+                yield label, partial(_first, name, of, index_bytes, ops[0])
+
+
+def _first(name: str, itemsize: int, index_bytes: int, op: str) -> LinearKernel:
+    """A kernel as calls ask for it."""
+    if name.startswith(("target", "direction", "softmax", "argmax")):
+        reference_type = row_kernel(op, itemsize, 1).reference_type
+        if name.endswith("entries"):
+            return linear_kernel(name, itemsize, reference_type, index_bytes)
+        return linear_kernel(name, itemsize, reference_type)
+    if name.endswith("entries"):
+        return linear_kernel(name, itemsize, _I64, index_bytes)
+    return linear_kernel(name, itemsize)

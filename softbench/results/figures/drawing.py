@@ -43,6 +43,7 @@ class Drawing:
         self.figure = Figure(layout="constrained")
         self.cases = [c for c in record["cases"] if any("median" in r for r in c["results"].values())]
         timed = dict.fromkeys(name for _, name, _ in timed_results(record))
+        timed |= dict.fromkeys(n for c in record["cases"] for n, result in c["results"].items() if result.get("curve"))
         self.names = [name for name in record["backends"] if name in timed] or list(timed)
         self.styles = {
             name: (theme.series[i % len(theme.series)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(self.names)

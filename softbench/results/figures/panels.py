@@ -11,7 +11,7 @@ from softbench.results.figures.drawing import Drawing
 from softbench.results.record import CaseRecord
 from softbench.results.units import duration, percent
 
-__all__ = ["FIGURES", "LIMIT", "Picture", "accuracy", "fractions", "times"]
+__all__ = ["FIGURES", "LIMIT", "Picture", "accuracy", "descents", "fractions", "times"]
 
 LIMIT: Final = "measured limit: the same bytes read or copied"
 _LINEAR_ULP: Final = 10
@@ -146,6 +146,33 @@ def accuracy(drawing: Drawing, axes: Any, title: str = "") -> None:
     axes.set_xlabel("time, as a multiple of the fastest; small: a case, large: all of them")
     axes.set_ylabel("worst error, ulp")
     drawing.tidy(axes, title)
+
+
+_LEAST: Final = 1e-9
+"""Parts of the minimum that are drawn; below, rounding decides."""
+
+
+def descents(drawing: Drawing, axes: Any, case: CaseRecord) -> None:
+    """How far above the minimum each solver was, after how many seconds: of every number of iterations the fastest."""
+    for name, (colour, marker) in drawing.styles.items():
+        fastest: dict[int, tuple[float, float]] = {}
+        for point in case["results"].get(name, {}).get("curve", []):
+            at = point["seconds"], max(point["suboptimality"], _LEAST)
+            fastest[point["iterations"]] = min(at, fastest.get(point["iterations"], at))
+        points = [fastest[n] for n in sorted(fastest)]
+        seconds, above = [at[0] for at in points], [at[1] for at in points]
+        axes.plot(seconds, above, marker=marker, color=colour, markersize=5, linewidth=1.5)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=_LEAST / 2)
+    _duration_ticks(axes.set_xticks, *axes.get_xlim())
+    axes.minorticks_off()
+    axes.axhline(1e-6, color=drawing.theme.wall, linewidth=2)
+    axes.grid(color=drawing.theme.grid, linewidth=0.8)
+    axes.set_xlabel("time of a fit")
+    axes.set_ylabel("objective above its minimum, relative")
+    n, p, k = case["shape"]
+    drawing.tidy(axes, f"{case['name']}: {n:,} x {p:,}, {k:,} classes")
 
 
 def _front(drawing: Drawing, axes: Any, points: list[tuple[float, float]], right: float) -> None:
