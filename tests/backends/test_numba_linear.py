@@ -8,7 +8,7 @@ import scipy.sparse as sp
 import softbench as sb
 
 pytestmark = (
-    pytest.mark.processes
+    pytest.mark.thorough
 )  # most of it is compiling; tests/front/test_linear.py has a sample for the default tests
 
 FORMS = {"array": np.asarray, "fortran": np.asfortranarray, "csr": sp.csr_array, "csc": sp.csc_array}

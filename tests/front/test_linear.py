@@ -33,7 +33,7 @@ def composed(X, coef, intercept, target, **options):
 
 
 # The numba backend has a dozen kernels for linear logits, of half a minute of compiling: by default a sample of one.
-@pytest.fixture(params=["numpy", "python", pytest.param("numba", marks=pytest.mark.processes)])
+@pytest.fixture(params=["numpy", "python", pytest.param("numba", marks=pytest.mark.thorough)])
 def backend(request):
     return sb.get_backend(request.param)
 

@@ -12,7 +12,7 @@ import softbench as sb
 
 inf, nan = np.inf, np.nan
 
-LINEAR = ["python", "numpy", pytest.param("numba", marks=pytest.mark.processes)]
+LINEAR = ["python", "numpy", pytest.param("numba", marks=pytest.mark.thorough)]
 """Backends by whose linear functions; to compile numba's takes long."""
 
 

@@ -56,7 +56,7 @@ def objective(model, X, y, alpha, sample_weight=None):
     return loss + 0.5 * alpha * float(np.sum(np.asarray(model.coef_, np.float64) ** 2))
 
 
-@pytest.mark.parametrize("name", [*list(RAW)[:-1], pytest.param("digits", marks=pytest.mark.processes)])
+@pytest.mark.parametrize("name", [*list(RAW)[:-1], pytest.param("digits", marks=pytest.mark.thorough)])
 def test_raw_data_converge_by_default_below_scikit_learn(name):
     X, y = RAW[name](return_X_y=True)
     with warnings.catch_warnings():
@@ -102,7 +102,7 @@ def test_solvers_coordinates_and_layouts_agree(solver, precondition, form):
     assert model.score(form(X), y) == expected.score(X, y)
 
 
-@pytest.mark.parametrize("backend", ["python", "numpy", pytest.param("numba", marks=pytest.mark.processes)])
+@pytest.mark.parametrize("backend", ["python", "numpy", pytest.param("numba", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_backends_agree(backend, dtype):
     """The stated tolerance: coefficients differ by 1e-6 (float32: 1e-3) of the largest at ``tol=1e-8`` (1e-6)."""
@@ -333,7 +333,7 @@ def test_what_it_says(capsys):
     sb.SoftmaxRegression(verbose=2, solver="lbfgs").fit(X, y)
 
 
-@pytest.mark.processes
+@pytest.mark.thorough
 def test_threads_are_limited_while_it_fits():
     numba = pytest.importorskip("numba")
     X, y = blobs()

@@ -118,7 +118,7 @@ _ANY_DTYPE: Final = {"combine", "count_entries"}
 
 def behind(functions: Collection[str], itemsizes: Collection[int]) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Every kernel that calls of these functions may ask for: what to call it, and what compiles it."""
-    offered = set()
+    offered: set[tuple[Any, ...]] = set()
     for function in (name for name in functions if name in _KERNELS):
         ops = _ROW_OPS[function]
         dense, sparse = _KERNELS[function]
