@@ -110,7 +110,9 @@ class ArrayApiBackend(NamespaceChecks, LibraryArrays):
         return not isinstance(obj, (np.ndarray, np.generic)) and bool(self.compat.is_array_api_obj(obj))
 
     def check_own(self, array: Any, argument: str) -> None:
-        """TypeError for ``out``, and for a tensor within autograd."""
+        """TypeError for ``out``, and for a tensor without values or within autograd."""
+        if str(getattr(array, "device", "")) == "meta":
+            raise messages.elsewhere(argument, array, "meta", "the CPU")
         if argument == "out":
             raise TypeError(
                 f"out is a {type_name(array)}, and the array API standard does not promise that arrays can be written: "
@@ -123,7 +125,7 @@ class ArrayApiBackend(NamespaceChecks, LibraryArrays):
         """An array of any conforming library."""
         if isinstance(array, np.generic):  # what NumPy's reductions return
             array = np.asarray(array)
-        return View(array, array.shape, _numpy_dtype(array.dtype), self.compat.array_namespace(array), source)
+        return View(array, tuple(array.shape), _numpy_dtype(array.dtype), self.compat.array_namespace(array), source)
 
     def from_host(self, host: np.ndarray[Any, Any], argument: str) -> Any:
         """A NumPy array as an array of `namespace`; half precision, which the standard lacks, in float32."""
@@ -146,9 +148,16 @@ class ArrayApiBackend(NamespaceChecks, LibraryArrays):
             try:
                 array = np.from_dlpack(array)
             except (BufferError, RuntimeError, TypeError, ValueError):  # on a device
-                array = np.from_dlpack(self.compat.to_device(array, "cpu"))
+                array = self._fetched(array)
         found: np.ndarray[Any, Any] = array.astype(view.dtype, copy=False)
         return found
+
+    def _fetched(self, array: Any) -> Any:
+        """An array of a device in host memory, by the standard's way or else by the library's."""
+        try:
+            return np.from_dlpack(self.compat.to_device(array, "cpu"))
+        except (BufferError, RuntimeError, TypeError, ValueError):  # of JAX, over several devices
+            return np.asarray(array)
 
     def wrap(self, result: Array, like: Any) -> Any:
         """The library's array if ``like`` is one, else a NumPy array of its own (a scalar when 0-d)."""

@@ -85,11 +85,11 @@ class JaxBackend(LibraryArrays):
         return isinstance(obj, self.jax.Array)
 
     def check_own(self, array: Any, argument: str) -> None:
-        """TypeError for an array on other devices, and for ``out``."""
+        """TypeError for an array on another device, or over several, and for ``out``."""
         if argument == "out":
             raise TypeError("out is a JAX array, which is immutable: leave it out, or pass a NumPy array")
         devices = array.devices()
-        if len(devices) != 1 or next(iter(devices)).platform != "cpu":
+        if devices != {self.device}:
             raise messages.elsewhere(argument, array, ", ".join(sorted(map(str, devices))), str(self.device))
 
     def view(self, array: Any, source: np.ndarray[Any, Any] | None = None) -> View:

@@ -114,7 +114,12 @@ def on_another_device(argument: str, device: int, current: int) -> TypeError:
 
 
 def elsewhere(argument: str, obj: Any, device: Any, wanted: str) -> TypeError:
-    """An array whose library says that it lies on another kind of device, or nowhere."""
+    """An array whose library says that it lies on another device, or nowhere."""
+    if str(device) == "meta":
+        return TypeError(
+            f"{argument} is a {type_name(obj)} on device meta, which holds no values: pass an array that has its "
+            f"values on {wanted}"
+        )
     return TypeError(
         f"{argument} is a {type_name(obj)} on device {device}, and this backend computes on {wanted}: convert it with "
         f"the backend's asarray(), or select a backend of that device"

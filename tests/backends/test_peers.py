@@ -5,6 +5,7 @@ What they compute is judged by the kit: tests/conformance/test_peers.py.
 
 import collections
 import importlib.util
+import os
 import pickle
 import subprocess
 import sys
@@ -372,14 +373,30 @@ def test_tensors_that_cannot_be_computed_on(torch):
     x = torch.zeros(2, 3)
     with pytest.raises(TypeError, match=r"logits requires grad.*logits\.detach"):
         be.softmax(x.clone().requires_grad_())
-    with pytest.raises(TypeError, match=r"logits is a torch\.Tensor on device meta.*asarray"):
+    with pytest.raises(TypeError, match=r"logits is a torch\.Tensor on device meta.*on cpu"):
         be.softmax(x.to("meta"))
+    with pytest.raises(TypeError, match=r"the array is a torch\.Tensor on device meta, which holds no values"):
+        be.asarray(x.to("meta"))
     with pytest.raises(TypeError, match="sparse"):
         be.softmax(x.to_sparse())
     with pytest.raises(TypeError, match="complex64"):
         be.softmax(x.to(torch.complex64))
     with pytest.raises(TypeError, match="dtype"):
         be.softmax(x.to(torch.float8_e4m3fn))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("name", ["python", "numpy", "numba", "torch", "array_api"])
+@pytest.mark.parametrize("argument", ["logits", "target", "sample_weight", "class_weight", "out"])
+def test_tensors_without_values_are_refused_by_device(torch, name, argument):
+    be = _backend(name)
+    shapes = {"logits": (2, 3), "target": (2,), "sample_weight": (2,), "class_weight": (3,), "out": (2, 3)}
+    dtype = torch.int64 if argument == "target" else torch.float64
+    empty = torch.zeros(shapes[argument], dtype=dtype, device="meta")
+    given = {"logits": np.zeros((2, 3)), "target": np.array([0, 2]), argument: empty}
+    said = "" if (name, argument) == ("array_api", "out") else r" on device meta"
+    with pytest.raises(TypeError, match=rf"{argument} is a torch\.Tensor{said}"):
+        be.gradient(given.pop("logits"), given.pop("target"), **given)
 
 
 @pytest.mark.peers
@@ -488,6 +505,55 @@ def test_jax_arrays_are_immutable(jax):
     x = be.asarray(np.zeros((2, 3), np.float32))
     with pytest.raises(TypeError, match="out is a JAX array, which is immutable"):
         be.softmax(x, out=x)
+
+
+SHARDED = """
+import sys
+import jax, numpy as np
+import softbench as sb
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+one, other = jax.devices()
+over = lambda *axes: NamedSharding(Mesh(np.array([one, other]), ("d",)), PartitionSpec(*axes))
+x, y, s = np.float32([[1, 2, 3, 4], [0, -1, 5, 2]]), np.int32([3, 0]), np.float32([1, 2])
+rows, columns, copies = (jax.device_put(x, over(*axes)) for axes in (("d",), (None, "d"), ()))
+labels, weights = jax.device_put(y, over("d")), jax.device_put(s, over("d"))
+assert [len(array.devices()) for array in (rows, columns, copies, labels, weights)] == [2] * 5
+elsewhere = [((rows, y), {}), ((columns, y), {}), ((copies, y), {}), ((x, labels), {})]
+elsewhere += [((x, y), {"sample_weight": weights}), ((jax.device_put(x, other), y), {})]
+due = sb.loss_and_gradient(x, y, backend="python"), sb.loss_and_gradient(x, y, sample_weight=s, backend="python")
+for name, options in [(name, {}) for name in sys.argv[1:]] + [("array_api", {"namespace": "jax.numpy"})]:
+    be = sb.get_backend(name, **options)
+    for given, weighted in elsewhere:
+        try:
+            loss, gradient = be.loss_and_gradient(*given, **weighted)
+        except TypeError as error:
+            assert name == "jax" and "on device cpu:" in str(error) and "asarray()" in str(error), (name, error)
+            continue
+        assert name != "jax", given
+        assert np.allclose(np.asarray(loss), due[bool(weighted)][0], rtol=1e-6), name
+        assert np.allclose(be.to_numpy(gradient), due[bool(weighted)][1], rtol=1e-5), name
+    assert np.array_equal(be.to_numpy(be.asarray(columns)), x), name
+print("done")
+"""
+
+
+@pytest.mark.peers
+def test_jax_arrays_over_two_devices_give_their_values_or_are_refused_by_device(jax):
+    names = [name for name, found in sb.available_backends().items() if found.ok and found.kind == "cpu"]
+    here = [
+        name for name in names if "loss" in sb.get_backend(name).rows.provides and name not in ("array_api", "auto")
+    ]
+    assert {"python", "numpy", "jax"} <= set(here)
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED, *here],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout == "done\n", done.stderr
 
 
 # -- ONNX Runtime --------------------------------------------------------------------------------------------

@@ -150,6 +150,8 @@ class TorchBackend(LibraryArrays):
     def asarray(self, obj: Any) -> Any:
         """A tensor, on the same memory where that is possible."""
         if self.is_own(obj):
+            if obj.is_meta:
+                raise messages.elsewhere("the array", obj, obj.device, self.device)
             return obj.detach().to(self.device)
         return self._tensor(np.asarray(obj))
 
