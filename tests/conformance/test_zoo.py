@@ -19,7 +19,7 @@ CASES = {case.id: case for case in contract.cases()}
 
 def _tiered(name, killer):
     """What forks is in the tier of what does; the others are many."""
-    forks = killer.startswith(("processes/", "concurrency/first"))
+    forks = killer.startswith(("processes/", "concurrency/first", "signal-handlers/"))
     return pytest.param(name, id=name, marks=pytest.mark.processes if forks else pytest.mark.thorough)
 
 

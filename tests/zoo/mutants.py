@@ -7,6 +7,7 @@ by its named case is not worth its verdict: test_zoo.py asks.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -856,6 +857,29 @@ class dies_in_a_fork(Rows):
         if os.getpid() != self.home:
             os._exit(3)
         return super().gradient(x, target, divisor, out)
+
+
+@mutant("an unpickled backend has forgotten how it was made", "pickling/by-pickle")
+class forgets_when_pickled(Backend):
+    exact = True
+
+    def __reduce__(self):
+        return type(self), (NumpyBackend(),), {"exact": False}
+
+    def softmax(self, logits, **options):
+        result = super().softmax(logits, **options)
+        return result if self.exact else np.nextafter(result, np.float32(1))
+
+
+@mutant("a lock that a signal handler waits for, as the call it interrupts holds it", "signal-handlers/interrupted")
+class not_reentrant(Rows):
+    def __init__(self):
+        self.lock = threading.Lock()
+
+    def softmax(self, x, out):
+        with self.lock:
+            time.sleep(0.002)
+            return super().softmax(x, out)
 
 
 # -- noise ---------------------------------------------------------------------------------------------

@@ -1,0 +1,140 @@
+"""The contract, part 7: a backend that is pickled or copied, and one that a signal handler calls while it computes."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+from softbench.conformance.backend_under_test import BackendUnderTest
+from softbench.conformance.batch import VIEWS, batch
+from softbench.conformance.case import Requirement, check
+from softbench.conformance.failures import Failure, NotApplicable
+from softbench.front.backend import Backend
+from softbench.registry import get_backend
+
+__all__ = ["REQUIREMENTS"]
+
+_SHAPE: Final = (5, 7)
+_LARGE: Final = {"compiled": (300, 200), "interpreted": (3, 40), "simulated": _SHAPE}
+
+
+def _bits(backend: BackendUnderTest, shape: tuple[int, int]) -> dict[str, bytes]:
+    """The bits of every function that the backend has."""
+    views = [view for view in VIEWS if view.op in backend.provides]
+    return {view.name: view.run(backend, batch(*shape, "float32")).tobytes() for view in views}
+
+
+def _compare(found: dict[str, bytes], due: dict[str, bytes], where: str) -> None:
+    for view, bits in found.items():
+        if bits != due[view]:
+            raise Failure(f"{view} of float32 {where} has other bits")
+
+
+# -- pickling ------------------------------------------------------------------------------------------
+
+
+def _pickled(be: Any) -> list[Any]:
+    return [pickle.loads(pickle.dumps(be, protocol)) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
+
+
+_WAYS: Final[dict[str, Callable[[Any], list[Any]]]] = {
+    "pickle": _pickled,
+    "copy": lambda be: [copy.copy(be)],
+    "deepcopy": lambda be: [copy.deepcopy(be)],
+}
+
+
+def _is_named(be: Any) -> bool:
+    """Whether a name leads to this very object."""
+    try:
+        return get_backend(be.name) is be
+    except Exception:  # no name, or another backend's that is not here
+        return False
+
+
+def _another(backend: BackendUnderTest, way: str) -> None:
+    """What comes of pickling or copying a backend has its name and its bits; one without a name here may refuse."""
+    try:
+        made = _WAYS[way](backend.be)
+    except Exception as error:
+        if _is_named(backend.be) or (isinstance(backend.be, Backend) and not isinstance(error, pickle.PicklingError)):
+            raise Failure(f"{way} of the backend raises {error!r}") from None
+        return
+    due = _bits(backend, _SHAPE)
+    for other in made:
+        if getattr(other, "name", None) != getattr(backend.be, "name", None):
+            raise Failure(f"{way} of the backend gives one of another name: {getattr(other, 'name', None)!r}")
+        found = BackendUnderTest(other, name=backend.name, profile=backend.profile)
+        _compare(_bits(found, _SHAPE), due, f"{_SHAPE}, by what {way} of the backend gives,")
+
+
+PICKLING = Requirement(
+    "pickling",
+    "a backend that is pickled, or copied by copy.copy or copy.deepcopy",
+    "the backend of that name, with the same bits; one that no name leads to may refuse by pickle.PicklingError",
+    checks=check("pickling", _another, name="by", way=tuple(_WAYS)),
+)
+
+
+# -- signal handlers -----------------------------------------------------------------------------------
+
+_SECONDS: Final = 0.3
+_PAUSE: Final = 0.001
+
+
+@contextlib.contextmanager
+def _handler(function: Callable[[], None]) -> Iterator[None]:
+    """Call ``function`` in a signal handler again and again, whatever the thread does meanwhile."""
+
+    def handle(*_: Any) -> None:
+        function()
+        signal.setitimer(signal.ITIMER_REAL, _PAUSE)
+
+    before = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, _PAUSE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _interrupted(backend: BackendUnderTest) -> tuple[list[dict[str, bytes]], list[dict[str, bytes]]]:
+    """Bits of large calls, and of those that a signal handler makes meanwhile."""
+    outside: list[dict[str, bytes]] = []
+    inside: list[dict[str, bytes]] = []
+    end = time.monotonic() + _SECONDS
+    with _handler(lambda: inside.append(_bits(backend, _LARGE[backend.cost]))):
+        while not inside or time.monotonic() < end:
+            outside.append(_bits(backend, _LARGE[backend.cost]))
+    return outside, inside
+
+
+def _signals(backend: BackendUnderTest) -> None:
+    """Calls in a signal handler, during the first calls of a process and later ones."""
+    if not hasattr(signal, "setitimer"):
+        raise NotApplicable("no interval timers on this system")
+    due = _bits(backend, _LARGE[backend.cost])
+    try:
+        outside, inside = backend.afresh(_interrupted)
+    except Failure as failure:
+        raise Failure(f"calls that a signal handler interrupts, to make calls of its own: {failure}") from None
+    for found in outside:
+        _compare(found, due, f"{_LARGE[backend.cost]}, interrupted by a signal handler that calls the backend,")
+    for found in inside:
+        _compare(found, due, f"{_LARGE[backend.cost]}, in a signal handler that interrupts another call,")
+
+
+SIGNALS = Requirement(
+    "signal-handlers",
+    "calls in a signal handler that has interrupted a call, the first of a process or a later one",
+    "the same bits; no hang",
+    checks=check("signal-handlers", _signals, name="interrupted", needs=("host",), profile="standard"),
+)
+
+REQUIREMENTS = (PICKLING, SIGNALS)
