@@ -92,7 +92,11 @@ def _time(result: Result) -> str:
 
 def goals_part(record: Record) -> list[str]:
     """The table of the goals, and how many were met."""
-    return ["{} of {} goals were met, on {}.".format(*goals.count_met(record), where(record)), "", *goals.table(record)]
+    return [
+        "{} of {} goals were met. Measured on {}.".format(*goals.count_met(record), where(record)),
+        "",
+        *goals.table(record),
+    ]
 
 
 def cycles_part(record: Record) -> list[str]:
