@@ -557,3 +557,12 @@ class alone_differently(Rows):
         if len(x) == 1:
             result[...] = np.nextafter(result, np.inf)
         return result
+
+
+@mutant("argmax in any thread but the first takes the last maximum", "concurrency/one-function-argmax-float32")
+class last_maximum_in_threads(Rows):
+    def argmax(self, x, out):
+        if threading.current_thread() is threading.main_thread():
+            return super().argmax(x, out)
+        out[...] = x.shape[1] - 1 - super().argmax(np.ascontiguousarray(x[:, ::-1]), np.empty_like(out))
+        return out
