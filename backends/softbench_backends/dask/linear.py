@@ -36,8 +36,9 @@ class LinearBlocks(DaskArrays):
         x: View = self.accept(obj, argument)
         if x.ndim != 2:
             return x
-        memory.check(x.array, argument)
-        return self.view(x.array.rechunk({1: -1}), x.source)
+        whole = x.array.rechunk({1: -1})
+        memory.check(whole, argument)
+        return self.view(whole, x.source)
 
     def linear_argmax(self, x: Features, coef: Array, intercept: Array | None, out: Array) -> Array:
         """Lazy, by blocks of rows."""
