@@ -64,6 +64,7 @@ class JaxBackend(LibraryArrays):
         "every-n": "as accuracy-softmax",
         "many-rows": "as determinism",
         "large-results": "as determinism",
+        "signal-handlers": "asked in a forked child, where JAX does not end after its process has used it",
         "every-index": "as accuracy-log-softmax and accuracy-gradient",
         "long-rows": "as accuracy-softmax and accuracy-log-softmax",
     }

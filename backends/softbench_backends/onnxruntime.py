@@ -47,6 +47,7 @@ class OnnxRuntimeBackend(ComposedLoss):
 
     deviations: ClassVar = {
         **{row: why for row, why in DEVIATIONS.items() if row not in _OWN},
+        "signal-handlers": "asked in a forked child, where ONNX Runtime refuses after its process has used it",
         "plus-infinity": "log_softmax of a float64 row with +inf is -inf beside it, not NaN",
         "nan-row": (
             "ArgMax does not find NaN, for the maximum passes it over "
