@@ -7,6 +7,7 @@ neither. The other end of both pipes watches: a case without an answer is a fail
 from __future__ import annotations
 
 import faulthandler
+import gc
 import json
 import os
 import sys
@@ -63,6 +64,7 @@ def _loaded(source: Source, profile: Any, replies: IO[str]) -> BackendUnderTest 
     except BaseException as error:  # somebody else's code
         _reply(replies, error="", message=crash(error))
         return None
+    gc.freeze()  # what has been imported stays, and need not be looked through again and again
     if backend.host and hasattr(os, "fork"):
         backend.nursery = Nursery(backend)
     declarations = [asdict(result) for result in judge_declarations(backend)]
