@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -32,14 +33,34 @@ PACKAGE: Final = ROOT / "backends" / "softbench_backends"
 VERDICTS: Final = Path(__file__).with_name("kernels.json")
 
 SEED: Final = 20_251_128
-SAMPLE: Final = {
-    "numpy": (("numpy.py",), 40),
-    "numba": (
-        ("numba/long_rows.py", "numba/short_rows.py", "numba/soft_rows.py", "numba/split_rows.py", "numba/losses.py"),
+
+
+class Sample(NamedTuple):
+    """What is changed, and who judges."""
+
+    backend: str
+    modules: tuple[str, ...]
+    """With ``*``: all that fit."""
+    size: int
+    """How many mutants are drawn from all places of all modules."""
+    profiles: tuple[str, ...] = ("quick", "standard")
+    rows: str = "*"
+    """Rows of the contract that are asked."""
+
+
+SAMPLES: Final = {
+    "numpy": Sample("numpy", ("numpy.py",), 40),
+    "numba": Sample(
+        "numba",
+        (
+            "numba/elements.py", "numba/half_precision.py", "numba/lanes.py", "numba/long_row*.py", "numba/losses.py",
+            "numba/reductions.py", "numba/short_rows.py", "numba/soft_rows.py", "numba/split_rows.py",
+            "numba/strided.py", "numba/transposition.py",
+        ),
         16,
     ),
-}
-"""Modules of a backend that are changed, and how many mutants are drawn from all of their places."""
+    "numba-linear": Sample("numba", ("numba/linear_*.py",), 3, ("deep",), "linear-*"),
+}  # fmt: skip
 SURVIVES: Final = "survives"
 LIMIT: Final = 900.0
 """Seconds that a mutant may take; one that takes longer hangs, which counts as killed."""
@@ -54,23 +75,23 @@ _SWAPS: Final[dict[type[ast.AST], type[ast.AST]]] = {
 class Mutant(NamedTuple):
     """A changed expression."""
 
-    backend: str
     path: str
-    line: int
-    column: int
+    function: str
     change: str
     """What it was and what it has become."""
+    turn: int
+    """How many changes of the function before it read the same."""
 
     @property
     def key(self) -> str:
-        """Its name among the verdicts."""
-        return f"{self.path}:{self.line}:{self.column}: {self.change}"
+        """Its name among the verdicts, which lines added elsewhere do not change."""
+        return f"{self.path}, {self.function}: {self.change}" + (f" (no. {self.turn + 1})" if self.turn else "")
 
 
 # -- changing ------------------------------------------------------------------------------------------
 
 
-def _places(tree: ast.Module) -> Iterator[tuple[ast.AST, list[ast.AST]]]:
+def _places(tree: ast.Module) -> Iterator[tuple[str, ast.AST, list[ast.AST]]]:
     """Expressions in functions, with what each can become. Docstrings, defaults and annotations stay."""
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
@@ -78,7 +99,7 @@ def _places(tree: ast.Module) -> Iterator[tuple[ast.AST, list[ast.AST]]]:
                 for node in ast.walk(statement):
                     changed = list(_changes(node))
                     if changed:
-                        yield node, changed
+                        yield function.name, node, changed
 
 
 def _changes(node: ast.AST) -> Iterator[ast.AST]:
@@ -100,22 +121,25 @@ def _changes(node: ast.AST) -> Iterator[ast.AST]:
         yield ast.Call(node.func, [*first, ast.BinOp(last, ast.Sub(), ast.Constant(1))], [])
 
 
-def mutants(backend: str) -> list[tuple[Mutant, str]]:
-    """Every mutant of a backend with the source that it makes of its module."""
+def mutants(sample: Sample) -> list[tuple[Mutant, str]]:
+    """Every mutant of a sample's modules, with the source that it makes of its module."""
     found = []
-    for path in SAMPLE[backend][0]:
-        source = (PACKAGE / path).read_text(encoding="utf-8")
-        tree = ast.parse(source)
+    paths = sorted(path for pattern in sample.modules for path in PACKAGE.glob(pattern))
+    for path in paths:
+        source = path.read_text(encoding="utf-8")
+        name = path.relative_to(PACKAGE).as_posix()
         seen: set[int] = set()
-        for node, changed in _places(tree):
+        turns: Counter[tuple[str, str]] = Counter()
+        for function, node, changed in _places(ast.parse(source)):
             if id(node) in seen or _is_docstring(node):
                 continue
             seen.add(id(node))
+            was = " ".join((ast.get_source_segment(source, node) or "").split())
             for new in changed:
                 text = _replaced(source, node, ast.unparse(ast.fix_missing_locations(copy.deepcopy(new))))
-                was = " ".join((ast.get_source_segment(source, node) or "").split())
                 change = f"{was} -> {ast.unparse(new)}"
-                found.append((Mutant(backend, path, node.lineno, node.col_offset, change), text))  # type: ignore[attr-defined]
+                found.append((Mutant(name, function, change, turns[function, change]), text))
+                turns[function, change] += 1
     return found
 
 
@@ -131,10 +155,10 @@ def _replaced(source: str, node: Any, text: str) -> str:
     return f"{before}({text}){end}"
 
 
-def sample(backend: str) -> list[tuple[Mutant, str]]:
+def drawn(name: str) -> list[tuple[Mutant, str]]:
     """The mutants that are judged."""
-    drawn = mutants(backend)
-    return random.Random(f"{SEED} {backend}").sample(drawn, min(SAMPLE[backend][1], len(drawn)))
+    found = mutants(SAMPLES[name])
+    return random.Random(f"{SEED} {name}").sample(found, min(SAMPLES[name].size, len(found)))
 
 
 # -- judging -------------------------------------------------------------------------------------------
@@ -148,8 +172,8 @@ def on_case(done, total, result):
     if result.status == "failed":
         first.append(result)
         raise KeyboardInterrupt  # one failure is enough
-for profile in sys.argv[2:]:
-    report = judge_apart(sys.argv[1], profile, on_case)
+for profile in sys.argv[3:]:
+    report = judge_apart(sys.argv[1], profile, on_case, select=None if sys.argv[2] == "*" else [sys.argv[2]])
     failed = first or report.of("failed") or report.of("unjudged")
     if failed:
         print("KILLED", profile, failed[0].id)
@@ -159,7 +183,7 @@ else:
 """
 
 
-def judge(mutant: Mutant, source: str, profiles: tuple[str, ...]) -> str:
+def judge(sample: Sample, mutant: Mutant, source: str, profiles: tuple[str, ...]) -> str:
     """``killed by CASE`` or ``survives``, with the last profile that it survives."""
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "softbench_backends"
@@ -171,7 +195,7 @@ def judge(mutant: Mutant, source: str, profiles: tuple[str, ...]) -> str:
             "NUMBA_CACHE_DIR": str(Path(folder) / "cache"),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
-        command = [sys.executable, "-c", _JUDGE, mutant.backend, *profiles]
+        command = [sys.executable, "-c", _JUDGE, sample.backend, sample.rows, *profiles]
         try:
             done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False)
         except subprocess.TimeoutExpired:
@@ -191,38 +215,39 @@ def _verdicts() -> dict[str, str]:
 
 
 def results() -> None:
-    """Score by backend, and what survives."""
+    """Score by sample, and what survives."""
     verdicts = _verdicts()
-    for backend in SAMPLE:
-        drawn = [mutant for mutant, _ in sample(backend)]
-        judged = [mutant for mutant in drawn if mutant.key in verdicts]
+    for name, sample in SAMPLES.items():
+        chosen = [mutant for mutant, _ in drawn(name)]
+        judged = [mutant for mutant in chosen if mutant.key in verdicts]
         survivors = [mutant for mutant in judged if verdicts[mutant.key].startswith(SURVIVES)]
         killed = len(judged) - len(survivors)
-        print(f"{backend}: {len(mutants(backend))} mutants, {len(drawn)} drawn, {len(judged)} judged, {killed} killed")
+        print(f"{name}: {len(mutants(sample))} mutants, {len(chosen)} drawn, {len(judged)} judged, {killed} killed")
         for mutant in survivors:
             print(f"  {mutant.key}: {verdicts[mutant.key]}")
 
 
 def main() -> None:
-    """Judge the sample, or tell about it."""
+    """Judge the samples, or tell about them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("backends", nargs="*", metavar="BACKEND", help=f"of {', '.join(SAMPLE)} (default: all)")
+    parser.add_argument("samples", nargs="*", metavar="SAMPLE", help=f"of {', '.join(SAMPLES)} (default: all)")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--results", action="store_true")
-    parser.add_argument("--quick", action="store_true", help="the quick profile alone")
+    parser.add_argument("--quick", action="store_true", help="the first profile alone")
     parser.add_argument("--survivors", action="store_true", help="judge these once more")
     parsed = parser.parse_args()
     if parsed.results:
         results()
         return
-    for backend in parsed.backends or SAMPLE:
-        for mutant, source in sample(backend):
+    for name in parsed.samples or SAMPLES:
+        sample = SAMPLES[name]
+        for mutant, source in drawn(name):
             verdict = _verdicts().get(mutant.key)
             if parsed.list:
                 print(f"{mutant.key}: {verdict or 'not judged'}")
             elif verdict is None or (parsed.survivors and verdict.startswith(SURVIVES)):
                 start = time.monotonic()
-                verdict = judge(mutant, source, ("quick",) if parsed.quick else ("quick", "standard"))
+                verdict = judge(sample, mutant, source, sample.profiles[: 1 if parsed.quick else None])
                 print(f"{time.monotonic() - start:6.1f} s  {mutant.key}: {verdict}", flush=True)
                 VERDICTS.write_text(json.dumps({**_verdicts(), mutant.key: verdict}, indent=1) + "\n", encoding="utf-8")
 
