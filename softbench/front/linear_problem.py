@@ -61,6 +61,10 @@ class LinearProblem:
         self.inputs: list[tuple[str, Any]] = [("X", array) for array in self._memory()]
         """Arrays that results may not overlap."""
 
+    def prepare(self, k: int) -> None:
+        """Say that gradients for ``k`` classes will be asked for many times (`LinearKernels.prepared`)."""
+        self.x = self.rows.prepared(self.x, k)
+
     def _memory(self) -> tuple[Array, ...]:
         if isinstance(self.x, CompressedMatrix):
             return self.x.data, self.x.indices, self.x.indptr

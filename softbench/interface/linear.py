@@ -72,6 +72,8 @@ class CompressedMatrix:
         How it is stored.
     source : object
         The matrix it was made of.
+    columns : CompressedMatrix or None
+        Of one that is stored by rows, a copy by columns (`LinearKernels.prepared`).
 
     Examples
     --------
@@ -87,6 +89,7 @@ class CompressedMatrix:
     shape: tuple[int, int]
     order: Literal["csr", "csc"]
     source: Any
+    columns: CompressedMatrix | None = None
 
     @property
     def dtype(self) -> Any:
@@ -127,6 +130,13 @@ class LinearKernels(NumpyArrayOps):
         if form not in self.sparse_formats or len(obj.shape) != 2:
             raise messages.sparse_format(argument, obj, self.sparse_formats)
         return CompressedMatrix(obj.data, obj.indices, obj.indptr, obj.shape, form, obj)
+
+    def prepared(self, x: Features, classes: int) -> Features:
+        """``x`` with what pays to be made of it once if gradients for so many classes are asked for many times.
+
+        That may take as much memory as a few arrays of coefficients, no more. By default it is nothing.
+        """
+        return x
 
     def feature_block(self, x: Features, rows: slice, dtype: str) -> Any:
         """The rows of ``x`` in the given dtype, as something that `linear_logits` and `outer_product` take."""

@@ -99,6 +99,7 @@ class Objective:
         ]
         self._problem = LinearProblem(backend.rows, given[0])
         self._problem.set_target(given[1], n_classes, sample_weight=given[2], validate=False)
+        self._problem.prepare(n_classes)
         self.n: int = X.shape[0]
         self.p: int = X.shape[1]
         self.k = n_classes

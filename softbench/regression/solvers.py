@@ -163,7 +163,8 @@ def newton_cholesky(descent: Descent, u: F64) -> Status:
     def direction(at: Evaluation, g: F64) -> F64:
         return -_solve(_hessian(descent.objective, descent.coordinates, at), g)
 
-    return _newton(descent, u, direction)
+    with _scipys_libraries().limit(limits=1):  # its threads and NumPy's would wait for each other's cores
+        return _newton(descent, u, direction)
 
 
 SOLVERS: Final[dict[str, Callable[[Descent, F64], Status]]] = {

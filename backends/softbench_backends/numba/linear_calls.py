@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any, Final, Literal
 
 from softbench.interface import Array, CompressedMatrix, Features, LinearTarget
 from softbench.interface.linear import LinearKernels
 from softbench_backends.numba.modules import loaded
 
 __all__ = ["LinearCalls"]
+
+_COPY_BYTES: Final = 32
+"""Bytes for each coefficient that a copy of the features may take: as four arrays of coefficients in float64."""
 
 
 class LinearCalls(LinearKernels):
@@ -20,6 +24,16 @@ class LinearCalls(LinearKernels):
         if isinstance(x, CompressedMatrix) and not obj.has_sorted_indices:
             return super().accept_features(obj.sorted_indices(), argument)
         return x
+
+    def prepared(self, x: Features, classes: int) -> Features:
+        """A copy by columns of what is stored by rows, unless it takes more than a few arrays of coefficients."""
+        if not isinstance(x, CompressedMatrix) or x.order != "csr" or x.columns is not None:
+            return x
+        if x.data.nbytes + x.indices.nbytes > _COPY_BYTES * x.shape[1] * classes:
+            return x
+        by_columns = x.source.tocsc()
+        arrays = by_columns.data, by_columns.indices, by_columns.indptr
+        return replace(x, columns=CompressedMatrix(*arrays, x.shape, "csc", by_columns))
 
     def linear_argmax(self, x: Features, coef: Array, intercept: Array | None, out: Array) -> Array:  # noqa: D102
         return self._predictions("argmax", x, coef, intercept, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numba import int64
@@ -13,7 +13,7 @@ from softbench.interface.linear import LinearKernels
 from softbench_backends.numba import threads
 from softbench_backends.numba.linear_entries import linear_kernel, row_kernel
 from softbench_backends.numba.linear_given import Directions, Targets, intercept_column, run
-from softbench_backends.numba.linear_sparse import UNIT
+from softbench_backends.numba.linear_sparse import GROUP_CLASSES, UNIT
 
 __all__ = ["predictions", "sums"]
 
@@ -25,6 +25,7 @@ _ROWS: Final = (1 << 10, 1 << 14)
 """Least and most of these rows; most where columns are turned to rows, which takes as long for few as for many."""
 _TILE_BYTES: Final = 1 << 20
 """Sums of the features that are taken at a time, about: the second-level cache holds them."""
+_NO_CURSORS: Final = np.empty(0, np.int64)
 _SAMPLE: Final = 1 << 14
 """Entries that are looked at to share features out to threads, about."""
 
@@ -51,7 +52,7 @@ def predictions(
     model, bias = _by_features(coef), intercept_column(intercept, k)
     rows_kernel = row_kernel(op, coef.itemsize, k)
     size = x.shape[0] if x.order == "csr" else _ROWS[1]
-    for part in _parts(x, size):
+    for part in _parts(x, size, coef.dtype):
         to = out[part.slice]
         kernel = linear_kernel(f"{op}_entries", coef.itemsize, rows_kernel.reference_type, x.indices.itemsize)
         arguments = part.data, part.indices, part.indptr, model, bias, rows_kernel.reference, to, _BLOCK
@@ -72,14 +73,18 @@ def sums(
     model, bias = _by_features(coef), intercept_column(intercept, k)
     direction = (_by_features(given.direction[0]), given.direction[1]) if given.direction else ()
     total = backend.empty((p + 1, model.shape[1]), "float64")
-    bounds = _shares(x, total.shape[1] * 8)
     least, most = _ROWS
     size = min(max(_LOGITS_BYTES // (k * itemsize), least), most) // _BLOCK * _BLOCK
     losses = []
-    for part in _parts(x, size if x.order == "csr" else most):
+    columns = x if x.order == "csc" else x.columns
+    if columns is None or columns.dtype != coef.dtype or given.ignores:
+        columns, bounds, cursors = None, _shares(x, total.shape[1] * 8), _NO_CURSORS
+    else:
+        bounds, cursors = _shares(columns, 0), columns.indptr[:-1].astype(np.int64)
+    for part in _parts(x, size if x.order == "csr" else most, coef.dtype):
         rows = part.slice
         skip, kernel, others = given.rows(rows, coef.dtype, k)
-        z = np.empty((rows.stop - rows.start, k), coef.dtype)
+        z = _logits(rows.stop - rows.start, k, coef.dtype)
         row_loss = np.empty(len(z)) if loss is None else loss[rows]
         entries = part.data, part.indices, part.indptr
         results = (row_loss, z) if given.kind == "target" else (z,)
@@ -91,9 +96,13 @@ def sums(
             -(-len(z) // _BLOCK),
             work,
         )
-        if given.gradient:
+        if given.gradient and columns is None:
             summing = *entries, skip.astype(np.float64), z, total, rows.start == 0, bounds
             run(linear_kernel("add_entries", itemsize, int64, index_bytes), summing, len(bounds) - 1, work)
+        elif given.gradient and columns is not None:
+            gathering = columns.data, columns.indices, columns.indptr, cursors, rows.start, z, total, rows.start == 0
+            add_columns = linear_kernel("add_columns", itemsize, int64, columns.indices.itemsize)
+            run(add_columns, (*gathering, bounds), len(bounds) - 1, work)
         if loss is None and given.kind == "target":
             losses.append(backend.total(row_loss))
     return (np.array(losses) if loss is None else loss), total[:, :k]
@@ -125,15 +134,26 @@ def _shares(x: CompressedMatrix, feature_bytes: int) -> Array:
     return np.unique(np.concatenate([[0], np.minimum(shares, p), [p]]))
 
 
-def _parts(x: CompressedMatrix, size: int) -> Iterator[_Rows]:
-    """``size`` rows at a time."""
+def _parts(x: CompressedMatrix, size: int, dtype: np.dtype[Any]) -> Iterator[_Rows]:
+    """``size`` rows at a time, their entries of a dtype."""
     n = x.shape[0]
-    if x.order == "csr":
-        for a in range(0, n, size):
-            b = min(a + size, n)
-            yield _Rows(slice(a, b), x.data, x.indices, x.indptr[a : b + 1])
+    if x.order == "csc":
+        for part in _rows_of_columns(x.data, x.indices, x.indptr, n, _shares(x, 0), size):
+            yield part._replace(data=part.data.astype(dtype, copy=False))
         return
-    yield from _rows_of_columns(x.data, x.indices, x.indptr, n, _shares(x, 0), size)
+    for a in range(0, n, size):
+        b = min(a + size, n)
+        part = _Rows(slice(a, b), x.data, x.indices, x.indptr[a : b + 1])
+        if x.dtype != dtype:
+            first, last = part.indptr[0], part.indptr[-1]
+            data, indices = x.data[first:last].astype(dtype), x.indices[first:last]
+            part = _Rows(part.slice, data, indices, part.indptr - first)
+        yield part
+
+
+def _logits(n: int, k: int, dtype: np.dtype[Any]) -> Array:
+    """Room for logits, and behind them for a vector: kernels read whole vectors of the last row."""
+    return np.zeros(n * k + GROUP_CLASSES, dtype)[: n * k].reshape(n, k)
 
 
 def _rows_of_columns(data: Array, indices: Array, indptr: Array, n: int, bounds: Array, size: int) -> Iterator[_Rows]:

@@ -60,6 +60,7 @@ def _signatures(dtype: types.Type, index: types.Type, row_kernel: types.Type) ->
         "softmax_entries": (*sparse_model, row_kernel, matrix, _I64),
         "argmax_entries": (*sparse_model, row_kernel, _LABELS, _I64),
         "add_entries": (*entries, _VALUES, matrix, total, _BOOL, _LABELS),
+        "add_columns": (*entries, _LABELS, _I64, matrix, total, _BOOL, _LABELS),
         "count_entries": columns,
         "place_entries": (data, *columns, data, indices),
     }
@@ -103,10 +104,10 @@ _KERNELS: Final = {
     "linear_argmax": (("argmax_blocks",), ("argmax_entries",)),
     "linear_softmax": (("softmax_blocks",), ("softmax_entries",)),
     "linear_loss": _TARGET,
-    "linear_loss_and_gradient": ((*_TARGET[0], "gradient_tiles"), (*_TARGET[1], "add_entries")),
+    "linear_loss_and_gradient": ((*_TARGET[0], "gradient_tiles"), (*_TARGET[1], "add_entries", "add_columns")),
     "linear_hessian_product": (
         ("direction_chunks", "combine", "direction_blocks", "gradient_tiles"),
-        ("direction_entries", "add_entries"),
+        ("direction_entries", "add_entries", "add_columns"),
     ),
 }
 """The kernels of a function: of dense features, and of sparse ones, which come in two widths of indices."""
@@ -146,6 +147,6 @@ def _first(name: str, itemsize: int, index_bytes: int, op: str) -> LinearKernel:
         if name.endswith("entries"):
             return linear_kernel(name, itemsize, reference_type, index_bytes)
         return linear_kernel(name, itemsize, reference_type)
-    if name.endswith("entries"):
+    if name in ("add_entries", "add_columns", *_COLUMNS):
         return linear_kernel(name, itemsize, _I64, index_bytes)
     return linear_kernel(name, itemsize)

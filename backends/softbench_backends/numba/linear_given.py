@@ -37,7 +37,8 @@ class Targets:
     def __init__(self, backend: LinearKernels, target: LinearTarget, divisor: Any, gradient: bool) -> None:
         self._backend, self._target, self.gradient = backend, target, gradient
         self._divisor = float(divisor) if divisor != 0 else math.nan
-        self._ignores = isinstance(target, IndexTarget) and bool((target.labels < 0).any())
+        self.ignores = isinstance(target, IndexTarget) and bool((target.labels < 0).any())
+        """Whether any row is left out."""
         self.row_bytes = 8 * target.y.shape[1] if isinstance(target, SoftRows) and target.y is not None else 0
         """Bytes that `rows` makes of a row."""
 
@@ -47,7 +48,7 @@ class Targets:
         op, arrays = lower_target(np.empty((0, k), dtype), lowered)
         smoothing = lowered.smoothing if isinstance(lowered, IndexTarget) else 0.0
         soft = isinstance(lowered, SoftTarget)
-        skip = arrays[1] if self._ignores else _NO_LABELS
+        skip = arrays[1] if self.ignores else _NO_LABELS
         return skip, row_kernel(op, dtype.itemsize, k), (*arrays, smoothing, self._divisor, self.gradient, soft)
 
 
@@ -69,10 +70,9 @@ class Directions:
         self._backend, self._target, self._probs = backend, target, probs
         self._scale = 1.0 / float(divisor) if divisor != 0 else math.nan
         self.direction = direction, intercept_column(intercept, len(direction))
-        counts_once = target.sample_weight is target.class_weight is None
-        if isinstance(target, IndexTarget):
-            counts_once = counts_once and not bool((target.labels < 0).any())
-        else:
+        self.ignores = isinstance(target, IndexTarget) and bool((target.labels < 0).any())
+        counts_once = target.sample_weight is target.class_weight is None and not self.ignores
+        if isinstance(target, SoftRows):
             counts_once = counts_once and target.y is None
         self._counts_once = counts_once
         soft = isinstance(target, SoftRows) and target.y is not None
