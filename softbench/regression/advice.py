@@ -9,6 +9,7 @@ import numpy as np
 
 from softbench.front.backend import Backend
 from softbench.registry import get_backend, selected_backend
+from softbench.regression.blocks import is_dask
 from softbench.regression.coordinates import Coordinates, column_moments, plain, scaled, whitened
 from softbench.regression.objective import Objective
 from softbench.regression.result import FitResult
@@ -69,14 +70,20 @@ _SAID: Final = {
 }
 
 
-def choose_backend(backend: str | Backend | None, X: Any, k: int) -> Backend:
-    """What the parameter ``backend`` of the estimator asks for."""
-    if backend is not None:
-        return get_backend(backend)
-    chosen = selected_backend()
-    if chosen is not None:
-        return chosen
-    return get_backend("numba" if X.size * k >= _COMPILED_FROM else "numpy")
+def choose_backend(backend: str | Backend | None, X: Any, k: int, threads: int | None = None) -> Backend:
+    """What the parameter ``backend`` of the estimator asks for: for Dask arrays that, in tasks of ``threads``.
+
+    The dask backend computes on blocks only: elsewhere its local one does.
+    """
+    chosen = get_backend(backend) if backend is not None else selected_backend()
+    if chosen is None:
+        chosen = get_backend("numba" if X.size * k >= _COMPILED_FROM else "numpy")
+    rows: Any = chosen.rows
+    if is_dask(X):
+        if rows.kind != "distributed":
+            return get_backend("dask", local=chosen.name, threads=threads)
+        return chosen if threads is None else get_backend("dask", local=rows.local.name, threads=threads)
+    return get_backend(rows.local.name) if rows.kind == "distributed" else chosen
 
 
 def unconverged(objective: Objective, result: FitResult, names: Any, tol: float) -> str:

@@ -120,7 +120,7 @@ def scaled(objective: Objective) -> Coordinates:
 def whitened(objective: Objective) -> Coordinates:
     """Coordinates in which the features are uncorrelated, as far as a sample of the rows shows."""
     mean, scale = _center_and_scale(objective, *column_moments(objective))
-    X, weights = _sample(objective, max(_ROWS_PER_FEATURE * objective.p, _LEAST_ROWS))
+    X, weights = objective.sample(max(_ROWS_PER_FEATURE * objective.p, _LEAST_ROWS))
     gram = np.zeros((objective.p, objective.p))
     for rows, part in dense_parts(X, objective.p):
         part = ((part - mean) / scale * np.sqrt(weights[rows, None])).astype(X.dtype)
@@ -140,7 +140,7 @@ def plain(objective: Objective) -> Coordinates:
 
 def column_moments(objective: Objective) -> tuple[F64, F64]:
     """Means and variances of the features ``(p,)``, weighted as the rows are, from a sample of many rows."""
-    X, weights = _sample(objective, _LEAST_ROWS)
+    X, weights = objective.sample(_LEAST_ROWS)
     with np.errstate(all="ignore"):
         if scipy.sparse.issparse(X):
             mean = np.asarray(X.T @ weights, np.float64).reshape(-1)
@@ -170,16 +170,6 @@ def _center_and_scale(objective: Objective, mean: F64, variance: F64) -> tuple[F
     scale = np.sqrt(0.5 * variance + _strength(objective))
     scale[~seen] = np.median(scale[seen]) if seen.any() else 1.0
     return mean, scale
-
-
-def _sample(objective: Objective, size: int) -> tuple[Any, F64]:
-    """Rows at equal distances, at least ``size`` of them if there are so many, and their weights with sum 1."""
-    weights = objective.weights(slice(0, objective.n))
-    step = max(1, objective.n // size)
-    if getattr(objective.X, "format", "") == "csc" or weights[::step].sum() <= 0.0:
-        step = 1
-    some = weights[::step]
-    return (objective.X[::step] if step > 1 else objective.X), some / some.sum()
 
 
 def dense_parts(X: Any, width: int) -> Iterator[tuple[slice, Any]]:

@@ -17,6 +17,7 @@ from sklearn.utils.validation import validate_data
 
 from softbench.front.backend import Backend
 from softbench.regression.advice import choose, choose_backend, unconverged
+from softbench.regression.blocks import BlockedObjective, accept_blocks, blocks_in_turn, is_dask
 from softbench.regression.coordinates import Coordinates
 from softbench.regression.minimisation import minimise
 from softbench.regression.objective import Evaluation, Objective, Penalty
@@ -24,7 +25,7 @@ from softbench.regression.predictions import Predictions
 from softbench.regression.progress import reporter
 from softbench.regression.solvers import SOLVERS, Descent
 from softbench.regression.stream import Memory
-from softbench.regression.weights import row_weights
+from softbench.regression.weights import check_classes, row_weights
 
 __all__ = ["SoftmaxRegression"]
 
@@ -183,8 +184,8 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Features. float32 stays float32, CSR and CSC stay sparse, no layout is copied.
+        X : {array-like, sparse matrix, Dask array or dataframe} of shape (n_samples, n_features)
+            Features. float32 stays float32, CSR and CSC stay sparse, no layout is copied. Of Dask: blocks of rows.
         y : array-like of shape (n_samples,)
             Labels.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -208,17 +209,12 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         >>> SoftmaxRegression(backend="numpy").fit(X, y).classes_
         array([0, 1, 2])
         """
-        X, y = self._validated(X, y, reset=True)
-        classes, labels = np.unique(y, return_inverse=True)
-        if len(classes) < 2:
-            raise ValueError(f"y has one class only, {classes[0]!r}: expected at least two classes")
-        weights = row_weights(sample_weight, self.class_weight, X, y, classes, labels)
-        objective = self._objective(X, labels, len(classes), weights)
+        classes, objective = (self._blocks if is_dask(X) else self._rows_in_memory)(X, y, sample_weight)
         start = self._start(classes, objective)
         with self._threads(objective.backend):
             choice = choose(objective, self.solver, self.precondition)
             self._run(objective, choice.coordinates(objective), choice.solver, choice.reason, start)
-        self._set_parameters(classes, objective, X.dtype)
+        self._set_parameters(classes, objective, objective.X.dtype)
         self.__dict__.pop("_memory", None)
         if not self.result_.converged:
             warnings.warn(
@@ -240,8 +236,8 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Features, as for `fit`.
+        X : {array-like, sparse matrix, Dask array or dataframe} of shape (n_samples, n_features)
+            Features, as for `fit`. Of Dask one block of rows after another is computed and taken in.
         y : array-like of shape (n_samples,)
             Labels, all of them among ``classes``.
         classes : array-like of shape (n_classes,)
@@ -271,6 +267,10 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         >>> model.classes_
         array([0, 1, 2])
         """
+        if is_dask(X):
+            for block in blocks_in_turn(self, X, y, sample_weight):
+                self.partial_fit(*block[:2], classes, block[2])
+            return self
         first = not hasattr(self, "_memory")
         fitted = hasattr(self, "classes_")
         if not fitted and classes is None:
@@ -309,6 +309,23 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         )
         check_classification_targets(y)
         return X, y
+
+    def _rows_in_memory(self, X: Any, y: Any, sample_weight: Any) -> tuple[NDArray[Any], Objective]:
+        """Classes, and the objective of a fit."""
+        X, y = self._validated(X, y, reset=True)
+        classes, labels = np.unique(y, return_inverse=True)
+        check_classes(classes)
+        weights = row_weights(sample_weight, self.class_weight, X, y, classes, labels)
+        return classes, self._objective(X, labels, len(classes), weights)
+
+    def _blocks(self, X: Any, y: Any, sample_weight: Any) -> tuple[NDArray[Any], Objective]:
+        """Classes, and the objective of a fit on a Dask array or dataframe."""
+        data = accept_blocks(self, X, y, sample_weight, self.class_weight)
+        k = len(data.classes)
+        of_sum, of_mean = self._strengths(k)
+        backend = choose_backend(self.backend, data.X, k, self.n_threads)
+        penalty = Penalty(of_mean + of_sum / float(data.counts.sum()))
+        return data.classes, BlockedObjective(backend, data, penalty, bool(self.fit_intercept))
 
     def _strengths(self, k: int) -> tuple[float, float]:
         """Strength of the penalty relative to the sum of the losses, and to their mean, for ``k`` rows of coefficients.

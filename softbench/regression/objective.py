@@ -8,6 +8,7 @@ evaluation reads ``X`` once.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,12 +104,15 @@ class Objective:
         self.n: int = X.shape[0]
         self.p: int = X.shape[1]
         self.k = n_classes
-        self.total_weight = float(self.n) if sample_weight is None else math.fsum(sample_weight)
+        self.total_weight = self._total_weight()
         """Of all rows."""
         self.evaluations = 0
         """How often the loss and its gradient were computed."""
         self.products = 0
         """How many products with the Hessian were computed."""
+
+    def _total_weight(self) -> float:
+        return float(self.n) if self.sample_weight is None else math.fsum(self.sample_weight)
 
     @property
     def eps(self) -> float:
@@ -143,23 +147,26 @@ class Objective:
         """The loss alone, and its gradients."""
         self.evaluations += 1
         w, b = self._parameters(coef, intercept)
-        losses, g, h = self._problem.loss_and_gradient(w, b)
-        loss = float(self.backend.to_numpy(self._problem.reduced(losses, False)))
-        g, h = self.backend.to_numpy(g), self.backend.to_numpy(h)
-        return loss, g - g.mean(axis=0), h - h.mean()  # sums over the classes are 0 but for rounding
+        losses, *gradients = self._problem.loss_and_gradient(w, b)
+        loss, g, h = self._computed(self._problem.reduced(losses, False), *gradients)
+        return float(loss), g - g.mean(axis=0), h - h.mean()  # sums over the classes are 0 but for rounding
+
+    def _computed(self, *results: Any) -> tuple[Any, ...]:
+        """Results as NumPy arrays."""
+        return tuple(self.backend.to_numpy(result) for result in results)
 
     def hessian_product(self, at: Evaluation, coef: F64, intercept: F64, probs: Any | None) -> tuple[F64, F64]:
         """The Hessian at a point times a direction; ``probs`` as `probabilities` returned them there, or None."""
         self.products += 1
         w, b = self._parameters(at.coef, at.intercept)
         v, c = self._parameters(coef, intercept)
-        g, h = (self.backend.to_numpy(part) for part in self._problem.hessian_product(w, b, v, c, probs))
+        g, h = self._computed(*self._problem.hessian_product(w, b, v, c, probs))
         g = g + self.penalty.strength * coef
         h = h + self.penalty.intercept_strength * intercept if self.fit_intercept else 0.0 * intercept
         return g, h
 
     def probabilities(self, at: Evaluation) -> Any:
-        """Probabilities ``(N, K)`` at a point, of the dtype that logits are computed in."""
+        """Probabilities ``(N, K)`` at a point, of the dtype that logits are computed in; None where none are kept."""
         w, b = self._parameters(at.coef, at.intercept)
         rows = self.backend.rows
         return rows.linear_softmax(self._problem.x, w, b, rows.empty((self.n, self.k), self._problem.compute))
@@ -168,6 +175,20 @@ class Objective:
         rows, dtype = self.backend.rows, self._problem.compute
         w = rows.as_rows(self.backend.asarray(coef), 1, dtype)
         return w, rows.as_rows(self.backend.asarray(intercept.reshape(1, -1)), 1, dtype).reshape(-1)
+
+    def sum_of_rows(self, at: Evaluation, function: Callable[..., F64], **options: Any) -> F64:
+        """``function(X, probabilities, weights, **options)``, which is a sum over rows; weights as `weights`."""
+        (probs,) = self._computed(self.probabilities(at))
+        return function(self.X, probs, self.weights(slice(0, self.n)), **options)
+
+    def sample(self, size: int) -> tuple[Any, F64]:
+        """Rows at equal distances, at least ``size`` of them if there are so many, and their weights with sum 1."""
+        weights = self.weights(slice(0, self.n))
+        step = max(1, self.n // size)
+        if getattr(self.X, "format", "") == "csc" or weights[::step].sum() <= 0.0:
+            step = 1
+        some = weights[::step]
+        return (self.X[::step] if step > 1 else self.X), some / some.sum()
 
     def weights(self, rows: slice) -> F64:
         """Weights of some rows, of all of which the sum is 1."""

@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.extmath import safe_sparse_dot
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from softbench.front.backend import Backend
 from softbench.regression.advice import choose_backend
+from softbench.regression.blocks import accept_features, is_dask, lazy_labels, lazy_scores, scores_of
 
 __all__ = ["Predictions"]
+
+
+def _in_memory(backend: Backend, found: Any) -> NDArray[Any]:
+    """A NumPy array; of Dask's rows a lazy one."""
+    array: NDArray[Any] = found if is_dask(found) else np.asarray(backend.to_numpy(found))
+    return array
 
 
 class Predictions:
@@ -49,7 +55,9 @@ class Predictions:
         (2, 3)
         """
         X = self._features(X)
-        scores = np.asarray(safe_sparse_dot(X, self.coef_.T, dense_output=True) + self.intercept_)
+        scores = (
+            lazy_scores(X, self.coef_, self.intercept_) if is_dask(X) else scores_of(X, self.coef_, self.intercept_)
+        )
         return scores.reshape(-1) if scores.shape[1] == 1 else scores
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -76,7 +84,10 @@ class Predictions:
         """
         X = self._features(X)
         with self._predicting(X) as (backend, coef, intercept):
-            return np.asarray(self.classes_[backend.to_numpy(backend.linear_argmax(X, coef, intercept))])
+            found = backend.linear_argmax(X, coef, intercept)
+            labels = lazy_labels(found, self.classes_) if is_dask(found) else self.classes_[backend.to_numpy(found)]
+            predicted: NDArray[Any] = labels if is_dask(labels) else np.asarray(labels)
+            return predicted
 
     def predict_proba(self, X: Any) -> NDArray[Any]:
         """Probabilities of the classes (Zhao eq. (4)), in the order of ``classes_``.
@@ -102,7 +113,7 @@ class Predictions:
         """
         X = self._features(X)
         with self._predicting(X) as (backend, coef, intercept):
-            return np.asarray(backend.to_numpy(backend.linear_softmax(X, coef, intercept)))
+            return _in_memory(backend, backend.linear_softmax(X, coef, intercept))
 
     def predict_log_proba(self, X: Any) -> NDArray[Any]:
         """Logarithms of the probabilities, exact also where these are 0 or 1 when rounded.
@@ -126,14 +137,17 @@ class Predictions:
         >>> bool((model.predict_log_proba(X) < 0.0).all())
         True
         """
-        scores = self.decision_function(X)
+        scores: Any = self.decision_function(X)
         if scores.ndim == 1:
             scores = np.stack([np.zeros_like(scores), scores], axis=1)
-        backend = choose_backend(self.backend, scores, 1)
-        return np.asarray(backend.to_numpy(backend.log_softmax(backend.asarray(scores))))
+        scores = scores.rechunk({1: -1}) if is_dask(scores) else scores
+        backend = choose_backend(self.backend, scores, 1, self.n_threads)
+        return _in_memory(backend, backend.log_softmax(backend.asarray(scores)))
 
     def _features(self, X: Any) -> Any:
         check_is_fitted(self)
+        if is_dask(X):
+            return accept_features(self, X, reset=False)
         return validate_data(self, X, accept_sparse=["csr", "csc"], dtype=[np.float64, np.float32], reset=False)
 
     @contextmanager
@@ -144,7 +158,7 @@ class Predictions:
         if len(coef) == 1:
             coef = np.vstack([np.zeros_like(coef), coef])
             intercept = np.concatenate([np.zeros_like(intercept), intercept])
-        backend = choose_backend(self.backend, X, len(coef))
+        backend = choose_backend(self.backend, X, len(coef), self.n_threads)
         with self._threads(backend):
             yield backend, backend.asarray(coef), backend.asarray(intercept)
 

@@ -247,17 +247,8 @@ def _hessian(objective: Objective, coordinates: Coordinates, at: Evaluation) -> 
     """
     k, p = objective.k, objective.p
     width = p + objective.fit_intercept
-    hessian = np.zeros((k, width, k, width))
+    hessian = objective.sum_of_rows(at, _hessian_of_rows, coordinates=coordinates)
     flat = hessian.reshape(k * width, k * width)
-    probs = objective.backend.to_numpy(objective.probabilities(at))
-    for rows, X in dense_parts(objective.X, k * width):
-        features, weights = coordinates.features(X), objective.weights(rows)
-        of_rows = probs[rows].astype(np.float64)
-        mixed = np.sqrt(weights)[:, None, None] * of_rows[:, :, None] * features[:, None, :]
-        mixed = mixed.reshape(len(features), -1)
-        flat -= mixed.T @ mixed
-        for c in range(k):
-            hessian[c, :, c] += features.T @ ((weights * of_rows[:, c])[:, None] * features)
     for j in range(width):
         hessian[:, j, :, j] += np.trace(hessian[:, j, :, j]) / k**2
     diagonal = np.einsum("cjcj->cj", hessian)
@@ -265,6 +256,21 @@ def _hessian(objective: Objective, coordinates: Coordinates, at: Evaluation) -> 
     order = np.arange(k * width).reshape(k, width)
     order = np.concatenate([order[:, :p].reshape(-1), order[:, p:].reshape(-1)])
     return flat[np.ix_(order, order)]
+
+
+def _hessian_of_rows(X: Any, probs: F64, weights: F64, coordinates: Coordinates) -> F64:
+    """The Hessian of the loss of some rows ``(K, width, K, width)``."""
+    k, width = probs.shape[1], coordinates.size // probs.shape[1]
+    hessian = np.zeros((k, width, k, width))
+    flat = hessian.reshape(k * width, k * width)
+    for rows, part in dense_parts(X, k * width):
+        features, of_rows = coordinates.features(part), probs[rows].astype(np.float64)
+        mixed = np.sqrt(weights[rows])[:, None, None] * of_rows[:, :, None] * features[:, None, :]
+        mixed = mixed.reshape(len(features), -1)
+        flat -= mixed.T @ mixed
+        for c in range(k):
+            hessian[c, :, c] += features.T @ ((weights[rows] * of_rows[:, c])[:, None] * features)
+    return hessian
 
 
 def _solve(hessian: F64, g: F64) -> F64:

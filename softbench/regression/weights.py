@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.utils import compute_class_weight
 from sklearn.utils.validation import _check_sample_weight
 
-__all__ = ["row_weights"]
+__all__ = ["check_classes", "no_weight", "row_weights"]
 
 
 def row_weights(
@@ -26,5 +26,16 @@ def row_weights(
         by_class[present] = compute_class_weight(class_weight, classes=classes[present], y=y, **options)
         weights = weights * by_class[labels]
     if not weights.sum() > 0.0:
-        raise ValueError("the weights of all rows are 0 (sample_weight times class_weight): expected a positive sum")
+        raise no_weight()
     return np.asarray(weights, np.float64)
+
+
+def check_classes(classes: Any) -> None:
+    """ValueError for labels that are all the same."""
+    if len(classes) < 2:
+        raise ValueError(f"y has one class only, {classes[0]!r}: expected at least two classes")
+
+
+def no_weight() -> ValueError:
+    """What is said of rows none of which counts."""
+    return ValueError("the weights of all rows are 0 (sample_weight times class_weight): expected a positive sum")
