@@ -43,7 +43,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, Final
 
-__all__ = ["Child", "Finished", "describe", "end_with_parent", "environment", "python", "run", "start"]
+__all__ = ["Child", "Finished", "describe", "end_with_parent", "environment", "message", "python", "run", "start"]
 
 _GRACE: Final = 5.0
 """Seconds that a child's own timer leaves its parent to be the first to notice."""
@@ -229,6 +229,17 @@ def describe(status: int) -> str:
     with contextlib.suppress(ValueError):
         return f"ended by {signal.Signals(-status).name}"
     return f"ended by signal {-status}"
+
+
+def message(line: bytes) -> dict[str, Any] | None:
+    """What a child that answers in lines of JSON has said; None: somebody else's code has written there as well."""
+    import json  # here: the launcher loads this module too, and need not
+
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def end_with_parent(parent: int, limit: float) -> None:

@@ -7,6 +7,7 @@ by SIGTERM and SIGHUP.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -76,9 +77,15 @@ def _say_no_more() -> None:
 
 
 def _open_standard_streams() -> None:
-    """Take the numbers of standard streams that are closed, so that no pipe of ours gets one of them."""
+    """Take the numbers of standard streams that are closed, so that no pipe of ours gets one of them.
+
+    What a stream cannot encode is shown escaped: messages of backends may hold anything, lone surrogates too.
+    """
     for number in (0, 1, 2):
         try:
             os.fstat(number)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -101,6 +101,7 @@ class _Worker:
         self.loaded = False
         self.printed = _Printed()
         self._received = b""
+        self._spoilt = False  # others have written among its answers
         self._silent: set[int] = set()  # descriptors that have come to their end
         asked, self._ask = os.pipe()
         self._answers, answer = os.pipe()
@@ -140,7 +141,11 @@ class _Worker:
         self._received += self._read(self._answers)
         *lines, self._received = self._received.split(b"\n")
         for line in lines:
-            yield json.loads(line)
+            message = processes.message(line)
+            self._spoilt = self._spoilt or message is None
+            if self._spoilt or message is None:  # what follows may be anybody's
+                return
+            yield message
 
     def _read(self, descriptor: int) -> bytes:
         """What can be read without waiting."""
@@ -153,6 +158,8 @@ class _Worker:
 
     def problem(self) -> str:
         """Why no answer will come: how the process has ended, or that its time is over. Empty while it may come."""
+        if self._spoilt:
+            return "writes among the answers of its process"
         if self._answers in self._silent:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(_END)

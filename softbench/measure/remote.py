@@ -138,7 +138,9 @@ class Remote:
 
     def receive(self, *, patience: float = PATIENCE) -> Any:
         """The answer to what was sent; `RemoteError` as of `ask`."""
-        message = json.loads(self._line(patience))
+        message = processes.message(self._line(patience))
+        if message is None or not ("answer" in message or message.keys() >= {"error", "kind"}):
+            raise self._ended("it wrote among the answers of its process", "crash")
         if "error" in message:
             raise RemoteError(self._blamed(message["error"]), kind=message["kind"], alive=True)
         return message["answer"]

@@ -19,6 +19,7 @@ from softbench.results.schema import AtLeast, MoreThan, SchemaError, parsed
 
 __all__ = ["SCHEMA", "BackendRecord", "CaseRecord", "Record", "Result", "read", "timed_results", "write"]
 
+_NUMBERS: Final = re.compile(r"\[[\s\d.eE+,-]*\]")
 SCHEMA: Final = "softbench.run/2"
 
 Seconds = Annotated[float, MoreThan(0.0)]
@@ -330,11 +331,13 @@ def timed_results(record: Record) -> Iterator[tuple[CaseRecord, str, Result]]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON without NaN and Infinity, which other readers refuse: those become strings."""
+    """JSON without NaN, Infinity and lone surrogates, which other readers refuse: those become strings, and escapes."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, (str, int, float, bool)) or value is None:
@@ -345,9 +348,6 @@ def _plain(value: Any) -> Any:
 def dumps(record: Record) -> str:
     """The record as JSON text, lists of numbers on one line each."""
     return _flat(json.dumps(_plain(record), indent=1)) + "\n"
-
-
-_NUMBERS: Final = re.compile(r"\[[\s\d.eE+,-]*\]")
 
 
 def _flat(text: str) -> str:

@@ -352,6 +352,25 @@ def test_a_backend_that_prints_leaves_the_json_alone(no_startup, plugin):
 
 
 @pytest.mark.processes
+def test_a_message_that_no_stream_can_encode_costs_nobody_the_tables(no_startup, plugin, tmp_path):
+    plugin(
+        "torn",
+        r"""
+        class Torn(NumpyBackend):
+            def softmax(self, x, out):
+                raise ValueError("torn \ud800 in two")
+        """,
+        torn="Torn",
+    )
+    run = softbench_process("run", "--backend", "torn,numpy", *TINY[3:], "--no-plot")
+    out, err = run.communicate(timeout=120)
+    assert "Traceback" not in err
+    assert r"torn \ud800 in two" in " ".join(out.split())
+    (path,) = (tmp_path / "softbench-results").iterdir()
+    assert r"torn \\ud800 in two" in path.read_text()  # a backslash, where JSON would have the surrogate
+
+
+@pytest.mark.processes
 def test_info_lists_who_fails_with_the_reason(plugin, capsys):
     plugin(
         "trouble",

@@ -47,6 +47,15 @@ class ClosesEverything(NumpyBackend):
         os.closerange(0, 100)
         time.sleep(1000)
 
+class WritesEverywhere(NumpyBackend):
+    def softmax(self, x, out):
+        for descriptor in range(1, 64):
+            try:
+                os.write(descriptor, b"7\\n{junk\\n")
+            except OSError:
+                pass
+        return super().softmax(x, out)
+
 class Remembers(NumpyBackend):
     known = None
     def softmax(self, x, out):
@@ -65,7 +74,8 @@ class CannotSay(NumpyBackend):
 """
 NAMES = {
     "prints": "Prints", "raises": "Raises", "exits": "Exits", "quits": "Quits", "crashes": "Crashes", "hangs": "Hangs",
-    "closes": "ClosesEverything", "remembers": "Remembers", "unmade": "CannotBeMade", "mute": "CannotSay",
+    "closes": "ClosesEverything", "writes": "WritesEverywhere", "remembers": "Remembers", "unmade": "CannotBeMade",
+    "mute": "CannotSay",
 }  # fmt: skip
 
 
@@ -118,6 +128,7 @@ def test_what_a_backend_raises_is_an_answer(misbehaving, name, words):
         ("quits", r"of trouble: exit status 0 when it ran the case for the first time \(about to quit\)"),
         ("crashes", "of trouble: ended by SIGSEGV when it ran the case for the first time"),
         ("closes", "of trouble: it closed the files of its process"),
+        ("writes", "of trouble: it wrote among the answers of its process when it ran the case for the first time"),
     ],
 )
 def test_a_process_that_ends_is_a_reason(misbehaving, monkeypatch, name, words):
