@@ -138,9 +138,9 @@ def test_the_linear_kernels_offered_are_those_that_calls_ask_for(function, dtype
     assert keys == needed
 
 
-def _warmup(place, *arguments):
+def _warmup(place, *arguments, under=()):
     return subprocess.run(
-        [sys.executable, "-m", "softbench", "warmup", "numba", *arguments],
+        [*under, sys.executable, "-m", "softbench", "warmup", "numba", *arguments],
         env={**os.environ, "NUMBA_CACHE_DIR": str(place), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         capture_output=True,
         text=True,
@@ -156,6 +156,17 @@ def test_what_was_compiled_is_on_disk(tmp_path):
     assert "argmax float32 strided long parallel" in done.stderr
     names = sorted(path.name.split("-")[0].split(".")[-1] for path in Path(tmp_path).rglob("*.nbc"))
     assert names == ["argmax_kernel", "argmax_kernel", "parallel_for", "parallel_for", "transposed_reduction"]
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit to the size of files")
+def test_on_a_full_disk_kernels_are_not_called_ready(tmp_path):
+    full = ("sh", "-c", 'ulimit -f 4; exec "$@"', "sh")  # room for Numba's indices, for no kernel
+    done = _warmup(tmp_path, "--op", "argmax", "--dtype", "float32", under=full)
+    assert done.returncode == 1, done.stderr
+    assert "numba: 0 kernels ready" in done.stdout
+    assert "8 could not be kept on disk" in done.stdout
+    assert not list(tmp_path.rglob("*.nbc"))
 
 
 def test_without_a_place_to_keep_kernels_it_says_so(asked, monkeypatch):

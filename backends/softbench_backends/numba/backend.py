@@ -108,8 +108,9 @@ class NumbaBackend(LinearCalls, RowBackend):
                 yield label, functools.partial(self._compile, compile_kernel)
 
     def _compile(self, compile_kernel: Callable[..., Any], *key: Any) -> bool:
+        internals = _loaded("numba_internals")
         compile_kernel(*key)
-        return bool(_loaded("numba_internals").has_place())
+        return internals.has_place() and not internals.unsaved  # kernels share parts: one that is missing is of many
 
     # -- arrays ----------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ __all__ = [
     "machine_code",
     "propagate_error",
     "require_compiler",
+    "unsaved",
 ]
 
 PARTS: Final[dict[str, dict[str, str]]] = {
@@ -189,6 +190,9 @@ if "libraries" not in MISSING:
 
 # -- disk cache ---------------------------------------------------------------------------------------------------
 
+unsaved: Final[list[str]] = []
+"""Functions that were compiled and could not be saved, for instance because the disk is full."""
+
 if "disk cache" not in MISSING:
     from numba.core.caching import FunctionCache, IndexDataCacheFile
     from numba.core.runtime import rtsys
@@ -219,6 +223,13 @@ if "disk cache" not in MISSING:
             rtsys.initialize(target_context)
             with self._guard_against_spurious_io_errors():
                 return self._load_overload(sig, target_context)
+
+        def save_overload(self, sig: Any, data: Any) -> None:
+            # As the base class, but it is remembered where nothing was saved.
+            unsaved.append(self._name)
+            with self._guard_against_spurious_io_errors():
+                self._save_overload(sig, data)
+                unsaved.remove(self._name)
 
         @contextlib.contextmanager
         def _guard_against_spurious_io_errors(self) -> Iterator[None]:
