@@ -166,7 +166,7 @@ def _holm(chances: dict[tuple[str, str], float]) -> dict[tuple[str, str], float]
 
 
 def regressions(found: Sequence[Change], percent: float, before: Record, after: Record) -> list[str]:
-    """What counts as worse, as sentences: slower by more than so many percent, or right before and wrong now."""
+    """What counts as worse, as sentences: slower by more than so many percent, right and wrong now, or failed now."""
     slower = [
         f"{change.case} on {change.backend}: {100 * (change.ratio - 1):.1f}% slower"
         for change in found
@@ -177,7 +177,21 @@ def regressions(found: Sequence[Change], percent: float, before: Record, after: 
         for change in found
         if change.verdict == "not compared" and change.why.endswith("second run")
     ]
-    return slower + broken
+    return slower + broken + _failed(before, after)
+
+
+def _failed(before: Record, after: Record) -> list[str]:
+    """What was timed in the first run, and raised, crashed or had to be given up in the second, as sentences."""
+    results = {case["name"]: case["results"] for case in after["cases"]}
+    found = []
+    for case, name, _ in timed_results(before):
+        backend, result = after["backends"].get(name), results.get(case["name"], {}).get(name, {})
+        why = result.get("failed")
+        if why is None and "median" not in result and backend is not None and not backend["ok"]:
+            why = backend["reason"]
+        if why is not None:
+            found.append(f"{case['name']} on {name}: fails in the second run: {why}")
+    return found
 
 
 def one_sided(before: Record, after: Record) -> list[str]:

@@ -7,13 +7,19 @@ One record (`softbench.results.record`) per machine and number of threads, in th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from softbench.results.record import BackendRecord, CaseRecord, Record, read, write
+
+try:
+    import fcntl
+except ImportError:  # not a Unix system
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["changed", "data_folder", "disturbed", "load", "merged", "others", "save"]
 
@@ -80,8 +86,20 @@ def save(record: Record, machine: str, threads: int) -> Path:
     """Add a run to the measurements of its machine, and return where they are. OSError."""
     path = path_of(machine, threads)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(merged(load(machine, threads), record), path)
+    with _one_at_a_time(path):
+        write(merged(load(machine, threads), record), path)
     return path
+
+
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Runs that end at once add to the file one after the other, where the system has locks of files."""
+    if fcntl is None:
+        yield
+        return
+    with path.with_suffix(".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file is closed, also by a process that is killed
+        yield
 
 
 def merged(old: Record | None, new: Record) -> Record:

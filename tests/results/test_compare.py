@@ -142,6 +142,16 @@ def test_who_fails_the_checks_is_never_faster():
     assert verdicts(unchecked, unchecked) == ["same"]  # run with --no-check, both of them
 
 
+def test_what_fails_now_is_a_regression():
+    before = records.run([records.case({"x": records.timed(around(1.0)), "y": records.timed(around(1.0))}, name="c")])
+    raised = records.run([records.case({"x": {"failed": "ValueError: no"}, "y": {"skipped": "slow"}}, name="c")])
+    assert compare.regressions([], 5.0, before, raised) == ["c on x: fails in the second run: ValueError: no"]
+    assert not compare.regressions([], 5.0, raised, before)
+    gone = {"x": records.backend(ok=False, reason="ImportError: no library"), "y": records.backend()}
+    absent = records.run([records.case({"y": records.timed(around(1.0))}, name="c")], gone)
+    assert compare.regressions([], 5.0, before, absent) == ["c on x: fails in the second run: ImportError: no library"]
+
+
 def test_what_one_run_lacks_is_said():
     before = records.run([records.case({"x": records.timed(around(1.0)), "y": records.timed(around(1.0))}, name="c")])
     after = records.run(

@@ -1,6 +1,8 @@
 """Measurements of this machine on the disk: what is kept, what a new run replaces, what no longer holds."""
 
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,16 @@ def test_runs_of_a_machine_add_up():
     found = store.load("m", 2)
     assert medians(found) == {"x": {"a": 1.5, "b": 2.0}, "y": {"a": 3.0}, "z": {"c": 4.0}}
     assert set(found["backends"]) == {"a", "b", "c"}
+
+
+def test_runs_that_end_at_once_lose_nothing(monkeypatch):
+    pytest.importorskip("fcntl", reason="this system has no locks of files")
+    load = store.load
+    monkeypatch.setattr(store, "load", lambda *key: (load(*key), time.sleep(0.02))[0])
+    names = [f"case{i}" for i in range(6)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: store.save(a_run(**{name: {"a": 1.0}}), "m", 2), names))
+    assert sorted(medians(load("m", 2))) == names
 
 
 def test_machines_and_threads_are_kept_apart():
