@@ -53,8 +53,6 @@ def test_figures_are_those_of_the_committed_records(name: str) -> None:
 
     assert name in figures.FIGURES
     if name == "run":
-        if '"softbench.run/1"' in (ROOT / figures.RUN).read_text(encoding="utf-8"):
-            pytest.skip(f"{figures.RUN} is of the first format, which nothing reads any more")
         assert figures.has_picture(), "the picture is of another run"
     assert not figures.stale(name), f"python -m benchmarks.studies figures writes another {name!r}"
 

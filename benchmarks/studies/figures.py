@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 from benchmarks.studies import goals, kernels, portability
 from benchmarks.studies.common import parser
 from softbench.results.record import Record, Result, read
+from softbench.results.store import disturbed
 from softbench.results.tables import machine_line
 from softbench.results.units import duration, percent, ulps
 
@@ -80,6 +81,8 @@ def run_table(record: Record) -> list[str]:
         errors = [result["accuracy"]["max_ulp"] for result in results if "accuracy" in result]
         cells = [f"`{name}`", *map(_time, results), ulps(max(errors)) if errors else ""]
         lines.append(f"| {' | '.join(cells)} |")
+    if reasons := disturbed(record):
+        lines += ["", f"The machine was not left alone ({reasons}): small differences mean nothing."]
     return lines
 
 

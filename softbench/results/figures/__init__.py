@@ -48,11 +48,11 @@ def overview(record: Record) -> bytes:
         raise ValueError("nothing was measured, so there is nothing to draw")
     figure = drawing.figure
     figure.set_size_inches(15.5, max(5.0, 2.2 + 0.4 * len(drawing.cases)))
-    left, middle, right = figure.subplots(1, 3, width_ratios=(1.45, 0.8, 1))
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.45, 0.85, 1.05))
     times(drawing, left, "Time per call")
     fractions(drawing, middle, "Fraction of the memory limit")
     middle.set_yticks(range(len(drawing.cases)), [""] * len(drawing.cases))
-    accuracy(drawing, right, "Accuracy against speed (best: bottom left)")
+    accuracy(drawing, right, "Error against time (best: bottom left)")
     drawing.legend(LIMIT)
     figure.suptitle(
         f"softbench {record.get('version', '')}: which is right, which is fast, how near the limit\n"

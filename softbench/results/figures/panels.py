@@ -100,7 +100,7 @@ def fractions(drawing: Drawing, axes: Any, title: str = "") -> None:
                 )
     axes.axvline(100, color=theme.wall, linewidth=3.5)
     axes.set_xlim(0, 1.16 * longest if longest == 100 else 1.4 * longest)
-    axes.set_xlabel("% of the measured limit; further right is better")
+    axes.set_xlabel("% of the measured limit; right is better")
     drawing.tidy(axes, title)
 
 
@@ -143,7 +143,7 @@ def accuracy(drawing: Drawing, axes: Any, title: str = "") -> None:
         high, 4.08, "what the contract allows softmax: 4 ulp ", ha="right", va="bottom", fontsize=8,
         color=drawing.theme.faint,
     )  # fmt: skip
-    axes.set_xlabel("time, as a multiple of the fastest; small: a case, large: all of them")
+    axes.set_xlabel("time over the fastest; small: a case, large: all of them")
     axes.set_ylabel("worst error, ulp")
     drawing.tidy(axes, title)
 
