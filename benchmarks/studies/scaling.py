@@ -147,7 +147,7 @@ def _bytes() -> dict[str, Any]:
         before = sum(client.run(sent).values())
         client.gather(client.compute(be.logsumexp(x).sum()))
         moved = sum(client.run(sent).values()) - before
-    return {"shape": [n, k], "blocks": blocks, "moved": moved, "floor": n * blocks * 2 * 8, "logits": n * k * 8}
+    return {"shape": [n, k], "blocks": blocks, "moved": moved, "statistics": n * blocks * 2 * 8, "logits": n * k * 8}
 
 
 def _model(workers: list[dict[str, Any]]) -> dict[str, float]:
@@ -219,7 +219,7 @@ def table(record: dict[str, Any]) -> list[str]:
         "", "| logsumexp | bytes between two workers | two numbers per row and block | the logits |",
         "|---|---|---|---|",
         f"| {n:,} x {k}, {moved['blocks']} blocks of classes | {moved['moved'] / 1e6:.1f} MB | "
-        f"{moved['floor'] / 1e6:.1f} MB | {moved['logits'] / 1e6:.0f} MB |",
+        f"{moved['statistics'] / 1e6:.1f} MB | {moved['logits'] / 1e6:.0f} MB |",
         "", "| workers (simulated) | blocks | a block of X | one pass | workers are busy |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for entry in record["simulated"]:
