@@ -111,3 +111,23 @@ def plugin(tmp_path_factory, monkeypatch):
     yield install
     monkeypatch.undo()
     registry._plugins.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def client():
+    """Two Dask workers in processes of their own, with little memory."""
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, memory_limit="400MiB", dashboard_address=None, silence_logs=50
+    )
+    with cluster, distributed.Client(cluster, set_as_default=False) as found:
+        yield found
+
+
+@pytest.fixture
+def distributed_client(client):
+    """The same, as the scheduler of what is computed meanwhile."""
+    import dask
+
+    with dask.config.set(scheduler=None), client.as_current():
+        yield client

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.exceptions import AxisError
 
+from softbench.conformance import layouts
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, Batch, View, batch
 from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Requirement, check, must_raise
@@ -30,45 +31,15 @@ _INTEGERS: Final = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint3
 # -- layouts -------------------------------------------------------------------------------------------
 
 
-def _strided(a: Array) -> Array:
-    big = np.full((2 * a.shape[0],) + tuple(3 * n for n in a.shape[1:]), 7, a.dtype)
-    view = big[(slice(None, None, 2),) + (slice(None, None, 3),) * (a.ndim - 1)]
-    view[...] = a
-    return view
-
-
-def _negative(a: Array) -> Array:
-    flip = (slice(None, None, -1),) * a.ndim
-    return np.ascontiguousarray(a[flip])[flip]
-
-
-def _read_only(a: Array) -> Array:
-    copy = a.copy()
-    copy.flags.writeable = False
-    return copy
-
-
-def _unaligned(a: Array) -> Array:
-    if a.dtype.itemsize == 1:
-        return a
-    raw = np.zeros(a.nbytes + 1, np.uint8)
-    view = raw[1:].view(a.dtype).reshape(a.shape)
-    view[...] = a
-    return view
-
-
-def _zero_stride(a: Array) -> Array:
-    return np.broadcast_to(a[:1], a.shape)
-
-
-_LAYOUTS: Final[dict[str, Callable[[Array], Array]]] = {
-    "fortran": np.asfortranarray,
-    "strided": _strided,
-    "negative-stride": _negative,
-    "zero-stride": _zero_stride,
-    "read-only": _read_only,
-    "unaligned": _unaligned,
+_LAYOUTS: Final = {
+    "fortran": layouts.LAYOUTS["F"],
+    "strided": layouts.LAYOUTS["strided"],
+    "negative-stride": layouts.LAYOUTS["reversed"],
+    "zero-stride": layouts.LAYOUTS["broadcast"],
+    "read-only": layouts.LAYOUTS["read-only"],
+    "unaligned": layouts.LAYOUTS["unaligned"],
 }
+"""By the names of the cases."""
 
 
 def _relaid(rows: Batch, lay: Callable[[Array], Array]) -> Batch:

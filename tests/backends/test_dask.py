@@ -285,22 +285,6 @@ def test_the_workqueue_layer_is_no_danger_to_concurrent_tasks():
 # -- worker processes ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def client():
-    distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, memory_limit="400MiB", dashboard_address=None, silence_logs=50
-    )
-    with cluster, distributed.Client(cluster, set_as_default=False) as found:
-        yield found
-
-
-@pytest.fixture
-def distributed_client(client):
-    with dask.config.set(scheduler=None), client.as_current():
-        yield client
-
-
 def test_workers_give_what_one_process_gives(client):
     be = sb.get_backend("dask", local="numpy")
     for op, chunks in itertools.product(CALLS, [(17, K), (17, 5)]):

@@ -155,22 +155,6 @@ def test_each_evaluation_reads_each_block_once_and_no_task_returns_more_than_a_b
 # -- worker processes ------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def client():
-    distributed = pytest.importorskip("distributed")
-    cluster = distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, memory_limit="400MiB", dashboard_address=None, silence_logs=50
-    )
-    with cluster, distributed.Client(cluster, set_as_default=False) as found:
-        yield found
-
-
-@pytest.fixture
-def distributed_client(client):
-    with dask.config.set(scheduler=None), client.as_current():
-        yield client
-
-
 def test_a_worker_killed_in_the_middle_of_a_fit_loses_nothing(distributed_client):
     x = da.random.default_rng(0).normal(size=(40_000, 10), chunks=(4_000, 10))
     y = ((x[:, 0] + x[:, 1] > 0) + (x[:, 2] > 0)).astype(np.int64)
