@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copyreg
-import difflib
 import functools
 import importlib
 import inspect
@@ -136,6 +135,8 @@ def _blamed(name: str, what: str) -> Iterator[None]:
 
 
 def _unknown(name: object) -> str:
+    import difflib  # here, for the error only
+
     names = [*_names(), AUTO]
     close = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, close))}? " if close else ""

@@ -1,6 +1,7 @@
 """What `import softbench` costs and loads."""
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -10,8 +11,15 @@ import pytest
 LIBRARIES = ("numba", "llvmlite", "cupy", "cuda", "torch", "jax", "scipy", "sklearn", "onnxruntime", "rich", "pandas")
 
 
-def _python(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+def _python(code, **environment):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={**os.environ, **environment},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -35,10 +43,12 @@ def test_the_default_backend_loads_numpy_alone():
 
 
 @pytest.mark.deep  # a time: not for a run beside other work
-def test_costs_at_most_60_ms_beyond_numpy():
+def test_costs_at_most_60_ms_beyond_numpy(tmp_path):
     code = (
         "import time; import numpy; a = time.perf_counter(); import softbench; b = time.perf_counter();"
         "print(1e3 * (b - a))"
     )
-    times = [float(_python(code)) for _ in range(5)]
+    compiled = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": ""}  # as pip leaves an installation
+    _python(code, **compiled)
+    times = [float(_python(code, **compiled)) for _ in range(5)]
     assert min(times) <= 60.0, f"{statistics.median(times):.1f} ms (median of {times})"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import decimal
-import fractions
 import math
 import numbers
 import operator
@@ -62,6 +60,9 @@ def check_smoothing(smoothing: Any, n_classes: int, least: float = math.ulp(0.0)
 
 def _real(number: Any, expected: str) -> Any:
     """A real number, maybe in an array without axes; TypeError for anything else."""
+    import decimal  # here, as few calls need them
+    import fractions
+
     try:
         if isinstance(number, decimal.Decimal):
             return fractions.Fraction(number) if number.is_finite() else float(number)

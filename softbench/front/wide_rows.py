@@ -10,17 +10,19 @@ so what happens to them is written once, for all backends: NumPy's longdouble, w
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softbench.interface import Array
 
-__all__ = ["LIMITS", "Exact", "WideRows", "find_wide_rows"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-Wide = NDArray[np.longdouble]
-F64 = NDArray[np.float64]
+    Wide = NDArray[np.longdouble]
+    F64 = NDArray[np.float64]
+
+__all__ = ["LIMITS", "Exact", "WideRows", "find_wide_rows"]
 
 LIMITS: Final = {"float64": (2.0**-900, 2.0**840), "float32": (2.0**-100, 2.0**100)}
 """Between these a weight, undivided (as a float64) and divided (in the rows' dtype), neither loses digits nor takes a
