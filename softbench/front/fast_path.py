@@ -152,7 +152,7 @@ def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function
         if (
             (reduction != "mean" and reduction != "sum")
             or (shape := ready_shape(logits, axis, halves)) is None
-            or not _only_labels(target, shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
+            or not _only_labels(target, outer := shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
             or (out is not _NOT_GIVEN and not (has_gradient and (out is None or _fits(out, logits, target))))
         ):
             place = {} if out is _NOT_GIVEN else {"out": out}  # which the loss does not take
@@ -173,7 +173,7 @@ def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function
         n, k = shape
         divisor = float(n) if reduction == "mean" else None
         labels = IndexTarget(index_labels(target, k, None, validate), None, None, 0.0, False, not validate)
-        losses = empty(shape[:1], FLOAT64) if has_loss else None
+        losses = empty(outer, FLOAT64) if has_loss else None
         if not has_gradient:
             result = kernel(logits, labels, losses)
             return total(result if result is losses else _losses(rows, name, result, n), divisor)

@@ -29,6 +29,7 @@ __all__ = ["NumbaBackend", "lower_target"]
 
 _NONE: Final = np.empty(0)
 _NO_LABELS: Final = np.empty(0, np.int64)
+_total: Final = RowBackend.total  # `super` takes a tenth of what it does for few losses
 _CLEAR: Final = 1 - 1e-6  # so far within a tolerance, no way of summing decides
 
 FEW_LOSSES: Final = 16
@@ -131,7 +132,7 @@ class NumbaBackend(LinearCalls, RowBackend):
             result: float = found.item()
             if FAR_FROM_SUBNORMAL < result < math.inf:
                 return np.float64(result if divisor is None else result / float(divisor) if divisor != 0 else math.nan)
-        return super().total(values, divisor)
+        return _total(self, values, divisor)
 
     def check_distribution(self, y: Array) -> None:
         """As the base class. Large targets go through a kernel first, which finds quickly that nothing is wrong."""
