@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         deep = [item for item in items if item.get_closest_marker("deep")]
         config.hook.pytest_deselected(items=deep)
         items[:] = [item for item in items if not item.get_closest_marker("deep")]
+
+
+_COMPILES = re.compile(r"numba(?!_cuda|_warmup)|backends/test_(half_precision|strided)")
+"""Node ids of tests that compile kernels of the numba backend in the process that runs them."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """Of the processes of ``pytest -n 2`` one has all tests of numba's kernels: else both compile most of them."""
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class KernelsTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "kernels" if _COMPILES.search(nodeid) else nodeid
+
+    return KernelsTogether(config, log)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,6 +1,7 @@
 """Who may import whom: the rooms of softbench in their order, and no module in a circle."""
 
 import ast
+import functools
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -51,14 +52,22 @@ def module_name(path, top):
 def imports(source, module, known):
     """Modules among ``known`` that this source imports, anywhere in it."""
     found = set()
+    for package, name in statements(source):
+        full = f"{package}.{name}"
+        found.add(full if full in known else package)
+    return {name for name in found if name in known} - {module}
+
+
+@functools.cache
+def statements(source):
+    """What is imported anywhere in it, as pairs of a module and, with ``from``, a name of that."""
+    found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            found |= {(alias.name, None) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}"
-                found.add(full if full in known else node.module)
-    return {name for name in found if name in known} - {module}
+            found |= {(node.module, alias.name) for alias in node.names}
+    return found
 
 
 def room(module):

@@ -76,7 +76,7 @@ def assert_in_registers(architecture: str, names: list[str]) -> None:
 
 
 @pytest.mark.gpu_static
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_120"])  # without and with clusters; deep: every one
 def test_kernels_stay_in_registers(architecture: str) -> None:
     assert set(REPRESENTATIVES) <= set(plan.instances())
     assert_in_registers(architecture, REPRESENTATIVES)

@@ -91,7 +91,9 @@ def _is_nan(bits: np.ndarray, format_: np.dtype) -> np.ndarray:
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param((name, cpu), id=f"{name}-{cpu}", marks=() if cpu == "native" else pytest.mark.processes)
+        pytest.param(
+            (name, cpu), id=f"{name}-{cpu}", marks=() if cpu + name == "nativefloat16" else pytest.mark.processes
+        )
         for cpu in _PROCESSORS
         for name in FORMATS
     ],
@@ -203,7 +205,8 @@ def test_results_are_those_of_float32_rounded(name, shape):
         np.testing.assert_allclose(got[finite], due[finite], rtol=eps, atol=tiny, err_msg=what)
 
 
-@pytest.mark.parametrize("name", ["float16", pytest.param("bfloat16", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_row_is_the_same_alone_and_anywhere(name):
     """Not aligned, not contiguous, in any company: bit for bit."""
     be = Backend(NumbaBackend())

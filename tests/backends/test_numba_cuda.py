@@ -88,12 +88,6 @@ def simulate(*selection):
     assert "skipped" not in done.stdout
 
 
-@pytest.mark.gpu_static
-@NEEDS
-def test_a_sample_of_the_kernels_in_the_simulator():
-    simulate("-k", "(thread_per_row or segments) and special or labels or sums_are_exact")
-
-
 @NEEDS
 @pytest.mark.parametrize("marked", [pytest.param("not deep", marks=pytest.mark.gpu_static),
                                     pytest.param("deep", marks=pytest.mark.deep)])  # fmt: skip

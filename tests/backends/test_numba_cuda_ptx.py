@@ -231,7 +231,7 @@ def test_a_tile_moves_16_bytes_at_a_time(compiler, dtype):
 
 @STATIC
 @pytest.mark.parametrize("k", REGIMES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.deep)])
 def test_every_regime_reads_and_writes_16_bytes_at_a_time(sm_90, dtype, k):
     plan = sm_90.plan(k, "index", dtype)
     per_tile = plan.values // plan.width
@@ -290,6 +290,7 @@ def test_rows_stay_in_registers_offsets_are_wide_and_nothing_is_atomic(sm_90, na
 
 
 @STATIC
+@BOTH_COMPILERS  # deep: every card
 def test_no_local_memory_whatever_the_card(compiler):
     for k in (256, 1 << 20):
         check_every_kernel(compiler, "index", "float32", k)

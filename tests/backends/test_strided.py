@@ -80,6 +80,7 @@ def test_bits_are_those_of_contiguous_rows(
     assert same(x, wanted)
 
 
+@pytest.mark.thorough
 def test_half_precision_and_soft_targets_take_another_axis_too(backends: tuple[Backend, Backend]) -> None:
     strided, copying = backends
     x = logits((3, 70, 20), np.float16)

@@ -75,6 +75,7 @@ def test_warmup_takes_backends_before_and_behind_options(arguments, compiling):
     assert asked() == [["softmax", "loss"], ["float32"]]
 
 
+@pytest.mark.processes
 def test_warmup_of_nobody_in_particular_is_of_all_that_are_here(capsys, compiling, monkeypatch):
     asked = compiling(True)
     names = dict.fromkeys(("python", "compiling", "no_such"), "")
@@ -109,6 +110,7 @@ def test_warmup_fails_where_later_processes_will_wait(outcomes, words, capsys, c
         assert "Compiling' of compilers: RuntimeError: no such instruction" in printed.err
 
 
+@pytest.mark.processes
 def test_one_that_fails_harms_no_other(capsys, compiling, monkeypatch):
     compiling(True, broken="Broken", unmade="Unmade")
     names = dict.fromkeys(("unmade", "broken", "compiling"), "")

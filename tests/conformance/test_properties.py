@@ -16,7 +16,7 @@ from softbench.conformance.failures import mismatch
 from softbench.conformance.suite import backend_or_skip, chosen_backends
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-fixed = settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=QUIET)
+fixed = settings(max_examples=40, deadline=None, derandomize=True, database=None, suppress_health_check=QUIET)
 deep = settings(max_examples=200, deadline=None, suppress_health_check=QUIET)
 SECONDS = 3.0  # of random search per property and backend, in rounds of `deep`
 

@@ -78,6 +78,7 @@ def test_loss_and_gradient_are_the_composed_ones(backend, name, soft, dtype):
     assert backend.linear_loss(X, coef, intercept, target, **options) == loss
 
 
+@pytest.mark.thorough
 def test_a_sample_of_compiled_kernels():
     X, coef, intercept, target = problem(np.float32)
     be = sb.get_backend("numba")

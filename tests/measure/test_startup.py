@@ -8,6 +8,7 @@ from softbench.measure.workloads import by_name
 CASES = startup.representatives(workloads.select(["all"], "float32"))[:2]
 
 
+@pytest.mark.processes
 def test_import_and_first_calls_are_numbers(tmp_path):
     found = startup.measure("numpy", CASES, str(tmp_path))
     assert found["problem"] == ""
@@ -65,6 +66,7 @@ def test_who_is_not_there_is_a_problem_with_a_name(tmp_path):
     assert broken["imported"] is None
 
 
+@pytest.mark.processes
 def test_a_plugin_that_prints_numbers_when_imported_has_its_own_import_time(plugin, tmp_path):
     plugin("loud", "print(1e9)\nclass Loud(NumpyBackend):\n    pass\n", loud="Loud")
     found = startup.measure("loud", CASES[:1], str(tmp_path))

@@ -10,7 +10,7 @@ from softbench.measure import inputs as arrays
 from softbench.measure.inputs import digits_logits, make_call, make_inputs
 from softbench.measure.workloads import OPS, WORKLOADS, Workload, by_name, custom, select
 
-SMALL = [case for case in WORKLOADS if case.elements <= 5_000_000]
+SMALL = [case for case in WORKLOADS if case.elements <= 1_000_000]
 
 
 def test_names_are_unique_and_say_op_shape_and_dtype():
