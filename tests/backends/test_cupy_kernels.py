@@ -117,7 +117,7 @@ def test_segments_where_there_are_no_clusters(without_clusters: CupyOnCpu, dtype
 
 
 @pytest.mark.parametrize("family", HARD_INPUTS)
-@pytest.mark.parametrize(("dtype", "k"), [("float32", 20000), ("float64", 10001)])
+@pytest.mark.parametrize(("dtype", "k"), [("float32", 20000), pytest.param("float64", 10001, marks=pytest.mark.deep)])
 def test_hard_inputs_in_segments(without_clusters: CupyOnCpu, family: str, dtype: str, k: int) -> None:
     judge_all(Backend(without_clusters), draw(family, 2, k, dtype))
 

@@ -19,13 +19,11 @@ pytestmark = pytest.mark.gpu_static
 
 
 def _sample():
-    """Ids of two cases of each row, those with the smallest rows first, float32 where there is a choice."""
+    """The id of one case of each row: that with the smallest rows, float32 where there is a choice."""
     by_row = {}
     for case in contract.cases("quick"):
         by_row.setdefault(case.requirement, []).append(case)
-    for row in by_row.values():
-        row.sort(key=lambda case: (case.max_k, "float32" not in case.name))
-    return [case.id for row in by_row.values() for case in row[:2]]
+    return [min(row, key=lambda case: (case.max_k, "float32" not in case.name)).id for row in by_row.values()]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -83,4 +81,4 @@ def test_simulated_cuda_is_asked_of_every_row(simulated):
     known = ("host memory", "classes, more than", "is not installed", "several threads", "asks a simulator")
     reasons = {result["message"] for result in simulated.values() if result["status"] == "skipped"}
     assert all(any(word in reason for word in known) for reason in reasons), reasons
-    assert sum(result["status"] == "passed" for result in simulated.values()) > 80
+    assert sum(result["status"] == "passed" for result in simulated.values()) > 40
