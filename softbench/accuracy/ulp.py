@@ -35,6 +35,8 @@ class Truth(NamedTuple):
     @classmethod
     def of(cls, values: NDArray[Any]) -> Truth:
         """The truth from an array of any wider or equal float type (float64, longdouble)."""
+        if values.dtype == np.float64:
+            return cls(values.copy(), np.zeros(values.shape))
         with np.errstate(all="ignore"):
             hi = np.asarray(values).astype(np.float64)
             lo = np.where(np.isfinite(hi), values - hi, 0).astype(np.float64)
@@ -81,6 +83,8 @@ def ulp_error(result: ArrayLike, truth: Truth, dtype: str) -> F64:
         raise ValueError(f"result has shape {y.shape}, the truth {hi.shape}")
     with np.errstate(all="ignore"):
         error = np.ldexp(np.abs((y - hi) - lo), -_unit_exponent(truth, dtype))
+    if np.isfinite(y).all() and np.isfinite(hi).all():
+        return np.asarray(error, dtype=np.float64)
     infinite = np.isinf(y)
     if infinite.any() or np.isinf(hi).any():
         error = np.where(infinite, np.where(_round(truth, dtype) == y, 0.0, np.inf), error)

@@ -51,9 +51,7 @@ class Problem:
     Attributes
     ----------
     n, k, dtype
-        Rows, classes, dtype of the logits.
-    x, labels
-        Logits ``(N, K)``, class indices ``(N,)`` int64.
+        Rows, classes, dtype of the logits. Arrays are made when first asked for: few functions take all of them.
     """
 
     def __init__(self, levels: Mapping[str, str], number: int, *, subnormal_logits: bool = True) -> None:
@@ -66,11 +64,32 @@ class Problem:
         self._last = self.axis in (-1, len(self.outer))
         self.reduction = levels.get("reduction", "none")
         self.smoothing = float(levels.get("label_smoothing", "0.0"))
-        self.x = self._stored(self._logits(self._rng("logits")))
-        self.labels, self.ignore_index = self._labels(self._rng("labels"))
 
     def _rng(self, part: str) -> Rng:
-        return np.random.default_rng([self.number, len(self.levels), *part.encode()])
+        return np.random.default_rng(np.array([self.number, len(self.levels), *part.encode()], np.uint32))
+
+    @property
+    def x(self) -> Array:
+        """Logits ``(N, K)``: the same array every time."""
+        return self._drawn if self.levels.get("ignored", "none") == "none" else self._labelled[0]
+
+    @property
+    def labels(self) -> Array:
+        """Class indices ``(N,)``, int64."""
+        return self._labelled[1]
+
+    @property
+    def ignore_index(self) -> int | None:
+        """The label of ignored rows; None if there are none."""
+        return self._labelled[2]
+
+    @functools.cached_property
+    def _drawn(self) -> Array:
+        return self._stored(self._logits(self._rng("logits")))
+
+    @functools.cached_property
+    def _labelled(self) -> tuple[Array, Array, int | None]:
+        return self._labels(self._drawn, self._rng("labels"))
 
     @functools.cached_property
     def w(self) -> Array | None:
@@ -187,12 +206,13 @@ class Problem:
             weights[rng.random(size) < 0.4] = 0.0
         return weights.astype(np.float32).astype(np.float64) if self.levels.get("weights") == "float32" else weights
 
-    def _labels(self, rng: Rng) -> tuple[Array, int | None]:
+    def _labels(self, x: Array, rng: Rng) -> tuple[Array, Array, int | None]:
         n, k = self.n, self.k
         levels = self.levels
         info = np.iinfo(levels.get("labels", "int64"))
         labels = rng.integers(0, min(k, int(info.max) + 1), n)
-        top = np.where(np.isnan(self.x.astype(np.float64)), -np.inf, self.x.astype(np.float64)).argmax(axis=1)
+        wide = x.astype(np.float64)
+        top = np.where(np.isnan(wide), -np.inf, wide).argmax(axis=1)
         likely = (rng.random(n) < 0.4) & (top <= info.max)
         labels[likely] = top[likely]
         ignored = levels.get("ignored", "none")
@@ -201,7 +221,7 @@ class Problem:
         if levels.get("validate") == "False, invalid labels":
             self._spoil(labels, info)
         if ignored == "none":
-            return labels, None
+            return x, labels, None
         index = {"inside": int(rng.integers(0, min(k, int(info.max)))) if k > 1 else 0, "negative": -100}.get(
             levels.get("ignore_index", "negative"), min(k + 1, int(info.max))
         )
@@ -209,9 +229,9 @@ class Problem:
         gone = _pattern(ignored, n, rng)
         labels[gone] = index
         if self.dtype in formats and self.number % 2 == 0:  # their logits must not matter
-            self.x[gone] = np.resize([np.nan, np.inf, -np.inf], k).astype(self.x.dtype)
-            self.x = self._stored(self.x)
-        return labels, index
+            x[gone] = np.resize([np.nan, np.inf, -np.inf], k).astype(x.dtype)
+            x = self._stored(x)
+        return x, labels, index
 
     def _spoil(self, labels: Array, info: Any) -> None:
         """Labels that are no class, in every fourth row."""
