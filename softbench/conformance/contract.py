@@ -16,6 +16,7 @@ from softbench.conformance import (
     contract_surroundings,
     contract_targets,
     contract_values,
+    guarded_memory,
     invariants,
     linear_logits,
     sequences,
@@ -30,7 +31,7 @@ SECTIONS: Final[dict[str, tuple[Requirement, ...]]] = {
     "Values": contract_values.REQUIREMENTS,
     "Inputs": contract_inputs.REQUIREMENTS,
     "Targets and options": contract_targets.REQUIREMENTS,
-    "Calls": contract_calls.REQUIREMENTS + contract_surroundings.REQUIREMENTS,
+    "Calls": contract_calls.REQUIREMENTS + contract_surroundings.REQUIREMENTS + guarded_memory.REQUIREMENTS,
     "Sizes": contract_sizes.REQUIREMENTS,
     "State, threads, processes": (
         *contract_state.REQUIREMENTS,

@@ -6,6 +6,7 @@ between calls, threads and processes. `MUTANTS` has all wrong backends: these an
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import warnings
@@ -566,3 +567,28 @@ class last_maximum_in_threads(Rows):
             return super().argmax(x, out)
         out[...] = x.shape[1] - 1 - super().argmax(np.ascontiguousarray(x[:, ::-1]), np.empty_like(out))
         return out
+
+
+# -- memory beyond the arguments ------------------------------------------------------------------------
+
+
+@mutant("the row after the last is looked at ahead of time, and not used", "guarded-memory/nothing-behind")
+class looks_past_the_last_row(Rows):
+    def softmax(self, x, out):
+        ctypes.string_at(x.ctypes.data + x.nbytes, 1)
+        return super().softmax(x, out)
+
+
+@mutant("labels are loaded eight at a time, also where fewer are left", "guarded-memory/nothing-behind")
+class labels_in_eights(Rows):
+    def loss(self, x, target, loss):
+        if isinstance(target, IndexTarget):
+            ctypes.string_at(target.labels.ctypes.data, 64 * -(-len(x) // 8))
+        return super().loss(x, target, loss)
+
+
+@mutant("logits are loaded from the multiple of 32 bytes before them on", "guarded-memory/nothing-before")
+class loads_before_the_first(Rows):
+    def logsumexp(self, x, out):
+        ctypes.string_at(x.ctypes.data - 32, 32)
+        return super().logsumexp(x, out)
