@@ -14,7 +14,7 @@ from softbench.regression.coordinates import Coordinates, column_moments, plain,
 from softbench.regression.objective import Objective
 from softbench.regression.result import FitResult
 
-__all__ = ["Choice", "choose", "choose_backend", "unconverged"]
+__all__ = ["Choice", "choose", "choose_backend", "refuse_memory", "unconverged"]
 
 _COMPILED_FROM: Final = 1 << 23
 """Multiply-adds of an evaluation from which compiled kernels pay though they may have to be compiled."""
@@ -73,7 +73,8 @@ _SAID: Final = {
 def choose_backend(backend: str | Backend | None, X: Any, k: int, threads: int | None = None) -> Backend:
     """What the parameter ``backend`` of the estimator asks for: for Dask arrays that, in tasks of ``threads``.
 
-    The dask backend computes on blocks only: elsewhere its local one does.
+    The dask backend computes on blocks only: on one block of a stream, and on rows to predict that are in memory, its
+    local backend does. A fit of data in memory is refused before (`refuse_memory`).
     """
     chosen = get_backend(backend) if backend is not None else selected_backend()
     if chosen is None:
@@ -84,6 +85,16 @@ def choose_backend(backend: str | Backend | None, X: Any, k: int, threads: int |
             return get_backend("dask", local=chosen.name, threads=threads)
         return chosen if threads is None else get_backend("dask", local=rows.local.name, threads=threads)
     return get_backend(rows.local.name) if rows.kind == "distributed" else chosen
+
+
+def refuse_memory(backend: str | Backend | None, X: Any) -> None:
+    """ValueError if ``backend`` is the dask one, for a fit of ``X`` in memory: no worker would take part in it."""
+    chosen = get_backend(backend) if backend is not None else selected_backend()
+    if chosen is not None and chosen.availability().kind == "distributed":
+        raise ValueError(
+            f"backend is {chosen.name!r} and X is a {type(X).__name__}: expected a Dask array or dataframe. Make it "
+            f"one (dask.array.from_array), or take the local backend"
+        )
 
 
 def unconverged(objective: Objective, result: FitResult, names: Any, tol: float) -> str:

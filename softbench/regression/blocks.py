@@ -238,6 +238,8 @@ class BlockedObjective(Objective):
     def __init__(self, backend: Backend, data: BlockedRows, penalty: Penalty, fit_intercept: bool) -> None:
         self._dask = importlib.import_module("dask")
         self._counts = data.counts
+        rows: Any = backend.rows
+        rows.check_memory(data.X, "X")
         super().__init__(backend, data.X, data.labels, len(data.classes), data.weights, penalty, fit_intercept)
         self._problem.divisor = self.total_weight
 
@@ -283,7 +285,9 @@ class BlockedObjective(Objective):
     def sum_of_rows(self, at: Evaluation, function: Callable[..., F64], **options: Any) -> F64:
         """``function(X, probabilities, weights, **options)`` of each block, added in a fixed tree."""
         w, b = self._parameters(at.coef, at.intercept)
-        rows = self.backend.rows
+        rows: Any = self.backend.rows
+        size = self.k * (self.p + self.fit_intercept)  # a Hessian's: two that are added, their sum, one that waits
+        rows.check_memory(self.X, "X", held=self.k / self.p, extra=4 * 8 * size**2)
         probs = rows.linear_softmax(self._problem.x, w, b, rows.empty((self.n, self.k), self._problem.compute)).array
         da = importlib.import_module("dask.array")
         found = da.blockwise(
@@ -292,7 +296,7 @@ class BlockedObjective(Objective):
             meta=np.empty(0, object),
         )  # fmt: skip
         total = da.reduction(
-            found, _add, _add, combine=_add, axis=0, keepdims=True, dtype=object, split_every=_FAN, concatenate=True,
+            found, _add, _add, combine=_add, axis=0, keepdims=True, dtype=object, split_every=2, concatenate=True,
             meta=np.empty(0, object),
         )  # fmt: skip
         return np.asarray(total.compute()[0])

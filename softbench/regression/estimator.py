@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from softbench.front.backend import Backend
-from softbench.regression.advice import choose, choose_backend, unconverged
+from softbench.regression.advice import choose, choose_backend, refuse_memory, unconverged
 from softbench.regression.blocks import BlockedObjective, accept_blocks, blocks_in_turn, is_dask
 from softbench.regression.coordinates import Coordinates
 from softbench.regression.minimisation import minimise
@@ -199,7 +199,7 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         Raises
         ------
         ValueError
-            ``y`` has one class only; ``X``, ``y`` and ``sample_weight`` do not fit together, or hold NaN or infinities.
+            ``y`` has one class; arguments do not fit together or are not finite; backend "dask" for ``X`` in memory.
 
         Examples
         --------
@@ -217,9 +217,8 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         self._set_parameters(classes, objective, objective.X.dtype)
         self.__dict__.pop("_memory", None)
         if not self.result_.converged:
-            warnings.warn(
-                unconverged(objective, self.result_, self._names(), self.tol), ConvergenceWarning, stacklevel=2
-            )
+            said = unconverged(objective, self.result_, self._names(), self.tol)
+            warnings.warn(said, ConvergenceWarning, stacklevel=2)
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
@@ -312,6 +311,7 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
 
     def _rows_in_memory(self, X: Any, y: Any, sample_weight: Any) -> tuple[NDArray[Any], Objective]:
         """Classes, and the objective of a fit."""
+        refuse_memory(self.backend, X)
         X, y = self._validated(X, y, reset=True)
         classes, labels = np.unique(y, return_inverse=True)
         check_classes(classes)

@@ -207,11 +207,27 @@ def test_blocks_that_do_not_fit_are_refused_with_chunks_that_do(monkeypatch):
     monkeypatch.setattr(memory, "workers", lambda: small)
     be = sb.get_backend("dask", local="numpy")
     big = da.zeros((1_000_000, 1000), chunks=(50_000, 1000))
-    with pytest.raises(MemoryError, match=r"4 tasks at a time need about 4\.\d+ GiB.*1 GiB.*Rechunk"):
+    with pytest.raises(MemoryError, match=r"4 tasks at a time need about 6\.\d+ GiB.*1 GiB.*Rechunk"):
         be.softmax(big)
-    fits = memory.suggested((50_000, 1000), 8, small)
+    fits = memory.suggested((50_000, 1000), 8, small, "numpy")
     assert 5_000 < fits[0] < 50_000
     assert be.softmax(big.rechunk(fits)).shape == big.shape
+
+
+def test_the_limit_counts_the_worker_itself_and_blocks_that_are_held(monkeypatch):
+    from softbench_backends.dask import memory
+
+    monkeypatch.setattr(memory, "workers", lambda: memory.Workers("distributed", 2, 1, 400 << 20))
+    rows = da.zeros((1_000_000, 100), chunks=(100_000, 100))  # 76 MiB: such blocks killed workers
+    with pytest.raises(MemoryError, match="whatever the blocks"):
+        sb.get_backend("dask", local="numpy").softmax(rows)
+    with pytest.raises(MemoryError, match="No chunks fit"):
+        sb.get_backend("dask", local="numba").softmax(rows[:8])
+    classes = da.zeros((80_000, 1000), chunks=(40_000, 100))
+    be = sb.get_backend("dask", local="numpy")
+    be.logsumexp(classes)  # looks at each block once
+    with pytest.raises(MemoryError, match="Rechunk"):
+        be.softmax(classes)
 
 
 # -- linear logits ---------------------------------------------------------------------------------------------
@@ -327,3 +343,21 @@ def test_a_set_larger_than_the_workers_memory(distributed_client, tmp_path):
     assert abs(float(found) - due) < 1e-12 * due
     limits = [worker["memory_limit"] for worker in distributed_client.scheduler_info(n_workers=-1)["workers"].values()]
     assert x.nbytes > 1.9 * sum(limits)
+
+
+def test_blocks_near_the_limit_are_computed(distributed_client):
+    """What is accepted does not kill workers; 5 percent larger blocks are refused."""
+    from softbench_backends.dask import memory
+
+    be, found = sb.get_backend("dask", local="numpy"), memory.workers()
+    rows, _ = memory.suggested((1_000_000, 100), 8, found, "numpy")
+    workers = set(distributed_client.run(os.getpid).values())
+
+    def load(block_info=None):
+        return np.ones(block_info[None]["chunk-shape"])
+
+    x = da.map_blocks(load, chunks=((rows,) * 8, (100,)), dtype=np.float64, meta=np.empty((0, 0)))
+    assert abs(float(be.softmax(x).sum().compute()) / (8 * rows) - 1.0) < 1e-9
+    assert set(distributed_client.run(os.getpid).values()) == workers
+    with pytest.raises(MemoryError, match="Rechunk"):
+        be.softmax(x.rechunk((int(1.05 * rows), 100)))

@@ -122,6 +122,23 @@ def test_bad_data_are_refused(name):
         sb.SoftmaxRegression(backend="numpy").fit(*arguments())
 
 
+def test_a_hessian_that_does_not_fit_is_refused(monkeypatch):
+    from softbench_backends.dask import memory
+
+    x, y = da.random.default_rng(0).normal(size=(400, 1000), chunks=100), np.arange(400) % 4
+    model = sb.SoftmaxRegression(backend="numpy", solver="newton-cholesky")
+    monkeypatch.setattr(memory, "workers", lambda: memory.Workers("distributed", 2, 1, 400 << 20))
+    with pytest.raises(MemoryError, match="No chunks fit"):
+        model.fit(x, y)
+
+
+def test_the_dask_backend_is_refused_for_data_in_memory():
+    with pytest.raises(ValueError, match="backend is 'dask' and X is a ndarray: expected a Dask array"):
+        sb.SoftmaxRegression(backend="dask").fit(X, Y)
+    model = sb.SoftmaxRegression(backend=sb.get_backend("dask", local="numpy"))
+    assert model.partial_fit(lazy(), Y, classes=range(4)).predict(X).shape == Y.shape
+
+
 def test_blocks_that_do_not_fit_are_refused_before_anything_is_read(monkeypatch):
     from softbench_backends.dask import memory
 

@@ -13,6 +13,7 @@ from softbench.interface import Array, messages
 from softbench.interface.dtypes import name_of, numpy_dtype, sum_tolerance
 from softbench.interface.host_arrays import NumpyArrayOps
 from softbench_backends.dask import checks, memory
+from softbench_backends.dask.tasks import Local
 from softbench_backends.library_arrays import LibraryArrays, View
 
 __all__ = ["F64", "FAN", "DaskArrays", "Sums", "flat", "number"]
@@ -37,6 +38,8 @@ class DaskArrays(LibraryArrays):
         None: rows as Dask chooses, all classes.
     """
 
+    local: Local
+
     def __init__(self, blocks: tuple[int, int] | None) -> None:
         super().__init__()
         self.da = importlib.import_module("dask.array")
@@ -60,7 +63,11 @@ class DaskArrays(LibraryArrays):
                 f"{argument} has chunks of unknown sizes (shape {array.shape}): call its compute_chunk_sizes() first"
             )
         if argument in ("logits", "probs"):
-            memory.check(array, argument)
+            self.check_memory(array, argument)
+
+    def check_memory(self, array: Any, argument: str, held: float = 0.0, extra: int = 0) -> None:
+        """MemoryError with chunks that fit, where blocks of ``array`` do not (`memory.check`)."""
+        memory.check(array, argument, self.local.name, held, extra)
 
     def view(self, array: Any, source: np.ndarray[Any, Any] | None = None) -> View:
         """A Dask array."""
@@ -219,8 +226,9 @@ class DaskArrays(LibraryArrays):
     def _of_blocks(
         self, function: Callable[..., Any], a: Any, *pairs: tuple[Any, str | None], dtype: Any = None
     ) -> View:
-        """A function of each block and more, of the block's shape."""
+        """A function of each block and more, of the block's shape: a second look, until which blocks are held."""
         dtype = a.dtype if dtype is None else dtype
+        self.check_memory(a, "logits", held=len(a.chunks[1]) * max(1.0, dtype.itemsize / a.dtype.itemsize))
         found = self.da.blockwise(
             function, "ij", a, "ij", *flat(pairs), concatenate=True, align_arrays=False, dtype=dtype,
             meta=np.empty((0, 0), dtype),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from softbench.interface import Array, Features, IndexTarget, LinearTarget, SoftRows
-from softbench_backends.dask import checks, memory
+from softbench_backends.dask import checks
 from softbench_backends.dask.arrays import F64, FAN, DaskArrays, Sums, flat, number
 from softbench_backends.dask.tasks import Local
 from softbench_backends.library_arrays import View
@@ -27,8 +27,6 @@ Form = tuple[Any, ...]
 class LinearBlocks(DaskArrays):
     """The functions of linear logits. Classes have blocks of rows with all features, and ``local``."""
 
-    local: Local
-
     def accept_features(self, obj: Any, argument: str) -> Features:
         """A `View` in blocks of rows that hold all features; of a Dask dataframe too, whose rows are counted now."""
         if not self.is_own(obj) and hasattr(obj, "to_dask_array"):
@@ -37,7 +35,7 @@ class LinearBlocks(DaskArrays):
         if x.ndim != 2:
             return x
         whole = x.array.rechunk({1: -1})
-        memory.check(whole, argument)
+        self.check_memory(whole, argument)
         return self.view(whole, x.source)
 
     def linear_argmax(self, x: Features, coef: Array, intercept: Array | None, out: Array) -> Array:

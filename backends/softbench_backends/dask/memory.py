@@ -12,9 +12,14 @@ __all__ = ["Workers", "check", "needed", "workers"]
 
 _KEPT: Final = 0.8
 """Of a worker's memory; from there on Dask's workers pause."""
-_RESULTS: Final = 3.0
-"""Blocks of the logits' size that a task holds at once: its logits, their copy as rows, the result."""
+_RUNNING: Final = 3.0
+"""Blocks of the logits' size that a task holds at once: its logits, its target or their copy as rows, the result."""
+_AHEAD: Final = 1.0
+"""Blocks per thread that are loaded, or wait to be taken on, meanwhile."""
 _TILES: Final = 1 << 20  # bytes of tiles in float64 and extended precision
+_BASELINES: Final = {"numpy": 100, "python": 100, "numba": 350}
+"""MiB of a worker before it has any data: Python, imports and compiled kernels (measured: 90 and 340)."""
+_OTHER_BASELINE: Final = 350
 
 
 class Workers(NamedTuple):
@@ -50,30 +55,61 @@ def workers() -> Workers:
     return Workers("synchronous" if alone else "threads", 1, threads, _installed())
 
 
-def needed(block: tuple[int, ...], itemsize: int) -> int:
-    """Bytes that a task on one block takes at most."""
-    return int(np.prod(block, dtype=float) * itemsize * _RESULTS) + _TILES
+def needed(block: int, threads: int, local: str, held: float = 0.0, extra: int = 0) -> int:
+    """Bytes that a worker takes at most while it computes on blocks.
+
+    Parameters
+    ----------
+    block
+        Bytes of the largest block.
+    threads
+        Tasks at a time.
+    local
+        The local backend.
+    held
+        Blocks that stay from one look at them to the next, of each row of blocks: one such row is at work in each
+        thread, and one is loaded ahead.
+    extra
+        Bytes that each task has besides.
+    """
+    return _fixed(threads, local, extra) + int(block * _blocks(threads, held))
 
 
-def check(array: Any, argument: str) -> None:
-    """MemoryError with chunks that fit, if the largest block does not fit as often as a worker has threads."""
+def _fixed(threads: int, local: str, extra: int) -> int:
+    return (_BASELINES.get(local, _OTHER_BASELINE) << 20) + threads * (_TILES + extra)
+
+
+def _blocks(threads: int, held: float) -> float:
+    return threads * (_RUNNING + _AHEAD + held) + held
+
+
+def check(array: Any, argument: str, local: str, held: float = 0.0, extra: int = 0) -> None:
+    """MemoryError with chunks that fit, if what `needed` predicts is more than a worker has."""
     found = workers()
     if not found.memory_per_worker or not array.size:
         return
-    block = tuple(max(sizes) for sizes in array.chunks)
-    wanted, has = needed(block, array.dtype.itemsize) * found.threads_per_worker, _KEPT * found.memory_per_worker
+    block, itemsize = tuple(max(sizes) for sizes in array.chunks), array.dtype.itemsize
+    threads, has = found.threads_per_worker, _KEPT * found.memory_per_worker
+    wanted = needed(int(np.prod(block, dtype=float)) * itemsize, threads, local, held, extra)
     if wanted <= has:
         return
+    fits = suggested(block, itemsize, found, local, held, extra)
+    remedy = f"Rechunk it, for example to {fits}" if fits else "No chunks fit: use workers with more memory"
     raise MemoryError(
-        f"{argument} has blocks of {block} {array.dtype}: {found.threads_per_worker} tasks at a time need about "
-        f"{_size(wanted)} of a worker that has {_size(found.memory_per_worker)}, of which {_KEPT:.0%} may be used. "
-        f"Rechunk it, for example to {suggested(block, array.dtype.itemsize, found)}"
+        f"{argument} has blocks of {block} {array.dtype}: {threads} tasks at a time need about {_size(wanted)}, with "
+        f"{_size(_fixed(threads, local, extra))} whatever the blocks, of a worker that has "
+        f"{_size(found.memory_per_worker)}, of which {_KEPT:.0%} may be used. {remedy}"
     )
 
 
-def suggested(block: tuple[int, ...], itemsize: int, found: Workers) -> tuple[int, ...]:
-    """Chunks that fit: fewer rows first, then fewer classes."""
-    room = (_KEPT * found.memory_per_worker / found.threads_per_worker - _TILES) / (itemsize * _RESULTS)
+def suggested(
+    block: tuple[int, ...], itemsize: int, found: Workers, local: str, held: float = 0.0, extra: int = 0
+) -> tuple[int, ...] | None:
+    """Chunks that fit: fewer rows first, then fewer classes; None if there are none."""
+    threads = found.threads_per_worker
+    room = (_KEPT * found.memory_per_worker - _fixed(threads, local, extra)) / (itemsize * _blocks(threads, held))
+    if room < 1.0:
+        return None
     sizes = list(block)
     for axis in range(len(sizes)):
         others = float(np.prod(sizes, dtype=float)) / sizes[axis]

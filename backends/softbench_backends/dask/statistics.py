@@ -350,13 +350,19 @@ def smoothed(
     n, k = x.shape
     start = int(np.ravel(offset)[0])
     w = np.ones(n_classes, _WIDE) if class_weight is None else class_weight.astype(_WIDE)
+    rows = np.ones(n, _WIDE) if sample_weight is None else sample_weight.astype(_WIDE)
+    found = np.empty((n, k))
     with np.errstate(all="ignore"):
-        q = np.tile(_WIDE(smoothing) / n_classes * w[start : start + k], (n, 1))
-        at = labels - start
-        here = np.nonzero((at >= 0) & (at < k))[0]
-        q[here, at[here]] += (_WIDE(1.0) - _WIDE(smoothing)) * w[labels[here]]
-        rows = np.ones(n, _WIDE) if sample_weight is None else sample_weight.astype(_WIDE)
-        return (q * (rows / _over(divisor))[:, None]).astype(np.float64)
+        others = _WIDE(smoothing) / n_classes * w[start : start + k]
+        rows = rows / _over(divisor)
+        for part in _tiles(n, k):
+            y = labels[part]
+            at = y - start
+            here = np.nonzero((at >= 0) & (at < k))[0]
+            q = np.tile(others, (len(y), 1))
+            q[here, at[here]] += (_WIDE(1.0) - _WIDE(smoothing)) * w[y[here]]
+            found[part] = q * rows[part, None]
+    return found
 
 
 def argmax_parts(x: Block, offset: Block) -> Block:
