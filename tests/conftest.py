@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """The quick profile, unless the command line names another."""
     if not any(str(argument).startswith("--conformance-profile") for argument in config.invocation_params.args):
         config.option.conformance_profile = "quick"
+    # A background job of a shell ignores SIGINT, and nohup SIGHUP; so would the processes that tests send them to.
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
     # No run of a test is a measurement of this machine.
     os.environ["SOFTBENCH_DATA"] = tempfile.mkdtemp(prefix="softbench-tests-")
 
