@@ -14,7 +14,7 @@ from softbench.regression.coordinates import Coordinates, column_moments, plain,
 from softbench.regression.objective import Objective
 from softbench.regression.result import FitResult
 
-__all__ = ["Choice", "choose", "choose_backend", "refuse_memory", "unconverged"]
+__all__ = ["Choice", "choose", "choose_backend", "refuse_data_in_memory", "unconverged"]
 
 _COMPILED_FROM: Final = 1 << 23
 """Multiply-adds of an evaluation from which compiled kernels pay though they may have to be compiled."""
@@ -74,9 +74,9 @@ def choose_backend(backend: str | Backend | None, X: Any, k: int, threads: int |
     """What the parameter ``backend`` of the estimator asks for: for Dask arrays that, in tasks of ``threads``.
 
     The dask backend computes on blocks only: on one block of a stream, and on rows to predict that are in memory, its
-    local backend does. A fit of data in memory is refused before (`refuse_memory`).
+    local backend does. A fit of data in memory is refused before (`refuse_data_in_memory`).
     """
-    chosen = get_backend(backend) if backend is not None else selected_backend()
+    chosen = _asked_for(backend)
     if chosen is None:
         chosen = get_backend("numba" if X.size * k >= _COMPILED_FROM else "numpy")
     rows: Any = chosen.rows
@@ -87,10 +87,15 @@ def choose_backend(backend: str | Backend | None, X: Any, k: int, threads: int |
     return get_backend(rows.local.name) if rows.kind == "distributed" else chosen
 
 
-def refuse_memory(backend: str | Backend | None, X: Any) -> None:
+def _asked_for(backend: str | Backend | None) -> Backend | None:
+    """The backend that the parameter names, or else the one that is selected; None if neither is any."""
+    return get_backend(backend) if backend is not None else selected_backend()
+
+
+def refuse_data_in_memory(backend: str | Backend | None, X: Any) -> None:
     """ValueError if ``backend`` is the dask one, for a fit of ``X`` in memory: no worker would take part in it."""
-    chosen = get_backend(backend) if backend is not None else selected_backend()
-    if chosen is not None and chosen.availability().kind == "distributed":
+    chosen = _asked_for(backend)
+    if chosen is not None and chosen.rows.kind == "distributed":
         raise ValueError(
             f"backend is {chosen.name!r} and X is a {type(X).__name__}: expected a Dask array or dataframe. Make it "
             f"one (dask.array.from_array), or take the local backend"

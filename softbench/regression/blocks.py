@@ -238,8 +238,6 @@ class BlockedObjective(Objective):
     def __init__(self, backend: Backend, data: BlockedRows, penalty: Penalty, fit_intercept: bool) -> None:
         self._dask = importlib.import_module("dask")
         self._counts = data.counts
-        rows: Any = backend.rows
-        rows.check_memory(data.X, "X")
         super().__init__(backend, data.X, data.labels, len(data.classes), data.weights, penalty, fit_intercept)
         self._problem.divisor = self.total_weight
 

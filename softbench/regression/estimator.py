@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from softbench.front.backend import Backend
-from softbench.regression.advice import choose, choose_backend, refuse_memory, unconverged
+from softbench.regression.advice import choose, choose_backend, refuse_data_in_memory, unconverged
 from softbench.regression.blocks import BlockedObjective, accept_blocks, blocks_in_turn, is_dask
 from softbench.regression.coordinates import Coordinates
 from softbench.regression.minimisation import minimise
@@ -311,7 +311,7 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
 
     def _rows_in_memory(self, X: Any, y: Any, sample_weight: Any) -> tuple[NDArray[Any], Objective]:
         """Classes, and the objective of a fit."""
-        refuse_memory(self.backend, X)
+        refuse_data_in_memory(self.backend, X)
         X, y = self._validated(X, y, reset=True)
         classes, labels = np.unique(y, return_inverse=True)
         check_classes(classes)

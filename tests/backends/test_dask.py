@@ -209,7 +209,7 @@ def test_blocks_that_do_not_fit_are_refused_with_chunks_that_do(monkeypatch):
     big = da.zeros((1_000_000, 1000), chunks=(50_000, 1000))
     with pytest.raises(MemoryError, match=r"4 tasks at a time need about 6\.\d+ GiB.*1 GiB.*Rechunk"):
         be.softmax(big)
-    fits = memory.suggested((50_000, 1000), 8, small, "numpy")
+    fits = memory.suggested((50_000, 1000), 8, small, memory.needed(4, "numpy"))
     assert 5_000 < fits[0] < 50_000
     assert be.softmax(big.rechunk(fits)).shape == big.shape
 
@@ -345,12 +345,33 @@ def test_a_set_larger_than_the_workers_memory(distributed_client, tmp_path):
     assert x.nbytes > 1.9 * sum(limits)
 
 
+@pytest.mark.deep
+@pytest.mark.parametrize("local", ["numpy", "numba"])
+def test_a_worker_without_data_takes_what_is_counted_for_it(local):
+    from distributed import Client, LocalCluster
+
+    from softbench_backends.dask import memory
+
+    def taken():
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    options = {"n_workers": 1, "threads_per_worker": 1, "memory_limit": "1GiB", "dashboard_address": None}
+    with LocalCluster(**options) as cluster, Client(cluster) as client:
+        be, x = sb.get_backend("dask", local=local), da.ones((400, 30), chunks=100)
+        assert np.isfinite(be.softmax(x).compute()).all()
+        assert np.isfinite(be.linear_loss(x, np.ones((4, 30)), np.ones(4), np.arange(400) % 4).compute())
+        (most,) = client.run(taken).values()
+    print(f"{most / 2**20:.0f} MiB")
+    assert most < memory.needed(1, local).fixed
+
+
 def test_blocks_near_the_limit_are_computed(distributed_client):
     """What is accepted does not kill workers; 5 percent larger blocks are refused."""
     from softbench_backends.dask import memory
 
     be, found = sb.get_backend("dask", local="numpy"), memory.workers()
-    rows, _ = memory.suggested((1_000_000, 100), 8, found, "numpy")
+    rows, _ = memory.suggested((1_000_000, 100), 8, found, memory.needed(1, "numpy"))
     workers = set(distributed_client.run(os.getpid).values())
 
     def load(block_info=None):

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-__all__ = ["Workers", "check", "needed", "workers"]
+__all__ = ["Need", "Workers", "check", "needed", "suggested", "workers"]
 
 _KEPT: Final = 0.8
 """Of a worker's memory; from there on Dask's workers pause."""
@@ -18,7 +18,7 @@ _AHEAD: Final = 1.0
 """Blocks per thread that are loaded, or wait to be taken on, meanwhile."""
 _TILES: Final = 1 << 20  # bytes of tiles in float64 and extended precision
 _BASELINES: Final = {"numpy": 100, "python": 100, "numba": 350}
-"""MiB of a worker before it has any data: Python, imports and compiled kernels (measured: 90 and 340)."""
+"""MiB of a worker before it has any data: Python, imports and compiled kernels."""
 _OTHER_BASELINE: Final = 350
 
 
@@ -55,13 +55,20 @@ def workers() -> Workers:
     return Workers("synchronous" if alone else "threads", 1, threads, _installed())
 
 
-def needed(block: int, threads: int, local: str, held: float = 0.0, extra: int = 0) -> int:
-    """Bytes that a worker takes at most while it computes on blocks.
+class Need(NamedTuple):
+    """What a worker takes at most while it computes on blocks."""
+
+    fixed: int
+    """Bytes whatever the blocks are."""
+    blocks: float
+    """Blocks at once."""
+
+
+def needed(threads: int, local: str, held: float = 0.0, extra: int = 0) -> Need:
+    """What tasks on blocks take.
 
     Parameters
     ----------
-    block
-        Bytes of the largest block.
     threads
         Tasks at a time.
     local
@@ -72,15 +79,8 @@ def needed(block: int, threads: int, local: str, held: float = 0.0, extra: int =
     extra
         Bytes that each task has besides.
     """
-    return _fixed(threads, local, extra) + int(block * _blocks(threads, held))
-
-
-def _fixed(threads: int, local: str, extra: int) -> int:
-    return (_BASELINES.get(local, _OTHER_BASELINE) << 20) + threads * (_TILES + extra)
-
-
-def _blocks(threads: int, held: float) -> float:
-    return threads * (_RUNNING + _AHEAD + held) + held
+    fixed = (_BASELINES.get(local, _OTHER_BASELINE) << 20) + threads * (_TILES + extra)
+    return Need(fixed, threads * (_RUNNING + _AHEAD + held) + held)
 
 
 def check(array: Any, argument: str, local: str, held: float = 0.0, extra: int = 0) -> None:
@@ -89,25 +89,23 @@ def check(array: Any, argument: str, local: str, held: float = 0.0, extra: int =
     if not found.memory_per_worker or not array.size:
         return
     block, itemsize = tuple(max(sizes) for sizes in array.chunks), array.dtype.itemsize
-    threads, has = found.threads_per_worker, _KEPT * found.memory_per_worker
-    wanted = needed(int(np.prod(block, dtype=float)) * itemsize, threads, local, held, extra)
-    if wanted <= has:
+    threads = found.threads_per_worker
+    need = needed(threads, local, held, extra)
+    wanted = need.fixed + need.blocks * itemsize * float(np.prod(block, dtype=float))
+    if wanted <= _KEPT * found.memory_per_worker:
         return
-    fits = suggested(block, itemsize, found, local, held, extra)
+    fits = suggested(block, itemsize, found, need)
     remedy = f"Rechunk it, for example to {fits}" if fits else "No chunks fit: use workers with more memory"
     raise MemoryError(
         f"{argument} has blocks of {block} {array.dtype}: {threads} tasks at a time need about {_size(wanted)}, with "
-        f"{_size(_fixed(threads, local, extra))} whatever the blocks, of a worker that has "
-        f"{_size(found.memory_per_worker)}, of which {_KEPT:.0%} may be used. {remedy}"
+        f"{_size(need.fixed)} whatever the blocks, of a worker that has {_size(found.memory_per_worker)}, of which "
+        f"{_KEPT:.0%} may be used. {remedy}"
     )
 
 
-def suggested(
-    block: tuple[int, ...], itemsize: int, found: Workers, local: str, held: float = 0.0, extra: int = 0
-) -> tuple[int, ...] | None:
+def suggested(block: tuple[int, ...], itemsize: int, found: Workers, need: Need) -> tuple[int, ...] | None:
     """Chunks that fit: fewer rows first, then fewer classes; None if there are none."""
-    threads = found.threads_per_worker
-    room = (_KEPT * found.memory_per_worker - _fixed(threads, local, extra)) / (itemsize * _blocks(threads, held))
+    room = (_KEPT * found.memory_per_worker - need.fixed) / (itemsize * need.blocks)
     if room < 1.0:
         return None
     sizes = list(block)
