@@ -33,6 +33,7 @@ from softbench.machine import usable_cores
 __all__ = ["judge_apart", "reproduce_apart"]
 
 _LOADING: Final = 60.0  # seconds at least for loading a backend, which imports its library
+_SIDES: Final = {"float32": 0, "float16": 0, "float64": 2, "bfloat16": 2}  # by dtype: first cases, last cases
 _FEW: Final = 100  # cases that one process has judged before another has started
 _MAX_LOST: Final = 12  # processes that may be lost until the rest is given up
 _HANG: Final = 3  # what one that hangs counts for: they take longest
@@ -91,9 +92,9 @@ def judge_apart(
     return run.finished(time.perf_counter() - start)
 
 
-def _dtypes(case: Case) -> int:
-    """0 for cases of the dtypes that are judged from one end, 2 for those of the other, 1 for what is between."""
-    return {"float32": 0, "float16": 0, "float64": 2, "bfloat16": 2}.get(case.name.rpartition("-")[2], 1)
+def _side(case: Case) -> int:
+    """From which of `_SIDES` a case is judged; 1 for what is between."""
+    return _SIDES.get(case.name.rpartition("-")[2], 1)
 
 
 class _Worker:
@@ -233,7 +234,7 @@ class _Run:
         self._source, self._profile, self._progress, self._timeout = source, profile, progress, timeout
         self._numbers = {case.id: number for number, case in enumerate(contract.all_cases())}
         shared = usable_cores() > 1 and len(chosen) > _FEW
-        self._left = sorted(chosen, key=_dtypes) if shared else list(chosen)
+        self._left = sorted(chosen, key=_side) if shared else list(chosen)
         self._workers: list[_Worker] = []
         self._lost = 0
         self._start(backwards=False)

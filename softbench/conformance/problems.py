@@ -13,15 +13,13 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.accuracy.hard_inputs import HARD_INPUTS
-from softbench.conformance.layouts import LAYOUTS
+from softbench.conformance.layouts import GARBAGE, LAYOUTS
 from softbench.interface.dtypes import formats, numpy_dtype, result_dtype
 
-__all__ = ["GARBAGE", "Problem"]
+__all__ = ["Problem"]
 
 Array = np.ndarray[Any, Any]
 Rng = np.random.Generator
-
-GARBAGE: Final = 777.0
 
 _MODERATE: Final = tuple(name for name, family in HARD_INPUTS.items() if family.moderate)
 _FINITE: Final = tuple(name for name in HARD_INPUTS if name != "some-absent")
@@ -37,7 +35,7 @@ _MULTIPLES: Final = {"1-64": 1, "65-128": 1, "129-256": 2, "257-1024": 12, "1025
 
 
 class Problem:
-    """The arguments of one call of each function.
+    """The arguments of one call of each function. Arrays are made when first asked for: few functions take all of them.
 
     Parameters
     ----------
@@ -51,7 +49,7 @@ class Problem:
     Attributes
     ----------
     n, k, dtype
-        Rows, classes, dtype of the logits. Arrays are made when first asked for: few functions take all of them.
+        Rows, classes, dtype of the logits.
     """
 
     def __init__(self, levels: Mapping[str, str], number: int, *, subnormal_logits: bool = True) -> None:
@@ -229,6 +227,7 @@ class Problem:
         gone = _pattern(ignored, n, rng)
         labels[gone] = index
         if self.dtype in formats and self.number % 2 == 0:  # their logits must not matter
+            x = x.copy()
             x[gone] = np.resize([np.nan, np.inf, -np.inf], k).astype(x.dtype)
             x = self._stored(x)
         return x, labels, index

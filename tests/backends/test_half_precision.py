@@ -92,7 +92,9 @@ def _is_nan(bits: np.ndarray, format_: np.dtype) -> np.ndarray:
     scope="module",
     params=[
         pytest.param(
-            (name, cpu), id=f"{name}-{cpu}", marks=() if cpu + name == "nativefloat16" else pytest.mark.processes
+            (name, cpu),
+            id=f"{name}-{cpu}",
+            marks=() if (name, cpu) == ("float16", "native") else pytest.mark.processes,
         )
         for cpu in _PROCESSORS
         for name in FORMATS
