@@ -7,6 +7,7 @@ property is asked of all functions in all their forms.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -15,7 +16,7 @@ import numpy as np
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.interface.dtypes import numpy_dtype
 
-__all__ = ["VIEWS", "Batch", "View", "batch"]
+__all__ = ["MAPS", "OPS", "VIEWS", "VIEW_BY_NAME", "Batch", "View", "batch", "provided"]
 
 Array = np.ndarray[Any, Any]
 
@@ -52,6 +53,10 @@ class Batch:
         labels = np.where(self.labels >= 0, place[np.maximum(self.labels, 0)], self.labels)
         return Batch(self.x[:, order], self.p[:, order], labels, self.q[:, order], self.s, self.w[order])
 
+    def mapped(self, change: Callable[[Array], Array]) -> Batch:
+        """The batch with each array changed, such as to lie in memory otherwise."""
+        return Batch(*(change(part) for part in (self.x, self.p, self.labels, self.q, self.s, self.w)))
+
     def shifted(self, x: Array) -> Batch:
         """The batch with other logits."""
         return replace(self, x=x)
@@ -62,8 +67,7 @@ def batch(n: int, k: int, dtype: str, scale: float = 3.0, seed: int = 0) -> Batc
 
     Copies: a backend that overwrites its input must not spoil the cases that come after.
     """
-    made = _made(n, k, dtype, scale, seed)
-    return Batch(*(np.array(part) for part in (made.x, made.p, made.labels, made.q, made.s, made.w)))
+    return _made(n, k, dtype, scale, seed).mapped(np.array)
 
 
 @functools.lru_cache(maxsize=64)
@@ -134,3 +138,11 @@ def _views() -> tuple[View, ...]:
 
 
 VIEWS: Final = _views()
+OPS: Final = tuple(dict.fromkeys(view.op for view in VIEWS))
+MAPS: Final = tuple(view for view in VIEWS if view.maps)
+VIEW_BY_NAME: Final = {view.name: view for view in VIEWS}
+
+
+def provided(backend: BackendUnderTest) -> list[View]:
+    """The views of functions that a backend has."""
+    return [view for view in VIEWS if view.op in backend.provides]

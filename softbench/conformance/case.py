@@ -22,19 +22,29 @@ from softbench.interface.dtypes import numpy_dtype, result_dtype
 
 __all__ = [
     "FLOATS",
+    "NONE",
     "ORACLE",
+    "SUM",
     "WIDE",
     "Case",
     "Example",
     "Raises",
     "Requirement",
     "check",
+    "labels_of",
 ]
 
 FLOATS: Final = ("float16", "bfloat16", "float32", "float64")
 WIDE: Final = ("float32", "float64")
+NONE: Final = {"reduction": "none"}
+SUM: Final = {"reduction": "sum"}
 
 _FUSED: Final = {"loss": 0, "gradient": 1}  # which of loss_and_gradient's results
+
+
+def labels_of(*classes: int, dtype: Any = np.int64) -> Any:
+    """Labels of an `Example`."""
+    return np.array(classes, dtype)
 
 
 class _Oracle:

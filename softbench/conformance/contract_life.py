@@ -1,4 +1,4 @@
-"""The contract, part 7: a backend that is pickled or copied, and one that a signal handler calls while it computes."""
+"""The contract: a backend that is pickled or copied, and one that a signal handler calls while it computes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from softbench.conformance.backend_under_test import BackendUnderTest
-from softbench.conformance.batch import VIEWS, batch
 from softbench.conformance.case import Requirement, check
-from softbench.conformance.failures import Failure, NotApplicable
+from softbench.conformance.failures import Failure, NotApplicable, told
+from softbench.conformance.same_bits import all_bits, compare_bits, names_of
 from softbench.front.backend import Backend
 from softbench.registry import get_backend
 
@@ -21,18 +21,6 @@ __all__ = ["REQUIREMENTS"]
 
 _SHAPE: Final = (5, 7)
 _LARGE: Final = {"compiled": (300, 200), "interpreted": (3, 40), "simulated": _SHAPE}
-
-
-def _bits(backend: BackendUnderTest, shape: tuple[int, int]) -> dict[str, bytes]:
-    """The bits of every function that the backend has."""
-    views = [view for view in VIEWS if view.op in backend.provides]
-    return {view.name: view.run(backend, batch(*shape, "float32")).tobytes() for view in views}
-
-
-def _compare(found: dict[str, bytes], due: dict[str, bytes], where: str) -> None:
-    for view, bits in found.items():
-        if bits != due[view]:
-            raise Failure(f"{view} of float32 {where} has other bits")
 
 
 # -- pickling ------------------------------------------------------------------------------------------
@@ -65,12 +53,12 @@ def _another(backend: BackendUnderTest, way: str) -> None:
         if _is_named(backend.be) or (isinstance(backend.be, Backend) and not isinstance(error, pickle.PicklingError)):
             raise Failure(f"{way} of the backend raises {error!r}") from None
         return
-    due = _bits(backend, _SHAPE)
+    due = all_bits(backend, names_of(backend), [_SHAPE])
     for other in made:
         if getattr(other, "name", None) != getattr(backend.be, "name", None):
             raise Failure(f"{way} of the backend gives one of another name: {getattr(other, 'name', None)!r}")
         found = BackendUnderTest(other, name=backend.name, profile=backend.profile)
-        _compare(_bits(found, _SHAPE), due, f"{_SHAPE}, by what {way} of the backend gives,")
+        compare_bits(all_bits(found, names_of(found), [_SHAPE]), due, f"by what {way} of the backend gives")
 
 
 PICKLING = Requirement(
@@ -104,14 +92,18 @@ def _handler(function: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+def _large_bits(backend: BackendUnderTest) -> dict[str, bytes]:
+    return all_bits(backend, names_of(backend), [_LARGE[backend.cost]])
+
+
 def _interrupted(backend: BackendUnderTest) -> tuple[list[dict[str, bytes]], list[dict[str, bytes]]]:
     """Bits of large calls, and of those that a signal handler makes meanwhile."""
     outside: list[dict[str, bytes]] = []
     inside: list[dict[str, bytes]] = []
     end = time.monotonic() + _SECONDS
-    with _handler(lambda: inside.append(_bits(backend, _LARGE[backend.cost]))):
+    with _handler(lambda: inside.append(_large_bits(backend))):
         while not inside or time.monotonic() < end:
-            outside.append(_bits(backend, _LARGE[backend.cost]))
+            outside.append(_large_bits(backend))
     return outside, inside
 
 
@@ -119,15 +111,13 @@ def _signals(backend: BackendUnderTest) -> None:
     """Calls in a signal handler, during the first calls of a process and later ones."""
     if not hasattr(signal, "setitimer"):
         raise NotApplicable("no interval timers on this system")
-    due = _bits(backend, _LARGE[backend.cost])
-    try:
+    due = _large_bits(backend)
+    with told("calls that a signal handler interrupts, to make calls of its own"):
         outside, inside = backend.afresh(_interrupted)
-    except Failure as failure:
-        raise Failure(f"calls that a signal handler interrupts, to make calls of its own: {failure}") from None
     for found in outside:
-        _compare(found, due, f"{_LARGE[backend.cost]}, interrupted by a signal handler that calls the backend,")
+        compare_bits(found, due, "interrupted by a signal handler that calls the backend")
     for found in inside:
-        _compare(found, due, f"{_LARGE[backend.cost]}, in a signal handler that interrupts another call,")
+        compare_bits(found, due, "in a signal handler that interrupts another call")
 
 
 SIGNALS = Requirement(

@@ -1,4 +1,4 @@
-"""The contract, part 6: what holds for small arrays holds for large ones, at every place in them."""
+"""The contract: what holds for small arrays holds for large ones, at every place in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
-from softbench.conformance.case import FLOATS, Requirement, check
+from softbench.conformance.case import FLOATS, NONE, Requirement, check
 from softbench.conformance.failures import Failure, NotApplicable, NotRefused, mismatch, near
 from softbench.errors import NotProvidedError
 from softbench.interface.dtypes import numpy_dtype
@@ -16,7 +16,6 @@ from softbench.interface.dtypes import numpy_dtype
 __all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
-_NONE: Final = {"reduction": "none"}
 
 
 # -- refused wherever it is ----------------------------------------------------------------------------
@@ -143,8 +142,8 @@ def _long_target(backend: BackendUnderTest, dtype: str, target_dtype: str) -> No
     x = (np.random.default_rng(k).standard_normal((3, k)) * 2.0).astype(numpy_dtype(dtype))
     q = np.full((3, k), 1.0 / k).astype(numpy_dtype(target_dtype))
     for op in backend.provided("loss", "gradient"):
-        result = backend.call(op, x, q, **_NONE)
-        backend.judge(op, result, x, q, made=f"N(0,2) {dtype}[3,{k}], 1/{k} {target_dtype} everywhere", **_NONE)
+        result = backend.call(op, x, q, **NONE)
+        backend.judge(op, result, x, q, made=f"N(0,2) {dtype}[3,{k}], 1/{k} {target_dtype} everywhere", **NONE)
 
 
 LONG_TARGETS = Requirement(
@@ -173,12 +172,12 @@ def _beyond_float32(backend: BackendUnderTest, op: str) -> None:
     label = np.array([top])
     if op == "log_loss":
         x /= 32.0
-        mismatch(backend.call(op, x, label, **_NONE), -np.log(x[0, label]), said)
+        mismatch(backend.call(op, x, label, **NONE), -np.log(x[0, label]), said)
     elif op == "loss":
         gap = backend.loosened(8.0, op, "float32")
-        near(backend.call(op, x, label, **_NONE), np.array([lse - 20.0]), gap, "float32", said, "exactly")
+        near(backend.call(op, x, label, **NONE), np.array([lse - 20.0]), gap, "float32", said, "exactly")
     else:
-        result = backend.call(op, x, label, **_NONE)[0]
+        result = backend.call(op, x, label, **NONE)[0]
         found = result[top - 1 : top + 2]
         due = np.exp(np.array([3.0, 20.0, 5.0]) - lse) - np.array([0.0, 1.0, 0.0])
         gap = backend.loosened(16.0, op, "float32")

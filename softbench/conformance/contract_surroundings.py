@@ -1,4 +1,4 @@
-"""The contract, part 5: what lies around a call.
+"""The contract: what lies around a call.
 
 Memory that is no array, integers beyond float64, the caller's settings.
 """
@@ -16,14 +16,13 @@ import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, View, batch
-from softbench.conformance.case import FLOATS, WIDE, Requirement, check
+from softbench.conformance.case import FLOATS, NONE, WIDE, Requirement, check
 from softbench.conformance.failures import Failure, mismatch
+from softbench.conformance.layouts import GARBAGE
 
 __all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
-_NONE: Final = {"reduction": "none"}
-_GARBAGE: Final = 777.0
 _WRITERS: Final = ("softmax", "log_softmax", "gradient", "loss_and_gradient")
 
 
@@ -79,14 +78,14 @@ _PLACE: Final[dict[str, Callable[[Array], Any]]] = {
 
 def _not_in_place(backend: BackendUnderTest, kind: str, op: str) -> None:
     """TypeError that names the type, instead of a result that nobody gets."""
-    out = _NO_PLACE[kind](np.full((2, 2), _GARBAGE))
+    out = _NO_PLACE[kind](np.full((2, 2), GARBAGE))
     said = f"{op} with a {type(out).__name__} as out="
     try:
         getattr(backend.be, op)(*_arguments(op, np.zeros((2, 2))), out=out)
     except TypeError as error:
         if type(out).__name__ not in str(error):
             raise Failure(f"{said} raises TypeError({str(error)!r}), which does not name the type") from None
-        if not (np.asarray(out) == _GARBAGE).all():
+        if not (np.asarray(out) == GARBAGE).all():
             raise Failure(f"{said} wrote into what it refused") from None
         return
     except Exception as error:
@@ -96,7 +95,7 @@ def _not_in_place(backend: BackendUnderTest, kind: str, op: str) -> None:
 
 def _in_place(backend: BackendUnderTest, kind: str, op: str) -> None:
     """What shares its memory with NumPy is written, and comes back itself."""
-    memory = np.full((2, 2), _GARBAGE)
+    memory = np.full((2, 2), GARBAGE)
     out = _PLACE[kind](memory)
     arguments = _arguments(op, np.array([[0.0, 1.0], [2.0, 0.0]]))
     due = getattr(backend.be, op)(*arguments)
@@ -110,7 +109,7 @@ def _in_place(backend: BackendUnderTest, kind: str, op: str) -> None:
 
 def _plain_buffer(backend: BackendUnderTest) -> None:
     """A buffer of the standard library is memory like any other."""
-    out = array.array("d", [_GARBAGE] * 2)
+    out = array.array("d", [GARBAGE] * 2)
     backend.be.softmax(np.zeros(2), out=out)
     mismatch(np.array(out), np.array([0.5, 0.5]), "softmax into an array.array")
 
@@ -165,7 +164,7 @@ def _overlapping(backend: BackendUnderTest, kind: str, op: str) -> None:
 def _interleaved(backend: BackendUnderTest, op: str) -> None:
     """Views of one array that share no element are separate memory."""
     rows = batch(6, 5, "float64")
-    memory = np.full((6, 10), _GARBAGE)
+    memory = np.full((6, 10), GARBAGE)
     memory[:, ::2] = rows.x
     due = getattr(backend.be, op)(*_arguments(op, rows.x))
     result = getattr(backend.be, op)(*_arguments(op, memory[:, ::2]), out=memory[:, 1::2])
@@ -217,7 +216,7 @@ def _large_integers(backend: BackendUnderTest, op: str, dtype: str) -> None:
     """The results of the integers, not of the float64 numbers nearest to them; along any axis."""
     x = _INTEGERS[dtype]()
     target = np.arange(len(x)) % 3 if op in ("loss", "gradient", "loss_and_gradient") else None
-    options = {} if target is None else _NONE
+    options = {} if target is None else NONE
     result = backend.call(op, x, target, **options)
     turned = backend.call(op, np.ascontiguousarray(x.T), target, axis=0, **options)
     if op == "argmax":
@@ -236,7 +235,7 @@ def _large_soft(backend: BackendUnderTest, dtype: str) -> None:
     x = _INTEGERS[dtype]()
     q = np.full(x.shape, [0.25, 0.5, 0.25])
     for op in ("loss", "gradient"):
-        backend.judge(op, backend.call(op, x, q, **_NONE), x, q, **_NONE)
+        backend.judge(op, backend.call(op, x, q, **NONE), x, q, **NONE)
 
 
 LARGE_INTEGERS = Requirement(
@@ -294,7 +293,7 @@ def _nothing_finite(backend: BackendUnderTest, which: str, value: float) -> None
         for target in (np.array([1, 1, 0]), rows.q):
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
-                result = backend.call(op, rows.x, target, validate=False, **{which: weights}, **_NONE)
+                result = backend.call(op, rows.x, target, validate=False, **{which: weights}, **NONE)
             row = result[1]
             if not np.isnan(row).any():
                 raise Failure(f"{op} with {which}={weights.tolist()} and validate=False is {row!r} in row 1: no NaN")

@@ -1,8 +1,7 @@
-"""The contract, part 1: what comes of special values in logits and probabilities."""
+"""The contract: what comes of special values in logits and probabilities."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any, Final
 
@@ -10,114 +9,17 @@ import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, Batch, View, batch
-from softbench.conformance.case import FLOATS, WIDE, Example, Raises, Requirement, check
-from softbench.conformance.failures import Failure, NotApplicable, call_text, mismatch
+from softbench.conformance.case import FLOATS, NONE, SUM, WIDE, Example, Raises, Requirement, check, labels_of
+from softbench.conformance.failures import Failure, NotApplicable, mismatch
 from softbench.interface.dtypes import formats, numpy_dtype
 
 __all__ = ["REQUIREMENTS"]
 
 inf, nan = math.inf, math.nan
-_NONE: Final = {"reduction": "none"}
-_SUM: Final = {"reduction": "sum"}
 
 
 def _zeros(*shape: int) -> Any:
     return np.zeros(shape)
-
-
-def _labels(*labels: int) -> Any:
-    return np.array(labels, np.int64)
-
-
-EMPTY_BATCH = Requirement(
-    "empty-batch",
-    "N = 0",
-    "softmax `(0,K)`; `none` -> `(0,)`; sum -> 0; mean -> NaN; argmax `(0,)` int64; no kernel is launched",
-    (
-        Example("softmax", _zeros(0, 3), expect=_zeros(0, 3)),
-        Example("log_softmax", _zeros(0, 3), expect=_zeros(0, 3)),
-        Example("logsumexp", _zeros(0, 3), expect=[]),
-        Example("argmax", _zeros(0, 3), expect=[]),
-        Example("loss", _zeros(0, 3), _labels(), [], _NONE, name="none"),
-        Example("loss", _zeros(0, 3), _labels(), 0.0, _SUM, name="sum"),
-        Example("loss", _zeros(0, 3), _labels(), nan, name="mean"),
-        Example("loss", _zeros(0, 3), _zeros(0, 3), nan, name="soft-mean"),
-        Example("loss", _zeros(0, 3), _zeros(0, 3), 0.0, _SUM, name="soft-sum"),
-        Example("gradient", _zeros(0, 3), _labels(), _zeros(0, 3)),
-        Example("gradient", _zeros(0, 3), _zeros(0, 3), _zeros(0, 3), name="soft"),
-        Example("log_loss", _zeros(0, 3), _labels(), [], _NONE, name="none"),
-        Example("log_loss", _zeros(0, 3), _labels(), nan, name="mean"),
-    ),
-)
-
-NO_CLASSES = Requirement(
-    "no-classes",
-    "K = 0",
-    "softmax `(N,0)`; logsumexp -inf; argmax and index loss: ValueError",
-    (
-        Example("softmax", _zeros(2, 0), expect=_zeros(2, 0)),
-        Example("log_softmax", _zeros(2, 0), expect=_zeros(2, 0)),
-        Example("logsumexp", _zeros(2, 0), expect=[-inf, -inf]),
-        Example("argmax", _zeros(2, 0), expect=Raises(ValueError)),
-        Example("loss", _zeros(2, 0), _labels(0, 0), Raises(ValueError)),
-        Example("gradient", _zeros(2, 0), _labels(0, 0), Raises(ValueError)),
-        Example("log_loss", _zeros(2, 0), _labels(0, 0), Raises(ValueError)),
-    ),
-)
-
-_UNEVEN: Final = {  # numbers whose products and quotients are rounded
-    "sample_weight": np.array([0.06, 0.37, 0.76]),
-    "class_weight": np.array([0.34]),
-    "label_smoothing": 0.2,
-}
-_ONLY: Final = {  # rows with one class, by what they are: logits, labels, distributions, class weights
-    "one-class": ([[7.0], [-3.5], [0.0]], [0, 0, 0], [[1.0]] * 3, [0.34]),
-    "others-absent": ([[-inf, 3.0], [2.0, -inf], [-inf, 0.0]], [1, 0, 1], [[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]], None),
-    "others-weightless": ([[-inf, 3.0, -inf], [-inf, 900.0, -inf], [-inf, 0.0, -inf]], [1, 1, 0],
-                          [[0.0, 1.0, 0.0]] * 3, [0.0, 0.34, 0.0]),
-}  # fmt: skip
-
-
-def _only_class(backend: BackendUnderTest, form: str, dtype: str) -> None:
-    """Where p = 1 and no other class has a weight, +0 remains, whatever the weights and the smoothing."""
-    values, labels, soft, weights = _ONLY[form]
-    x = np.array(values).astype(numpy_dtype(dtype))
-    for chosen in itertools.product((False, True), repeat=3):
-        options = {key: value for (key, value), use in zip(_UNEVEN.items(), chosen, strict=True) if use}
-        if "class_weight" in options and weights is None:
-            continue
-        if "class_weight" in options:
-            options["class_weight"] = np.array(weights)
-        elif "label_smoothing" in options and len(x[0]) > 1:
-            continue  # the others have a weight then
-        for target, reduction in itertools.product((np.array(labels), np.array(soft)), ("none", "sum", "mean")):
-            if form == "others-weightless" and target.ndim == 1 and "class_weight" not in options:
-                continue  # the last label's loss is infinite
-            loss, gradient = backend.call("loss_and_gradient", x, target, reduction=reduction, **options)
-            said = call_text("loss_and_gradient", x, target, {"reduction": reduction, **options})
-            mismatch(loss, np.zeros(loss.shape, loss.dtype), f"{said}[0]", signed=True)
-            mismatch(gradient, np.zeros(x.shape, x.dtype), f"{said}[1]", signed=True)
-
-
-ONE_CLASS = Requirement(
-    "one-class",
-    "K = 1, finite; p = 1 and no weight on other classes",
-    "softmax exactly 1; log_softmax, loss, gradient exactly +0 (never -0, never 1e-17) under all weights and smoothing",
-    (
-        Example("softmax", [[7.0], [-3.5]], expect=[[1.0], [1.0]]),
-        Example("log_softmax", [[7.0], [-3.5]], expect=[[0.0], [0.0]], signed=True),
-        Example("loss", [[7.0], [-3.5]], _labels(0, 0), [0.0, 0.0], _NONE, name="none", signed=True),
-        Example("loss", [[7.0], [-3.5]], _labels(0, 0), 0.0, name="mean", signed=True),
-        Example("loss", [[7.0]], [[1.0]], [0.0], _NONE, name="soft", signed=True),
-        Example("gradient", [[7.0], [-3.5]], _labels(0, 0), [[0.0], [0.0]], signed=True),
-        Example("gradient", [[7.0]], [[1.0]], [[0.0]], name="soft", signed=True),
-        Example("gradient", [[7.0]], _labels(0), [[0.0]], {"label_smoothing": 0.25}, name="smoothed", signed=True),
-        Example("logsumexp", [[7.0], [-3.5]], expect=[7.0, -3.5]),
-        Example("argmax", [[7.0], [-3.5]], expect=[0, 0]),
-        Example("log_loss", [[1.0]], _labels(0), [0.0], _NONE, signed=True),
-    ),
-    check("one-class", _only_class, name="weighted", form=_ONLY, dtype=FLOATS),
-)
 
 
 def _pairs(k: int, n_dirty: int, dtype: str) -> tuple[Batch, Any, Any]:
@@ -158,7 +60,7 @@ def _as_if_absent(backend: BackendUnderTest, view: View, dtype: str) -> None:
         x = clean.x[:k].copy()
         x[rows, classes] = -inf
         labels = (classes + 1) % k
-        result = backend.call(view.op, x, *([labels] if view.target else []), **({**_NONE} if view.target else {}))
+        result = backend.call(view.op, x, *([labels] if view.target else []), **({**NONE} if view.target else {}))
         if view.maps:
             due = {"softmax": 0.0, "gradient": 0.0, "log_softmax": -inf}[view.op]
             here = result[rows, classes]
@@ -169,7 +71,7 @@ def _as_if_absent(backend: BackendUnderTest, view: View, dtype: str) -> None:
             x,
             *([labels] if view.target else []),
             made=f"N(0,3) logits {dtype}[{k},{k}], -inf at class j of row j",
-            **(_NONE if view.target else {}),
+            **(NONE if view.target else {}),
         )
 
 
@@ -188,16 +90,16 @@ ABSENT = Requirement(
         Example("logsumexp", [[-inf, 3.0, -inf]], expect=[3.0], name="one-left"),
         Example("logsumexp", _ABSENT_REST, name="rest"),
         Example("argmax", [[-inf, -inf, -1.0, -inf]], expect=[2]),
-        Example("loss", [[0.0, -inf, 0.0]], _labels(1), [inf], _NONE, name="label-there"),
-        Example("loss", [[0.0, -inf, 0.0]], _labels(1), inf, _SUM, name="label-there-sum"),
-        Example("loss", [[0.0, -inf, 0.0], [0.0, 0.0, 0.0]], _labels(1, 1), inf, name="label-there-mean"),
-        Example("loss", [[-inf, 3.0]], _labels(1), [0.0], _NONE, name="one-left", signed=True),
-        Example("loss", _ABSENT_REST, _labels(2), options=_NONE, name="rest"),
-        Example("loss", [[0.0, -inf]], _labels(0), [inf], {"label_smoothing": 0.5, **_NONE}, name="smoothed"),
-        Example("gradient", [[0.0, -inf, 0.0]], _labels(1), [[0.5, -1.0, 0.5]], name="label-there"),
-        Example("gradient", [[0.0, -inf, 0.0]], _labels(0), [[-0.5, 0.0, 0.5]], name="label-elsewhere", signed=True),
-        Example("gradient", [[0.0, -inf]], _labels(0), [[0.25, -0.25]], {"label_smoothing": 0.5}, name="smoothed"),
-        Example("gradient", _ABSENT_REST, _labels(2), name="rest"),
+        Example("loss", [[0.0, -inf, 0.0]], labels_of(1), [inf], NONE, name="label-there"),
+        Example("loss", [[0.0, -inf, 0.0]], labels_of(1), inf, SUM, name="label-there-sum"),
+        Example("loss", [[0.0, -inf, 0.0], [0.0, 0.0, 0.0]], labels_of(1, 1), inf, name="label-there-mean"),
+        Example("loss", [[-inf, 3.0]], labels_of(1), [0.0], NONE, name="one-left", signed=True),
+        Example("loss", _ABSENT_REST, labels_of(2), options=NONE, name="rest"),
+        Example("loss", [[0.0, -inf]], labels_of(0), [inf], {"label_smoothing": 0.5, **NONE}, name="smoothed"),
+        Example("gradient", [[0.0, -inf, 0.0]], labels_of(1), [[0.5, -1.0, 0.5]], name="label-there"),
+        Example("gradient", [[0.0, -inf, 0.0]], labels_of(0), [[-0.5, 0.0, 0.5]], name="label-elsewhere", signed=True),
+        Example("gradient", [[0.0, -inf]], labels_of(0), [[0.25, -0.25]], {"label_smoothing": 0.5}, name="smoothed"),
+        Example("gradient", _ABSENT_REST, labels_of(2), name="rest"),
     ),
     check(
         "absent-classes",
@@ -216,14 +118,14 @@ ALL_ABSENT = Requirement(
         Example("logsumexp", [[-inf, -inf], [0.0, -inf]], expect=[-inf, 0.0]),
         Example("softmax", [[-inf, -inf], [0.0, -inf]], expect=[[nan, nan], [1.0, 0.0]]),
         Example("log_softmax", [[-inf, -inf], [0.0, -inf]], expect=[[nan, nan], [0.0, -inf]]),
-        Example("loss", [[-inf, -inf], [0.0, -inf]], _labels(0, 0), [nan, 0.0], _NONE),
-        Example("loss", [[-inf, -inf]], [[0.5, 0.5]], [nan], _NONE, name="soft"),
-        Example("loss", [[-inf, -inf]], _labels(0), [nan], {"label_smoothing": 0.5, **_NONE}, name="smoothed"),
-        Example("gradient", [[-inf, -inf]], _labels(0), [[nan, nan]]),
+        Example("loss", [[-inf, -inf], [0.0, -inf]], labels_of(0, 0), [nan, 0.0], NONE),
+        Example("loss", [[-inf, -inf]], [[0.5, 0.5]], [nan], NONE, name="soft"),
+        Example("loss", [[-inf, -inf]], labels_of(0), [nan], {"label_smoothing": 0.5, **NONE}, name="smoothed"),
+        Example("gradient", [[-inf, -inf]], labels_of(0), [[nan, nan]]),
         Example("gradient", [[-inf, -inf]], [[0.5, 0.5]], [[nan, nan]], name="soft"),
         Example("argmax", [[-inf, -inf, -inf]], expect=[0]),
         Example("softmax", [[-inf]], expect=[[nan]], name="one-class"),
-        Example("gradient", [[-inf]], _labels(0), [[nan]], name="one-class"),
+        Example("gradient", [[-inf]], labels_of(0), [[nan]], name="one-class"),
     ),
 )
 
@@ -235,9 +137,9 @@ PLUS_INFINITY = Requirement(
         Example("logsumexp", [[0.0, inf, 1.0], [inf, inf, -inf]], expect=[inf, inf]),
         Example("softmax", [[0.0, inf, 1.0], [inf, inf, -inf]], expect=[[nan] * 3] * 2),
         Example("log_softmax", [[0.0, inf, 1.0], [inf, inf, -inf]], expect=[[nan] * 3] * 2),
-        Example("loss", [[0.0, inf, 1.0], [inf, 0.0, 0.0]], _labels(0, 0), [nan, nan], _NONE),
-        Example("loss", [[0.0, inf]], [[1.0, 0.0]], [nan], _NONE, name="soft"),
-        Example("gradient", [[0.0, inf, 1.0], [inf, inf, -inf]], _labels(0, 0), [[nan] * 3] * 2),
+        Example("loss", [[0.0, inf, 1.0], [inf, 0.0, 0.0]], labels_of(0, 0), [nan, nan], NONE),
+        Example("loss", [[0.0, inf]], [[1.0, 0.0]], [nan], NONE, name="soft"),
+        Example("gradient", [[0.0, inf, 1.0], [inf, inf, -inf]], labels_of(0, 0), [[nan] * 3] * 2),
         Example("gradient", [[0.0, inf]], [[1.0, 0.0]], [[nan] * 2], name="soft"),
         Example("argmax", [[0.0, inf, inf]], expect=[1]),
         Example("softmax", [[inf]], expect=[[nan]], name="one-class"),
@@ -262,19 +164,19 @@ NAN_ROW = Requirement(
             Example(op, [[0.0, -nan, 1.0], [-nan, -inf, inf], [-inf, nan, -nan]], expect=due, name="nan-of-any-sign")
             for op, due in (("logsumexp", [nan] * 3), ("softmax", [[nan] * 3] * 3), ("log_softmax", [[nan] * 3] * 3))
         ),
-        Example("loss", [[0.0, -nan], [-nan, 0.0]], _labels(0, 0), [nan, nan], _NONE, name="nan-of-any-sign"),
-        Example("gradient", [[0.0, -nan], [-nan, 0.0]], _labels(0, 0), [[nan] * 2] * 2, name="nan-of-any-sign"),
-        Example("loss", [[nan, 0.0], [0.0, nan]], _labels(0, 0), [nan, nan], _NONE),
-        Example("gradient", [[nan, 0.0], [0.0, nan]], _labels(0, 0), [[nan] * 2] * 2),
+        Example("loss", [[0.0, -nan], [-nan, 0.0]], labels_of(0, 0), [nan, nan], NONE, name="nan-of-any-sign"),
+        Example("gradient", [[0.0, -nan], [-nan, 0.0]], labels_of(0, 0), [[nan] * 2] * 2, name="nan-of-any-sign"),
+        Example("loss", [[nan, 0.0], [0.0, nan]], labels_of(0, 0), [nan, nan], NONE),
+        Example("gradient", [[nan, 0.0], [0.0, nan]], labels_of(0, 0), [[nan] * 2] * 2),
         Example(
             "loss",
             [[nan, 0.0], [0.0, 0.0]],
-            _labels(0, 1),
+            labels_of(0, 1),
             nan,
             {"sample_weight": np.array([0.0, 1.0])},
             name="weight-0-does-not-hide-it",
         ),
-        Example("log_loss", [[nan, 0.5]], _labels(0), [nan], {"validate": False, **_NONE}),
+        Example("log_loss", [[nan, 0.5]], labels_of(0), [nan], {"validate": False, **NONE}),
     ),
     check(
         "nan-row",
@@ -299,10 +201,10 @@ SHIFT_OVERFLOW = Requirement(
     (
         Example("softmax", _huge, expect=[[1.0, 0.0]]),
         Example("log_softmax", _huge, expect=[[0.0, -inf]]),
-        Example("loss", _huge, _labels(0), [0.0], _NONE, name="at-the-maximum"),
-        Example("loss", _huge, _labels(1), [inf], _NONE, name="at-the-minimum"),
-        Example("gradient", _huge, _labels(0), [[0.0, 0.0]], name="at-the-maximum"),
-        Example("gradient", _huge, _labels(1), [[1.0, -1.0]], name="at-the-minimum"),
+        Example("loss", _huge, labels_of(0), [0.0], NONE, name="at-the-maximum"),
+        Example("loss", _huge, labels_of(1), [inf], NONE, name="at-the-minimum"),
+        Example("gradient", _huge, labels_of(0), [[0.0, 0.0]], name="at-the-maximum"),
+        Example("gradient", _huge, labels_of(1), [[1.0, -1.0]], name="at-the-minimum"),
         Example("gradient", _huge, [[1.0, 0.0]], [[0.0, 0.0]], name="soft"),
         Example("argmax", _huge, expect=[0]),
         Example("logsumexp", _huge),
@@ -347,7 +249,7 @@ def _long_uniform(backend: BackendUnderTest, op: str, dtype: str, k: int) -> Non
     """Equal logits: every probability is 1/K rounded, which an accumulator in half precision cannot reach."""
     x = np.zeros((1, k), numpy_dtype(dtype))
     target = [np.zeros(1, np.int64)] if op in ("loss", "gradient") else []
-    options = _NONE if op == "loss" else {}
+    options = NONE if op == "loss" else {}
     result = backend.call(op, x, *target, **options)
     backend.judge(op, result, x, *target, made=f"zeros((1, {k}), {dtype})", **options)
 
@@ -427,25 +329,25 @@ LOG_LOSS = Requirement(
     "p_y = 0 gives +inf; 0 log 0 = 0; no clipping; `validate` rejects p < 0, p > 1 and NaN but not sums other than 1; "
     "-log p within 2 ulp of the given p",
     (
-        Example("log_loss", [[0.0, 1.0]], _labels(0), [inf], _NONE, name="zero"),
-        Example("log_loss", [[0.0, 1.0]], _labels(0), inf, name="zero-mean"),
-        Example("log_loss", [[0.0, 1.0]], [[0.0, 1.0]], [0.0], _NONE, name="zero-log-zero"),
-        Example("log_loss", [[0.0, 1.0]], [[0.5, 0.5]], [inf], _NONE, name="soft-zero"),
-        Example("log_loss", [[1.0, 0.0]], _labels(0), [0.0], _NONE, name="one", signed=True),
-        Example("log_loss", [[0.25, 0.25], [1.0, 1.0]], _labels(0, 1), options=_NONE, name="any-sum"),
-        Example("log_loss", [[1e-7, 0.9], [6e-8, 0.5]], _labels(0, 0), options=_NONE, name="no-clipping"),
-        Example("log_loss", [[1e-300, 0.9]], _labels(0), options=_NONE, dtypes=("float64",), name="no-clipping-tiny"),
-        Example("log_loss", [[5e-324, 0.9]], _labels(0), options=_NONE, dtypes=("float64",), name="subnormal"),
-        Example("log_loss", [[1e-45, 0.9]], _labels(0), options=_NONE, dtypes=("float32",), name="subnormal"),
-        Example("log_loss", [[1.0 - 2.0**-11, 0.5]], _labels(0), options=_NONE, dtypes=WIDE, name="near-one"),
-        Example("log_loss", [[0.5, -0.125]], _labels(0), Raises(ValueError, ("-0.125",)), name="negative"),
-        Example("log_loss", [[0.5, 1.5]], _labels(0), Raises(ValueError, ("1.5",)), name="above-one"),
-        Example("log_loss", [[0.5, nan]], _labels(0), Raises(ValueError, ("nan",)), name="nan"),
-        Example("log_loss", [[0.5, 0.25, 0.25]], [[0.25, 0.25, 0.5]], options=_NONE, name="soft"),
+        Example("log_loss", [[0.0, 1.0]], labels_of(0), [inf], NONE, name="zero"),
+        Example("log_loss", [[0.0, 1.0]], labels_of(0), inf, name="zero-mean"),
+        Example("log_loss", [[0.0, 1.0]], [[0.0, 1.0]], [0.0], NONE, name="zero-log-zero"),
+        Example("log_loss", [[0.0, 1.0]], [[0.5, 0.5]], [inf], NONE, name="soft-zero"),
+        Example("log_loss", [[1.0, 0.0]], labels_of(0), [0.0], NONE, name="one", signed=True),
+        Example("log_loss", [[0.25, 0.25], [1.0, 1.0]], labels_of(0, 1), options=NONE, name="any-sum"),
+        Example("log_loss", [[1e-7, 0.9], [6e-8, 0.5]], labels_of(0, 0), options=NONE, name="no-clipping"),
+        Example("log_loss", [[1e-300, 0.9]], labels_of(0), options=NONE, dtypes=("float64",), name="no-clipping-tiny"),
+        Example("log_loss", [[5e-324, 0.9]], labels_of(0), options=NONE, dtypes=("float64",), name="subnormal"),
+        Example("log_loss", [[1e-45, 0.9]], labels_of(0), options=NONE, dtypes=("float32",), name="subnormal"),
+        Example("log_loss", [[1.0 - 2.0**-11, 0.5]], labels_of(0), options=NONE, dtypes=WIDE, name="near-one"),
+        Example("log_loss", [[0.5, -0.125]], labels_of(0), Raises(ValueError, ("-0.125",)), name="negative"),
+        Example("log_loss", [[0.5, 1.5]], labels_of(0), Raises(ValueError, ("1.5",)), name="above-one"),
+        Example("log_loss", [[0.5, nan]], labels_of(0), Raises(ValueError, ("nan",)), name="nan"),
+        Example("log_loss", [[0.5, 0.25, 0.25]], [[0.25, 0.25, 0.5]], options=NONE, name="soft"),
         Example(
             "log_loss",
             [[0.5, 0.5], [0.25, 0.75], [0.125, 0.875]],
-            _labels(0, 9, 1),
+            labels_of(0, 9, 1),
             options={
                 "ignore_index": 9,
                 "class_weight": np.array([0.5, 3.0]),
@@ -454,15 +356,17 @@ LOG_LOSS = Requirement(
             name="weights",
         ),
         Example(
-            "log_loss", [[nan, 0.5]], _labels(7), [0.0], {"ignore_index": 7, "validate": False, **_NONE}, name="ignored"
+            "log_loss",
+            [[nan, 0.5]],
+            labels_of(7),
+            [0.0],
+            {"ignore_index": 7, "validate": False, **NONE},
+            name="ignored",
         ),
     ),
 )
 
 REQUIREMENTS = (
-    EMPTY_BATCH,
-    NO_CLASSES,
-    ONE_CLASS,
     ABSENT,
     ALL_ABSENT,
     PLUS_INFINITY,

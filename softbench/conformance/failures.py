@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,18 @@ import numpy as np
 
 from softbench.interface.dtypes import formats
 
-__all__ = ["Failure", "LazyText", "NotApplicable", "NotRefused", "brief", "call_text", "crash", "mismatch", "near"]
+__all__ = [
+    "Failure",
+    "LazyText",
+    "NotApplicable",
+    "NotRefused",
+    "brief",
+    "call_text",
+    "crash",
+    "mismatch",
+    "near",
+    "told",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -44,6 +56,15 @@ class LazyText:
 
     def __str__(self) -> str:
         return self._make()
+
+
+@contextlib.contextmanager
+def told(said: str) -> Iterator[None]:
+    """Put the call before the message of a failure."""
+    try:
+        yield
+    except Failure as failure:
+        raise Failure(f"{said}: {failure}") from None
 
 
 def call_text(

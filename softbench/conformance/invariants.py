@@ -11,16 +11,14 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
-from softbench.conformance.batch import VIEWS, Batch, View, batch
-from softbench.conformance.case import FLOATS, WIDE, Requirement, check
+from softbench.conformance.batch import VIEW_BY_NAME, VIEWS, Batch, View, batch
+from softbench.conformance.case import FLOATS, NONE, WIDE, Requirement, check
 from softbench.conformance.failures import Failure, mismatch, near
 from softbench.interface.dtypes import formats
 
 __all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
-_NONE: Final = {"reduction": "none"}
-_BY_NAME: Final = {view.name: view for view in VIEWS}
 
 
 def _inputs(backend: BackendUnderTest, dtype: str) -> list[tuple[str, Batch]]:
@@ -195,11 +193,11 @@ def _signs(backend: BackendUnderTest, dtype: str) -> None:
         if "log_softmax" in ops:
             found["log_softmax has an entry above 0"] = ~(backend.call("log_softmax", rows.x) <= 0)
         if "loss" in ops:
-            loss = backend.call("loss", rows.x, labels, **_NONE)
+            loss = backend.call("loss", rows.x, labels, **NONE)
             found["loss is below 0"] = ~(loss >= 0)
             found["loss is -0"] = (loss == 0) & np.signbit(loss)
         if "gradient" in ops:
-            others = backend.call("gradient", rows.x, labels, **_NONE).astype(np.float64)
+            others = backend.call("gradient", rows.x, labels, **NONE).astype(np.float64)
             found["the gradient at the label is above 0"] = ~(np.take_along_axis(others, labels[:, None], axis=1) <= 0)
             np.put_along_axis(others, labels[:, None], 0.0, axis=1)
             found["the gradient beside the label is below 0"] = ~(others >= 0)
@@ -213,7 +211,7 @@ def _gradient_sums(backend: BackendUnderTest, dtype: str) -> None:
     spec = formats[dtype]
     for made, rows in _inputs(backend, dtype):
         for name in ("gradient", "weighted-gradient", "soft-gradient"):
-            gradient = _BY_NAME[name].run(backend, rows).astype(np.float64)
+            gradient = VIEW_BY_NAME[name].run(backend, rows).astype(np.float64)
             for i, row in enumerate(gradient):
                 # An entry (sum q) p - q was subtracted from things as large as 1.
                 size = math.fsum(np.abs(row).tolist()) if name != "soft-gradient" else 2.0
@@ -263,12 +261,12 @@ def _one_hot(backend: BackendUnderTest, dtype: str) -> None:
         for options in ({}, {"class_weight": rows.w}, {"sample_weight": rows.s}, {"label_smoothing": 0.125}):
             said = f"of {made} with one-hot targets, {', '.join(options)}:"
             if "loss" in ops:
-                loss = backend.call("loss", rows.x, hot, **_NONE, **options)
-                due = backend.call("loss", rows.x, labels, **_NONE, **options)
+                loss = backend.call("loss", rows.x, hot, **NONE, **options)
+                due = backend.call("loss", rows.x, labels, **NONE, **options)
                 near(loss, due, backend.loosened(16.0, "loss", dtype), dtype, f"loss {said}", "with labels")
             if "gradient" in ops:
-                got = backend.call("gradient", rows.x, hot, **_NONE, **options).astype(np.float64)
-                due = backend.call("gradient", rows.x, labels, **_NONE, **options).astype(np.float64)
+                got = backend.call("gradient", rows.x, hot, **NONE, **options).astype(np.float64)
+                due = backend.call("gradient", rows.x, labels, **NONE, **options).astype(np.float64)
                 size = float(rows.w.max()) if "class_weight" in options else float(rows.s.max())
                 wrong = ~(np.abs(got - due) <= backend.loosened(8 * spec.eps, "gradient", dtype) * max(size, 1.0))
                 if wrong.any():
@@ -283,8 +281,8 @@ def _smoothed(backend: BackendUnderTest, dtype: str) -> None:
         labels = rows.known
         q = np.full(rows.x.shape, 0.25 / k)
         q[np.arange(len(q)), labels] += 0.75
-        loss = backend.call("loss", rows.x, labels, label_smoothing=0.25, **_NONE)
-        due = backend.call("loss", rows.x, q, **_NONE)
+        loss = backend.call("loss", rows.x, labels, label_smoothing=0.25, **NONE)
+        due = backend.call("loss", rows.x, q, **NONE)
         gap = backend.loosened(16.0, "loss", dtype)
         near(loss, due, gap, dtype, f"loss of {made}, label_smoothing=0.25,", "with the smoothed target")
 
@@ -310,7 +308,7 @@ def _linear(backend: BackendUnderTest, dtype: str) -> None:
         n = len(rows.x)
         a, b = rows.q, batch(n, rows.x.shape[1], dtype, 3.0, seed=2).q
         mixed = (a.astype(np.float64) * 0.5 + b.astype(np.float64) * 0.5).astype(a.dtype)
-        la, lb, lm = (backend.call("loss", rows.x, y, **_NONE).astype(np.float64) for y in (a, b, mixed))
+        la, lb, lm = (backend.call("loss", rows.x, y, **NONE).astype(np.float64) for y in (a, b, mixed))
         gap = backend.loosened(24.0, "loss", dtype)
         near(
             lm, 0.5 * la + 0.5 * lb, gap, dtype, f"loss of {made} for a mean of two targets", "the mean of both losses"
@@ -344,7 +342,7 @@ EQUIVALENT = Requirement(
         view=[v for v in VIEWS if v.name in ("loss", "weighted-loss", "smoothed-loss", "soft-loss")],
         dtype=WIDE,
     )
-    + check("equivalent-calls", _fused, view=[_BY_NAME["loss"], _BY_NAME["soft-loss"]], dtype=FLOATS[:2])
+    + check("equivalent-calls", _fused, view=[VIEW_BY_NAME["loss"], VIEW_BY_NAME["soft-loss"]], dtype=FLOATS[:2])
     + check("equivalent-calls", _one_hot, dtype=WIDE)
     + check("equivalent-calls", _smoothed, dtype=WIDE)
     + check("equivalent-calls", _repetition, dtype=WIDE)

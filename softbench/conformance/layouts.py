@@ -7,9 +7,12 @@ from typing import Any, Final
 
 import numpy as np
 
-__all__ = ["LAYOUTS"]
+__all__ = ["GARBAGE", "LAYOUTS"]
 
 Array = np.ndarray[Any, Any]
+
+GARBAGE: Final = 777.0
+"""What memory holds that a result will take the place of, or that lies between its elements."""
 
 
 def _strided(a: Array) -> Array:

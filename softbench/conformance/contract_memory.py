@@ -1,4 +1,4 @@
-"""The contract, part 8: nothing is read or written beyond the arguments.
+"""The contract: nothing is read or written beyond the arguments.
 
 A kernel that looks past the last row, or loads whole vectors where fewer elements are left, is right nearly always: it
 does not use what it reads there, and memory goes on behind most arrays. Here it does not: pages that nobody may touch
@@ -11,17 +11,17 @@ import contextlib
 import ctypes
 import faulthandler
 import mmap
-from dataclasses import fields
 from typing import Any, Final, Literal
 
 import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
-from softbench.conformance.batch import VIEWS, Batch, View, batch
+from softbench.conformance.batch import VIEW_BY_NAME, Batch, View, batch
 from softbench.conformance.case import Requirement, check
-from softbench.conformance.failures import Failure, NotApplicable
+from softbench.conformance.failures import Failure, NotApplicable, told
+from softbench.conformance.same_bits import names_of
 
-__all__ = ["REQUIREMENTS", "guarded"]
+__all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
 Side = Literal["before", "behind"]
@@ -31,20 +31,11 @@ _SHAPES: Final = {
     "interpreted": ((1, 1), (3, 5), (2, 33)),
 }
 _DTYPES: Final = ("float16", "float32", "float64")
-_VIEWS: Final = {view.name: view for view in VIEWS}
 _NO_ACCESS: Final = 0  # PROT_NONE of mprotect, which the module mmap does not have
 
 
-def guarded(array: Array, side: Side) -> Array:
-    """A copy in pages of its own, of which the one before and the one behind cannot be touched.
-
-    Parameters
-    ----------
-    array
-        Any, C-contiguous in the copy.
-    side
-        On which side the copy reaches as far as such a page.
-    """
+def _guarded_copy(array: Array, side: Side) -> Array:
+    """A contiguous copy that reaches, on one side, as far as a page that nobody may touch; there is one on either."""
     page = mmap.PAGESIZE
     inside = page * max(1, -(-array.nbytes // page))
     memory = mmap.mmap(-1, inside + 2 * page)
@@ -70,16 +61,16 @@ def _differing(backend: BackendUnderTest, names: list[str], side: Side) -> list[
         for name in names
         for dtype in _DTYPES
         for shape in _SHAPES[backend.cost]
-        if not _is_same(backend, _VIEWS[name], batch(*shape, dtype), side)
+        if not _is_same(backend, VIEW_BY_NAME[name], batch(*shape, dtype), side)
     ]
 
 
 def _is_same(backend: BackendUnderTest, view: View, rows: Batch, side: Side) -> bool:
     due = view.run(backend, rows)
-    held = Batch(*(guarded(getattr(rows, part.name), side) for part in fields(Batch)))
+    held = rows.mapped(lambda part: _guarded_copy(part, side))
     found = [view.run(backend, held)]
     if view.maps:
-        found.append(view.run(backend, held, out=guarded(np.zeros_like(due), side)))
+        found.append(view.run(backend, held, out=_guarded_copy(np.zeros_like(due), side)))
     return all(result.tobytes() == due.tobytes() for result in found)
 
 
@@ -87,19 +78,17 @@ def _guarded(backend: BackendUnderTest, side: Side) -> None:
     """All functions in one process; if that dies, each in its own, to tell which it was."""
     if not hasattr(ctypes.CDLL(None), "mprotect"):
         raise NotApplicable("this system does not protect pages")
-    names = [view.name for view in VIEWS if view.op in backend.provides]
-    said = f"where no memory is mapped {side} the arguments"
+    names = names_of(backend)
+    where = f"where no memory is mapped {side} the arguments"
     try:
         differing = backend.afresh(_differing, names, side)
     except Failure:
-        differing = []
         for name in names:
-            try:
-                differing += backend.afresh(_differing, [name], side)
-            except Failure as failure:
-                raise Failure(f"{name} {said}: {failure}; it reads or writes beyond them") from None
+            with told(f"{name} {where}, which a read or write beyond them does not survive"):
+                backend.afresh(_differing, [name], side)
+        raise  # in company only
     if differing:
-        raise Failure(f"{differing[0]} {said} has other bits")
+        raise Failure(f"{differing[0]} {where} has other bits")
 
 
 REQUIREMENTS = (
