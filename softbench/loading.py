@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from softbench.errors import UnknownBackendError
@@ -30,6 +31,8 @@ class Source:
     """Whose arrays the function takes; empty: found out."""
     dtypes: tuple[str, ...] = ()
     """Dtypes of logits that it is asked for; empty: all that it takes."""
+    options: tuple[tuple[str, str], ...] = ()
+    """Names and values of options of a backend that has a name: see `softbench.get_backend`."""
 
     @classmethod
     def of(cls, text: str) -> Source:
@@ -37,13 +40,25 @@ class Source:
         spec, _, op = text.partition(_AS)
         return cls(spec, op)
 
+    @classmethod
+    def from_json(cls, text: str) -> Source:
+        """The source that another process wrote by `to_json`."""
+        found = json.loads(text)
+        pairs = tuple((name, value) for name, value in found["options"])
+        return cls(**{**found, "dtypes": tuple(found["dtypes"]), "options": pairs})
+
+    def to_json(self) -> str:
+        """All that `from_json` needs, as text for a command line."""
+        return json.dumps(asdict(self))
+
     def __str__(self) -> str:
         return f"{self.spec}{_AS}{self.op}" if self.op else self.spec
 
     def load(self) -> Any:
         """The backend; raises as `softbench.get_backend`, `load` and `softbench.functions.backend_of` do."""
         if not self.op:
-            return build(find(self.spec), self.spec) if ":" in self.spec else get_backend(self.spec)
+            named = ":" not in self.spec
+            return get_backend(self.spec, **dict(self.options)) if named else build(find(self.spec), self.spec)
         from softbench.functions import backend_of
 
         function = find(self.spec)

@@ -9,14 +9,12 @@ one of them only, and each process sees the same cases in the same order every t
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import selectors
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -115,7 +113,7 @@ class _Worker:
         arguments = (profile, repr(timeout), str(asked), str(answer))
         try:
             self._child = processes.start(
-                processes.python("-m", "softbench.conformance.worker", json.dumps(asdict(source)), *arguments),
+                processes.python("-m", "softbench.conformance.worker", source.to_json(), *arguments),
                 limit=_WHOLE_RUN,
                 env=processes.environment(),
                 stdout=subprocess.PIPE,
@@ -382,7 +380,7 @@ def reproduce_apart(
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "lines"
         command = processes.python(
-            *("-m", "softbench.conformance.reproduce"), json.dumps(asdict(source)), case_id, profile, str(answer)
+            *("-m", "softbench.conformance.reproduce"), source.to_json(), case_id, profile, str(answer)
         )
         done = processes.run(command, limit=timeout, env=processes.environment())
         if not done.problem and answer.exists():

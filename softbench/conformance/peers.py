@@ -21,11 +21,13 @@ from typing import Any, Final, NamedTuple
 
 from softbench.accuracy.gates import GATES
 from softbench.conformance import contract
+from softbench.conformance.apart import judge_apart
 from softbench.conformance.profiles import Profile
-from softbench.conformance.runner import matches, run
+from softbench.conformance.runner import matches
 from softbench.conformance.verdicts import Report
 from softbench.errors import BackendUnavailableError
 from softbench.front.backend import Backend
+from softbench.loading import Source
 from softbench.registry import get_backend
 
 __all__ = ["OVERHEAD", "PAGE", "PEERS", "VERDICTS", "Peer", "judge", "main", "render", "stale"]
@@ -100,7 +102,8 @@ def judge(peer: Peer, profile: Profile = "standard") -> dict[str, Any]:
     """The verdict on a peer, as plain data. BackendUnavailableError where it cannot run."""
     backend = get_backend(peer.backend, **peer.options)
     select = contract.sample() if peer.sampled and profile == "quick" else None
-    report = run(backend, profile, select=select)
+    # Apart: one library's threads must not be there when the kit forks another's process.
+    report = judge_apart(Source(peer.backend, options=tuple(peer.options.items())), profile, select=select)
     return _record(report, peer, dict(backend.rows.deviations), select is not None or _compiles(backend))
 
 

@@ -8,12 +8,12 @@ what goes before), the case itself is the reproducer.
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -196,8 +196,8 @@ def _written(source: Source, call: Call, way: str, message: str) -> str:
 
 
 def _source_text(source: Source) -> str:
-    words = [repr(source.spec)]
-    words += [f"{k}={v!r}" for k, v in (("op", source.op), ("library", source.library), ("dtypes", source.dtypes)) if v]
+    optional = {name: value for name, value in asdict(source).items() if name != "spec" and value}
+    words = [repr(source.spec), *(f"{name}={value!r}" for name, value in optional.items())]
     return f"Source({', '.join(words)})"
 
 
@@ -266,8 +266,7 @@ def _weight(call: tuple[Any, ...]) -> int:
 
 def main(source: str, case_id: str, profile: str, answer: str) -> None:
     """Write the three lines into the file ``answer``: what the backend prints must not be among them."""
-    found = json.loads(source)
-    lines = reproduce(Source(**{**found, "dtypes": tuple(found["dtypes"])}), case_id, profile)
+    lines = reproduce(Source.from_json(source), case_id, profile)
     Path(answer).write_text(lines, encoding="utf-8")
 
 

@@ -34,7 +34,7 @@ def main(source: str, profile: str, timeout: str, tasks: str, answers: str) -> N
     faulthandler.enable()
     seconds = float(timeout)
     with os.fdopen(int(tasks)) as tasks_in, os.fdopen(int(answers), "w") as replies:
-        backend = _loaded(_source(source), profile, replies)
+        backend = _loaded(Source.from_json(source), profile, replies)
         if backend is not None:
             backend.patience = min(backend.patience, seconds / 2)
             cases = contract.all_cases()
@@ -46,11 +46,6 @@ def main(source: str, profile: str, timeout: str, tasks: str, answers: str) -> N
                 _reply(replies, result=asdict(result), worst=[[*key, asdict(error)] for key, error in worst.items()])
         sys.stdout.flush()
     os._exit(0)  # threads and exit handlers of the backend are nobody's business any more
-
-
-def _source(text: str) -> Source:
-    found = json.loads(text)
-    return Source(**{**found, "dtypes": tuple(found["dtypes"])})
 
 
 def _loaded(source: Source, profile: Any, replies: IO[str]) -> BackendUnderTest | None:

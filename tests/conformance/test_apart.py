@@ -16,6 +16,7 @@ from softbench.conformance.apart import judge_apart
 from softbench.conformance.junit import junit_xml
 from softbench.conformance.verdicts import Report, Result
 from softbench.errors import UnknownBackendError
+from softbench.loading import Source
 
 pytestmark = pytest.mark.processes
 
@@ -97,8 +98,9 @@ def hostile(tmp_path, monkeypatch):
     return tmp_path
 
 
-def start(*arguments, **options):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+def start(*arguments, first=None, **options):
+    path = os.pathsep.join(str(p) for p in (first, *sys.path) if p)
+    environment = {**os.environ, "PYTHONPATH": path}
     command = [sys.executable, "-m", "softbench", "check", "--quick", *arguments]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
     return subprocess.Popen(command, env=environment, **options)
@@ -240,6 +242,24 @@ def test_printing_is_a_failure_of_its_own_row():
     for case in ("errors/quiet-softmax-float64",):
         report = judge_apart("hostile:Prints", "quick", select=[case])
         assert "prints" in report.of("failed")[0].message
+
+
+def test_what_ml_dtypes_makes_is_not_asked_without_it(hostile):
+    """README's first command does not install it: no backend may fail for that."""
+    (hostile / "sitecustomize.py").write_text(
+        "from importlib.machinery import PathFinder\n"
+        "find = PathFinder.find_spec\n"
+        "PathFinder.find_spec = lambda name, *rest: None if name == 'ml_dtypes' else find(name, *rest)\n"
+    )
+    status, out, _ = check("numpy", "--select", "combinations", "--select", "sequences", first=hostile)
+    assert "ml_dtypes is not installed" in out  # hidden indeed
+    assert "0 failed" in out
+    assert status == 0
+
+
+def test_sources_survive_a_command_line():
+    source = Source("array_api", library="torch", dtypes=("float32",), options=(("namespace", "torch"),))
+    assert Source.from_json(source.to_json()) == source
 
 
 def test_one_backend_takes_no_other_down():
