@@ -51,6 +51,10 @@ class View:
             array = self._array = self.xp.reshape(array, self.shape)
         return array
 
+    def replace(self, array: Any) -> None:
+        """Have another array of this shape and dtype in place of the library's own."""
+        self._array, self.source = array, None
+
     def reshape(self, *shape: Any) -> View:
         """The same elements in another shape, as `numpy.ndarray.reshape`; the library is asked when they are needed."""
         wanted = shape[0] if shape and type(shape[0]) is tuple else shape

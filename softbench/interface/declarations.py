@@ -69,6 +69,8 @@ class Declarations:
     waits: ClassVar[bool] = False
     """Whether looking at values of an array waits for a device. Calls that are not to check values
     (``validate=False``) then look at no weights either, and kernels get them however large or small they are."""
+    lazy: ClassVar[bool] = False
+    """Whether results are computed only when somebody asks for them: what is timed is then `computed` of a call."""
     cost: ClassVar[Literal["compiled", "interpreted", "simulated"]] = "compiled"
     """How much work the conformance kit may ask for."""
     provides: ClassVar[Collection[str]] = frozenset(FUNCTIONS)

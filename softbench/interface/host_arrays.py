@@ -94,6 +94,10 @@ class NumpyArrayOps:
     def synchronize(self) -> None:
         """Wait until everything asked of this backend so far is done."""
 
+    def computed(self, result: Any) -> Any:
+        """What a call returned, with its values there; only lazy libraries have something to do."""
+        return result
+
     def layout(self, array: Array) -> Layout:
         """How an array lies in memory."""
         flags = array.flags

@@ -18,9 +18,12 @@ from softbench.machine import usable_cores
 from softbench.measure.timing import Candidate, interleave
 from softbench.measure.workloads import Workload
 
-__all__ = ["Ceiling", "ceiling", "device_ceiling", "host_limit", "limit_of"]
+__all__ = ["HOST_KINDS", "Ceiling", "ceiling", "device_ceiling", "host_limit", "limit_of"]
 
 Operation = Literal["read", "copy", "update"]
+
+HOST_KINDS: Final = frozenset({"cpu", "distributed"})
+"""Kinds of backends that compute in the memory of the host: without a cluster, Dask does so too."""
 
 _LINE: Final = 64
 _TRIAL_SECONDS: Final = 0.15
@@ -50,7 +53,7 @@ def ceiling(operation: Operation, nbytes: int, threads: int | None = None) -> Ce
 
 def limit_of(workload: Workload, backend: Backend, threads: int | None = None) -> Ceiling:
     """The limit of a workload in the memory that a backend computes in."""
-    if backend.availability().kind == "cpu":
+    if backend.availability().kind in HOST_KINDS:
         return host_limit(workload, threads)
     return device_ceiling(backend, workload.ceiling, workload.traffic.total // 2)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from softbench import machine
+from softbench.measure.ceiling import HOST_KINDS
 from softbench.measure.inputs import missing_extra
 from softbench.measure.progress import ProgressReporter
 from softbench.measure.remote import Remote, RemoteCandidate, RemoteError
@@ -51,7 +52,7 @@ class Participant:
     @property
     def home(self) -> str:
         """Whose memory it computes in."""
-        return "cpu" if self.kind == "cpu" else self.name
+        return "cpu" if self.kind in HOST_KINDS else self.name
 
     def process(self) -> Remote:
         """Its process; a new one if the last is gone. `RemoteError` where the backend cannot be made."""

@@ -114,7 +114,8 @@ def make_call(
         options["out"] = logits
     elif workload.result == "out":
         options["out"] = backend.asarray(np.zeros(workload.shape, numpy_dtype(workload.dtype)))
-    return functools.partial(function, *arguments, **options)
+    call = functools.partial(function, *arguments, **options)
+    return (lambda: backend.rows.computed(call())) if getattr(backend.rows, "lazy", False) else call
 
 
 def fills_out(backend: Backend, op: str) -> bool:

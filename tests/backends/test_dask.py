@@ -96,6 +96,38 @@ def test_how_classes_are_cut_decides_no_gate():
         assert verdict.ok, f"{width}: {verdict.message}"
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("chunks", [(3, 5), (3, 2)], ids=["rows", "rows-and-classes"])
+def test_products_of_weights_beyond_the_range_of_a_number_are_exact(chunks, reduction, seed):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(7, 5)) * 5, rng.integers(0, 5, 7)
+    s, w = rng.choice([0.0, 1e-310, 1.0, 1e300], 7), rng.choice([5e-324, 1.0, 1e300], 5)
+    options = {"reduction": reduction, "label_smoothing": 0.1 * (seed == 2)}
+    be = sb.get_backend("dask", local="numpy")
+    lazy = {"sample_weight": da.from_array(s, 2), "class_weight": w, **options}
+    found = be.loss_and_gradient(da.from_array(x, chunks), da.from_array(y, 4), **lazy)
+    assert all(isinstance(part, da.Array) for part in found)
+    for op, result in zip(("loss", "gradient"), _computed(found), strict=True):
+        verdict = judging.judge(op, result, x, y, sample_weight=s, class_weight=w, **options)
+        assert verdict.ok, verdict.message
+
+
+def test_what_is_measured_is_computed(monkeypatch):
+    from softbench.measure import workloads
+    from softbench.measure.inputs import make_call, make_inputs
+    from softbench_backends.numpy import NumpyBackend
+
+    calls, real = [], NumpyBackend.softmax
+    monkeypatch.setattr(NumpyBackend, "softmax", lambda self, x, out: (calls.append(len(x)), real(self, x, out))[1])
+    workload = workloads.by_name("softmax-4096x1000-f32")
+    be = sb.get_backend("dask", local="numpy")
+    result = make_call(workload, be, make_inputs(workload))()
+    assert sum(calls) == 4096
+    assert np.isfinite(be.to_numpy(result)).all()
+    assert sum(calls) == 4096
+
+
 @pytest.mark.parametrize("op", CALLS)
 def test_blocks_of_whole_rows_are_the_local_backends(op):
     targets, options = CALLS[op]

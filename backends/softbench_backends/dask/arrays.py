@@ -39,6 +39,8 @@ class DaskArrays(LibraryArrays):
     """
 
     local: Local
+    waits = True
+    lazy = True
 
     def __init__(self, blocks: tuple[int, int] | None) -> None:
         super().__init__()
@@ -97,6 +99,12 @@ class DaskArrays(LibraryArrays):
         """The Dask array if ``like`` is one, else a NumPy array of its own."""
         return result.array if self.is_own(like) else NumpyArrayOps.wrap(self, self.host(result), like)
 
+    def computed(self, result: Any) -> Any:
+        """Dask arrays whose blocks are in memory: in that of the workers, where there are any."""
+        parts = result if isinstance(result, tuple) else (result,)
+        there = importlib.import_module("dask").persist(*parts)
+        return there if isinstance(result, tuple) else there[0]
+
     def asarray(self, obj: Any) -> Any:
         """A Dask array."""
         if self.is_own(obj):
@@ -111,6 +119,27 @@ class DaskArrays(LibraryArrays):
     def empty(self, shape: tuple[int, ...], dtype: Any) -> Array:
         """A place for a result: nothing is written before results are asked for, so it is none of any memory."""
         return _LATER
+
+    # -- rows with weights beyond the range of kernels: few, looked at and computed in this process -----------
+
+    def host_copy(self, array: Array) -> np.ndarray[Any, Any]:
+        """Computed now."""
+        return self.host(array)
+
+    def device_copy(self, array: np.ndarray[Any, Any]) -> Array:
+        """In blocks."""
+        return self.view(self.asarray(array), array)
+
+    def read_rows(self, rows: Array, which: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Computed now; no other rows leave their blocks."""
+        return np.asarray(rows.array[which].compute())
+
+    def write_rows(self, rows: Array, which: np.ndarray[Any, Any], values: np.ndarray[Any, Any]) -> None:
+        """A result with these rows in place of its own."""
+        changed = rows.array.copy()
+        with np.errstate(all="ignore"):
+            changed[which] = values.astype(rows.dtype)
+        rows.replace(changed)
 
     def as_rows(self, x: Array, axis: int, dtype: str) -> Array:
         """``x`` with ``axis`` last as ``(N, K)`` of ``dtype``."""
@@ -139,6 +168,12 @@ class DaskArrays(LibraryArrays):
             super().check_range(values, argument, low, high)
         elif (bad := checks.first(values.array, checks.out_of_range, low=low, high=high)) is not None:
             raise messages.out_of_range(argument, bad[0], bad[1], low, high)
+
+    def all_between(self, values: Array, low: float, high: float) -> bool:
+        """Whether all ``values`` are 0 or in ``[low, high]``; of blocks, computed now."""
+        if values.source is not None:
+            return super().all_between(self.host(values), low, high)
+        return checks.first(values.array, checks.immoderate, low=low, high=high) is None
 
     def check_distribution(self, y: Array) -> None:
         """ValueError naming the first row of soft targets that is no distribution."""
@@ -253,8 +288,8 @@ def flat(pairs: tuple[tuple[Any, str | None], ...]) -> list[Any]:
 
 
 def number(divisor: Any) -> tuple[Any, str | None]:
-    """A divisor as an argument of blockwise: a 0-d array, or a number."""
-    return (divisor.array, "") if isinstance(divisor, View) else (divisor, None)
+    """A divisor as an argument of blockwise: a 0-d array, a sum and what that rounds away ``(2,)``, or a number."""
+    return (divisor.array, "z"[: divisor.ndim]) if isinstance(divisor, View) else (divisor, None)
 
 
 def _cast(x: Array, to: str) -> Array:

@@ -13,6 +13,7 @@ from softbench.interface import IGNORED, Array
 from softbench.interface.dtypes import numpy_dtype
 from softbench.interface.half_precision import widen
 from softbench.interface.host_arrays import NumpyArrayOps
+from softbench_backends.dask.statistics import whole
 
 __all__ = ["first"]
 
@@ -60,6 +61,11 @@ def out_of_range(x: Array, low: float, high: float) -> Array:
     return ~((wide >= low) & (wide <= high))
 
 
+def immoderate(x: Array, low: float, high: float) -> Array:
+    """Which entries are neither 0 nor in ``[low, high]``."""
+    return ~((x == 0) | ((x >= low) & (x <= high)))
+
+
 def negative(x: Array) -> Array:
     """Which entries are below 0."""
     return widen(x) < 0
@@ -87,8 +93,7 @@ def soft_rows(
         if w is not None:
             q *= w
         rows = np.ones(1, _WIDE) if s is None else s.astype(_WIDE)
-        over = float(divisor)
-        q *= (rows / (over if over else _WIDE(np.nan)))[:, None]
+        q *= (rows / (whole(divisor) or _WIDE(np.nan)))[:, None]
         return q.astype(numpy_dtype(to))
 
 
@@ -132,7 +137,7 @@ def finished_total(parts: Array, divisor: Any) -> Any:
     with np.errstate(all="ignore"):
         if divisor is None:
             return np.float64(high + low)
-        over = _WIDE(divisor)
+        over = whole(divisor)
         if over == 0.0:
             return np.float64(np.nan)
         if np.isinf(high):

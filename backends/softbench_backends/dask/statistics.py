@@ -194,9 +194,14 @@ def logsumexp(kept: Block, dtype: Any) -> Block:
         return np.where(np.isfinite(rows.top), rows.top + rows.log_sum, rows.top).astype(dtype)
 
 
+def whole(divisor: Any) -> Any:
+    """A divisor, which may come in two parts, in extended precision."""
+    return np.asarray(divisor, _WIDE).sum()
+
+
 def _over(divisor: Any) -> Any:
     """A divisor in extended precision; NaN where nothing has weight."""
-    over = np.asarray(divisor, _WIDE).reshape(())[()]
+    over = whole(divisor)
     return over if over != 0.0 else _WIDE(np.nan)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
 from softbench.interface.local_rows import local_rows
+from softbench_backends.dask.statistics import whole
 
 __all__ = ["Local", "threads_here"]
 
@@ -69,7 +70,7 @@ def losses(x: Array, *arrays: Array, local: Local, kernel: str, form: tuple[Any,
 
 def gradients(x: Array, divisor: Any, *arrays: Array, local: Local, form: tuple[Any, ...]) -> Array:
     """The gradient of the losses over ``divisor``."""
-    over = np.asarray(divisor)[()]
+    over = whole(divisor)
     return local.run(lambda rows: rows.gradient(_rows(x), lowered(form, arrays), over, rows.empty(x.shape, x.dtype)))
 
 
