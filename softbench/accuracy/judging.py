@@ -97,16 +97,15 @@ def judge(
     if got.shape != truth.hi.shape or got.dtype.name != kind:
         found, due = f"{got.dtype.name}{list(got.shape)}", f"{kind}{list(truth.hi.shape)}"
         return Verdict(False, lambda: f"{op} is {found}, expected {due}", max_ulp=np.inf)
-    errors = np.zeros(got.shape)
-    bounds, contract = np.ones(got.shape), np.ones(got.shape)
-    masks = call.parts(got.shape)
+    errors, bounds, contract = np.empty(got.shape), np.empty(got.shape), np.empty(got.shape)
+    masks = call.parts(got.shape)  # each entry is in one
     for name, mask in masks.items():
         gate = GATES[name]
-        np.copyto(errors, _MEASURES.get(name, _in_ulp)(call, got, truth), where=mask)
-        np.copyto(contract, gate.bounds[call.dtype], where=mask)
-        np.copyto(bounds, bound_for(declared, name, call.dtype), where=mask)
-        if gate.subnormal is not None:
-            small = mask & (np.abs(truth.hi) < call.smallest_normal)
+        where: Any = mask if len(masks) > 1 else ...
+        errors[where] = _MEASURES.get(name, _in_ulp)(call, got, truth)[where]
+        contract[where] = gate.bounds[call.dtype]
+        bounds[where] = bound_for(declared, name, call.dtype)
+        if gate.subnormal is not None and (small := mask & (np.abs(truth.hi) < call.smallest_normal)).any():
             contract[small] = np.minimum(contract[small], gate.subnormal)
             if not (declared and name in declared):
                 bounds[small] = contract[small]
@@ -255,7 +254,8 @@ def _in_units(got: Array, truth: Truth, unit: F64, dtype: str) -> F64:
     y = got.astype(np.float64)
     finite = np.isfinite(y) & np.isfinite(truth.hi)
     with np.errstate(all="ignore"):
-        return np.where(finite, np.abs((y - truth.hi) - truth.lo) / unit, ulp_error(got, truth, dtype))
+        error: F64 = np.asarray(np.abs((y - truth.hi) - truth.lo) / unit)
+        return error if finite.all() else np.where(finite, error, ulp_error(got, truth, dtype))
 
 
 def _logsumexp_error(call: _Call, got: Array, truth: Truth) -> F64:

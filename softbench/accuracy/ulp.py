@@ -133,9 +133,9 @@ def _unit_exponent(truth: Truth, dtype: str) -> NDArray[np.int64]:
     fmt = formats[dtype]
     mantissa, exponent = np.frexp(truth.hi)
     # frexp has mantissas in [1/2, 1). Just below a power of two, hi is that power and lo says that it is below.
-    below = (np.abs(mantissa) == 0.5) & (truth.lo * np.sign(truth.hi) < 0.0)
+    below = (np.abs(mantissa) == 0.5) & (truth.lo * np.sign(mantissa) < 0.0)
     floor_log2 = exponent.astype(np.int64) - 1 - below
-    floor_log2 = np.where((truth.hi == 0.0) | ~np.isfinite(truth.hi), fmt.emin, floor_log2)
+    floor_log2 = np.where((mantissa == 0.0) | ~np.isfinite(mantissa), fmt.emin, floor_log2)
     return np.maximum(floor_log2, fmt.emin) - fmt.precision + 1
 
 

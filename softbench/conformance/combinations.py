@@ -30,8 +30,8 @@ Array = np.ndarray[Any, Any]
 _SLOW: Final = 8
 """Backends that are slow take every eighth row."""
 
-_QUICK: Final = 16
-"""The quick profile takes every sixteenth."""
+_QUICK: Final = 24
+"""The quick profile takes every twenty-fourth."""
 
 _LARGE: Final = ("long", "many")
 """Arrays that the quick profile leaves out."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.case import Requirement, check
 from softbench.conformance.failures import Failure, NotApplicable, told
-from softbench.conformance.same_bits import all_bits, compare_bits, names_of
+from softbench.conformance.same_bits import Call, all_bits, compare_bits, names_of
 from softbench.front.backend import Backend
 from softbench.registry import get_backend
 
@@ -92,14 +92,14 @@ def _handler(function: Callable[[], None]) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _large_bits(backend: BackendUnderTest) -> dict[str, bytes]:
+def _large_bits(backend: BackendUnderTest) -> dict[Call, bytes]:
     return all_bits(backend, names_of(backend), [_LARGE[backend.cost]])
 
 
-def _interrupted(backend: BackendUnderTest) -> tuple[list[dict[str, bytes]], list[dict[str, bytes]]]:
+def _interrupted(backend: BackendUnderTest) -> tuple[list[dict[Call, bytes]], list[dict[Call, bytes]]]:
     """Bits of large calls, and of those that a signal handler makes meanwhile."""
-    outside: list[dict[str, bytes]] = []
-    inside: list[dict[str, bytes]] = []
+    outside: list[dict[Call, bytes]] = []
+    inside: list[dict[Call, bytes]] = []
     end = time.monotonic() + _SECONDS
     with _handler(lambda: inside.append(_large_bits(backend))):
         while not inside or time.monotonic() < end:

@@ -10,7 +10,7 @@ from softbench.conformance.batch import VIEW_BY_NAME, VIEWS, View, batch
 from softbench.conformance.case import Requirement, check
 from softbench.conformance.failures import Failure, NotApplicable, told
 from softbench.conformance.fresh import in_a_fork
-from softbench.conformance.same_bits import all_bits, bits_of, compare_bits, names_of, shapes_of
+from softbench.conformance.same_bits import Call, all_bits, bits_of, compare_bits, names_of, shapes_of
 from softbench.machine import usable_cores
 
 __all__ = ["REQUIREMENTS"]
@@ -54,7 +54,7 @@ def _first_calls(backend: BackendUnderTest, view: View) -> None:
                     raise Failure(f"{said}: call {i + 1} has other bits than a later call in this process")
 
 
-def _few_cpus(backend: BackendUnderTest, names: list[str], shapes: Any, count: int) -> dict[str, bytes]:
+def _few_cpus(backend: BackendUnderTest, names: list[str], shapes: Any, count: int) -> dict[Call, bytes]:
     """`all_bits` where the process may use so many CPUs, or is told so."""
     real = sorted(os.sched_getaffinity(0))
     if count <= len(real):
@@ -78,7 +78,7 @@ def _usable_cpus(backend: BackendUnderTest, count: int) -> None:
 def _forked(backend: BackendUnderTest, view: View) -> None:
     """A forked child gets the parent's bits, or an exception; it neither hangs nor dies."""
     shapes = shapes_of(backend)
-    for shape in shapes if backend.profile != "quick" else (shapes[0], shapes[-1]):
+    for shape in shapes if backend.profile != "quick" else shapes[-1:]:
         due = bits_of(backend, view, shape, "float32")
         with told(f"{view.name} of float32 {shape} in a forked child"):
             found = in_a_fork(_bits_or_error, backend, view, shape, patience=backend.patience / 3)

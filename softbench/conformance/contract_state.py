@@ -32,13 +32,19 @@ def _places(size: int) -> Iterator[tuple[int, int]]:
         yield i, i + 1
 
 
+def _changing_shapes(backend: BackendUnderTest) -> tuple[tuple[int, int], ...]:
+    if backend.cost != "compiled":
+        return ((3, 5),)
+    return ((4, 6), (7, 33), (40, 5), (3, 1000))[: 2 if backend.profile == "quick" else 4]
+
+
 def _changed_in_place(backend: BackendUnderTest, view: View, argument: str) -> None:
     """Two entries of an argument change places, nothing else does: the result must follow."""
     form = _ARGUMENTS[view.target]
     name = "p" if view.op == "log_loss" and argument == "x" else argument
     if argument not in form or (argument in ("s", "w") and not view.weighted):
         raise NotApplicable(f"{view.name} has no such argument")
-    for n, k in ((4, 6), (7, 33), (40, 5), (3, 1000)) if backend.cost == "compiled" else ((3, 5),):
+    for n, k in _changing_shapes(backend):
         rows = batch(backend.rows_of(k, n), k, "float64")
         view.run(backend, rows)
         flat = getattr(rows, name).reshape(-1)
@@ -60,7 +66,7 @@ def _one_after_the_other(backend: BackendUnderTest, first: View) -> None:
     for second in VIEWS:
         if second.op not in backend.provides:
             continue
-        for n, k in ((4, 6), (9, 70)) if backend.cost == "compiled" else ((3, 5),):
+        for n, k in _changing_shapes(backend)[::2]:
             rows = batch(n, k, "float32")
             first.run(backend, rows)
             middle = rows.x[1 : n - 1, 1 : k - 1]

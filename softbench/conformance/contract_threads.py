@@ -20,7 +20,7 @@ __all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
 
-_SECONDS: Final = {"quick": 0.06, "standard": 0.15, "deep": 3.0}
+_SECONDS: Final = {"quick": 0.03, "standard": 0.15, "deep": 3.0}
 """How long threads call one function, at least."""
 
 

@@ -30,7 +30,7 @@ def _pairs(k: int, n_dirty: int, dtype: str) -> tuple[Batch, Any, Any]:
 
 def _spoil_sizes(backend: BackendUnderTest) -> list[int]:
     if backend.cost == "compiled" and backend.profile == "quick":
-        return [3, 40, 129]
+        return [3, 40, 67]
     return {"compiled": [3, 40, 1030], "interpreted": [3, 40], "simulated": [3, 5]}[backend.cost]
 
 

@@ -9,9 +9,11 @@ from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEW_BY_NAME, View, batch, provided
 from softbench.conformance.failures import Failure
 
-__all__ = ["Shape", "all_bits", "bits_of", "compare_bits", "names_of", "shapes_of"]
+__all__ = ["Call", "Shape", "all_bits", "bits_of", "compare_bits", "names_of", "shapes_of"]
 
 Shape = tuple[int, int]
+Call = tuple[str, Shape]
+"""Name of a view, and the shape of its logits."""
 
 _SHAPES: Final = {
     # few short rows, rows in the middle, and enough of both kinds to be shared out to threads
@@ -37,17 +39,17 @@ def bits_of(backend: BackendUnderTest, view: View, shape: Shape, dtype: str) -> 
     return result
 
 
-def all_bits(backend: BackendUnderTest, names: Iterable[str], shapes: Iterable[Shape]) -> dict[str, bytes]:
-    """The bits of these views at these shapes, in float32, by what the calls are in words."""
-    return {
-        f"{name} of float32 {shape}": bits_of(backend, VIEW_BY_NAME[name], shape, "float32")
-        for name in names
-        for shape in shapes
-    }
+def all_bits(backend: BackendUnderTest, names: Iterable[str], shapes: Iterable[Shape]) -> dict[Call, bytes]:
+    """The bits of these views at these shapes, in float32.
+
+    The calls are put into words later: in a signal handler that interrupts ``repr`` of a tuple, the same is ``(...)``.
+    """
+    return {(name, shape): bits_of(backend, VIEW_BY_NAME[name], shape, "float32") for name in names for shape in shapes}
 
 
-def compare_bits(found: dict[str, bytes], due: dict[str, bytes], where: str) -> None:
+def compare_bits(found: dict[Call, bytes], due: dict[Call, bytes], where: str) -> None:
     """`Failure` naming the first call whose bits differ ``where`` it was made."""
     for call, bits in found.items():
         if bits != due[call]:
-            raise Failure(f"{call} {where} has other bits")
+            name, shape = call
+            raise Failure(f"{name} of float32 {shape} {where} has other bits")

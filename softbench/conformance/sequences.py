@@ -23,7 +23,7 @@ __all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
 
-_EXAMPLES: Final = {"quick": 12, "standard": 60, "deep": 1500}
+_EXAMPLES: Final = {"quick": 6, "standard": 60, "deep": 1500}
 _STEPS: Final = 24
 _SHAPES: Final = {
     "compiled": ((4, 6, "float32"), (3, 70, "float64"), (4, 6, "float32"), (40, 5, "float64")),

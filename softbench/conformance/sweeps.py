@@ -43,12 +43,12 @@ _MANY: Final = 19  # rows: more than any tile of them, and a multiple of none
 def _sweep_ks(backend: BackendUnderTest) -> list[int]:
     """Numbers of classes to try: all that the profile has time for, always those around powers of two."""
     top = min(_TOP, backend.max_k)
-    dense = {"quick": 70, "standard": 520, "deep": _TOP}[backend.profile]
+    dense = {"quick": 40, "standard": 520, "deep": _TOP}[backend.profile]
     if backend.cost == "simulated":
         dense = min(dense, 12)
     if backend.cost == "interpreted":
         dense = min(dense, 140)
-    step = {"quick": 173, "standard": 17, "deep": 1}[backend.profile]
+    step = {"quick": 331, "standard": 17, "deep": 1}[backend.profile]
     beyond = _BEYOND[:5] if backend.profile == "quick" else _BEYOND
     if backend.few_shapes:
         return list(_FEW)

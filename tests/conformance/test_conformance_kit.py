@@ -17,6 +17,7 @@ from softbench.conformance.case import Case, Raises
 from softbench.conformance.failures import Failure, mismatch, near
 from softbench.conformance.profiles import PROFILES
 from softbench.conformance.runner import decide, judge_case, stale_deviations
+from softbench.conformance.same_bits import all_bits, compare_bits
 from softbench.errors import BackendUnavailableError, NotProvidedError, UnknownBackendError
 from softbench.front.backend import Backend
 from softbench.interface import RowBackend
@@ -633,3 +634,18 @@ def test_nan_is_not_told_in_ulp():
     assert str(caught.value) == "x[0] is nan, the other 1.0"
     with pytest.raises(Failure, match=r"2.25e\+15 ulp apart, more than 4"):
         near(np.array([2.0]), np.array([1.0]), 4, "float64", "x", "the other")
+
+
+def test_calls_are_put_into_words_where_bits_differ_and_not_before():
+    class Shape(tuple):
+        __slots__ = ()
+
+        def __repr__(self):  # as of a tuple in a signal handler that interrupts its repr
+            return "(...)"
+
+    shape = (2, 5)
+    due = all_bits(under_test(NumpyBackend()), ["argmax"], [shape])
+    found = all_bits(under_test(NumpyBackend()), ["argmax"], [Shape(shape)])
+    compare_bits(found, due, "in a signal handler")
+    with pytest.raises(Failure, match=r"argmax of float32 \(2, 5\) in a signal handler has other bits"):
+        compare_bits({("argmax", shape): b""}, due, "in a signal handler")
