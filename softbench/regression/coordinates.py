@@ -147,7 +147,9 @@ def column_moments(objective: Objective) -> tuple[F64, F64]:
             square = np.asarray(X.multiply(X).T @ weights, np.float64).reshape(-1)
             variance = np.maximum(square - mean**2, 0.0)
         else:
-            mean, variance = np.asarray(weights @ X, np.float64), np.zeros(objective.p)
+            mean, variance = np.zeros(objective.p), np.zeros(objective.p)
+            for rows, part in dense_parts(X, objective.p):  # of float32, a product with all would make a wide copy
+                mean += weights[rows] @ part
             for rows, part in dense_parts(X, objective.p):
                 variance += weights[rows] @ (part - mean) ** 2
     if not np.isfinite(variance).all():

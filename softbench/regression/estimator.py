@@ -60,7 +60,7 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
     solver : {"auto", "lbfgs", "newton-cg", "newton-cholesky"}, default="auto"
         "lbfgs": SciPy's L-BFGS-B; its workspace is some 25 float64 arrays of the size of the coefficients.
         "newton-cg": Newton's method with conjugate gradients; some 10 such arrays. "newton-cholesky": Newton's method
-        with the whole Hessian, of ``(K (p + 1))^2`` numbers. "auto" chooses by shape; `result_` says why.
+        with the whole Hessian, of ``((K - 1) (p + 1))^2`` numbers. "auto" chooses by shape; `result_` says why.
     precondition : {"auto", "whiten", "scale", "none"}, default="auto"
         Parameters in which the problem is solved: those of features that are uncorrelated, those of features of equal
         spread, or as they are. Changes the way to the minimum and not the minimum.

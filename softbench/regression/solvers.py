@@ -25,6 +25,10 @@ _HALVINGS: Final = 30
 _CORRECTIONS: Final = 10
 """Pairs of steps and gradients that L-BFGS keeps, as scikit-learn's."""
 _CG_STEPS: Final = 250
+_FEW_PAIRS: Final = 9
+"""Pairs of classes up to which `_curvatures` has a product of matrices for each."""
+_LENGTHENED: Final = 0.1
+"""Of the slope at the beginning of a step of Newton's: a longer step is tried where the slope at its end is steeper."""
 _DECREASE: Final = 1e-10
 """Newton's methods go on while the decrease they predict is more than this part of the objective: beyond ``tol``, where
 one more step costs little and gains several digits."""
@@ -160,8 +164,16 @@ def newton_cg(descent: Descent, u: F64) -> Status:
 def newton_cholesky(descent: Descent, u: F64) -> Status:
     """Newton's method with the whole Hessian: few parameters."""
 
+    k, p = descent.objective.k, descent.objective.p
+
     def direction(at: Evaluation, g: F64) -> F64:
-        return -_solve(_hessian(descent.objective, descent.coordinates, at), g)
+        hessian = _hessian(descent.objective, descent.coordinates, at)
+        width, size = hessian.shape[1], (k - 1) * hessian.shape[1]
+        by_class = np.hstack([g[: k * p].reshape(k, p), g[k * p :].reshape(k, width - p)])
+        step = np.zeros((k, width))
+        step[:-1] = -_solve(hessian.reshape(size, size), by_class[:-1].reshape(-1)).reshape(k - 1, width)
+        step -= step.mean(axis=0)
+        return np.concatenate([step[:, :p].reshape(-1), step[:, p:].reshape(-1)])
 
     with _scipys_libraries().limit(limits=1):  # its threads and NumPy's would wait for each other's cores
         return _newton(descent, u, direction)
@@ -197,7 +209,7 @@ def _newton(descent: Descent, u: F64, direction: Callable[[Evaluation, F64], F64
 
 
 def _line_search(descent: Descent, u: F64, at: Evaluation, step: F64, slope: float) -> tuple[F64, Evaluation] | None:
-    """A part of ``step`` with which the objective decreases enough; None if there is none.
+    """A part or a multiple of ``step`` with which the objective decreases enough; None if there is none.
 
     Where the decrease drowns in rounding errors the slope decides (Hager and Zhang, SIAM Journal on Optimization 2005,
     "approximate Wolfe conditions").
@@ -208,7 +220,7 @@ def _line_search(descent: Descent, u: F64, at: Evaluation, step: F64, slope: flo
         moved = u + size * step
         found = descent.evaluate(moved)
         if found.value <= at.value + _ARMIJO * size * slope:
-            return moved, found
+            return (moved, found) if size < 1.0 else _lengthened(descent, u, step, slope, (moved, found))
         if found.value <= at.value + noise:
             end = float(descent.coordinates.gradient_of(found) @ step)
             if slope < 0.0 and abs(end) <= 0.9 * abs(slope) and found.gradient_norm < at.gradient_norm:
@@ -217,6 +229,26 @@ def _line_search(descent: Descent, u: F64, at: Evaluation, step: F64, slope: flo
                 return None
         size *= 0.5
     return None
+
+
+def _lengthened(
+    descent: Descent, u: F64, step: F64, slope: float, found: tuple[F64, Evaluation]
+) -> tuple[F64, Evaluation]:
+    """Further along ``step``, twice as far each time, while the way goes down steeply.
+
+    Far from the minimum the loss falls like an exponential function, and Newton's step gains a factor of e whatever
+    there is to gain. An evaluation costs a fraction of a step.
+    """
+    size = 1.0
+    at = found[1]
+    while float(descent.coordinates.gradient_of(at) @ step) < _LENGTHENED * slope:
+        size *= 2.0
+        longer = u + size * step
+        at = descent.evaluate(longer)
+        if not at.value < found[1].value:
+            break
+        found = longer, at
+    return found
 
 
 def _conjugate_gradients(product: Callable[[F64], F64], g: F64, tolerance: float) -> F64:
@@ -239,50 +271,60 @@ def _conjugate_gradients(product: Callable[[F64], F64], g: F64, tolerance: float
 
 
 def _hessian(objective: Objective, coordinates: Coordinates, at: Evaluation) -> F64:
-    """The Hessian in coordinates ``(size, size)``, for a penalty of a single strength in coordinates without a factor.
+    """The Hessian in coordinates ``(K - 1, width, K - 1, width)``, the intercept last of ``width``.
 
-    Of the loss it is ``sum_i s_i (diag(p_i) - p_i p_i') (x) x_i x_i'``: blocks for the first part, less the product of
-    one matrix with itself. Moving the coefficients of all classes alike changes no probability; those directions, in
-    which no gradient points, get a curvature.
+    It is that of all classes but the last, which stays where it is until parameters are centred: that changes no
+    probability. Of the loss it is ``sum_i s_i (diag(p_i) - p_i p_i') (x) x_i x_i'``; of the penalty, which counts
+    centred parameters, the identity less ``1/K``. Coordinates are without a factor, and their penalty of one strength.
     """
     k, p = objective.k, objective.p
     width = p + objective.fit_intercept
-    hessian = objective.sum_of_rows(at, _hessian_of_rows, coordinates=coordinates)
-    flat = hessian.reshape(k * width, k * width)
-    for j in range(width):
-        hessian[:, j, :, j] += np.trace(hessian[:, j, :, j]) / k**2
-    diagonal = np.einsum("cjcj->cj", hessian)
-    diagonal[:, :p] += coordinates.penalty(objective.penalty.strength)
-    order = np.arange(k * width).reshape(k, width)
-    order = np.concatenate([order[:, :p].reshape(-1), order[:, p:].reshape(-1)])
-    return flat[np.ix_(order, order)]
-
-
-def _hessian_of_rows(X: Any, probs: F64, weights: F64, coordinates: Coordinates) -> F64:
-    """The Hessian of the loss of some rows ``(K, width, K, width)``."""
-    k, width = probs.shape[1], coordinates.size // probs.shape[1]
-    hessian = np.zeros((k, width, k, width))
-    flat = hessian.reshape(k * width, k * width)
-    for rows, part in dense_parts(X, k * width):
-        features, of_rows = coordinates.features(part), probs[rows].astype(np.float64)
-        mixed = np.sqrt(weights[rows])[:, None, None] * of_rows[:, :, None] * features[:, None, :]
-        mixed = mixed.reshape(len(features), -1)
-        flat -= mixed.T @ mixed
-        for c in range(k):
-            hessian[c, :, c] += features.T @ ((weights[rows] * of_rows[:, c])[:, None] * features)
+    blocks = objective.sum_of_rows(at, _curvatures, coordinates=coordinates)
+    below = np.tril_indices(width, -1)
+    hessian = np.empty((k - 1, width, k - 1, width))
+    for block, c, d in zip(blocks, *np.triu_indices(k - 1), strict=True):
+        block[below] = block.T[below]
+        hessian[c, :, d] = hessian[d, :, c] = block
+    of_features = np.einsum("cjdj->cdj", hessian)[:, :, :p]
+    of_features += coordinates.penalty(objective.penalty.strength) * (np.eye(k - 1) - 1.0 / k)[:, :, None]
     return hessian
+
+
+def _curvatures(X: Any, probs: F64, weights: F64, coordinates: Coordinates) -> F64:
+    """``sum_i s_i (p_ic [c = d] - p_ic p_id) x_i x_i'`` of some rows: ``(pairs c <= d < K - 1, width, width)``.
+
+    Of each symmetric matrix the upper triangle. Few pairs have a product of matrices each; where there are many, each
+    feature has one, with all pairs and all later features: half of the multiply-adds.
+    """
+    k, width = probs.shape[1], coordinates.size // probs.shape[1]
+    first, second = np.triu_indices(k - 1)
+    found = np.zeros((len(first), width, width))
+    for rows, part in dense_parts(X, max(width, len(first))):
+        features, some = coordinates.features(part).T.copy(), probs[rows].T.astype(np.float64)
+        curvatures = -some[first] * some[second]
+        curvatures[first == second] += some[:-1]
+        curvatures *= weights[rows]
+        if len(first) <= _FEW_PAIRS:
+            for block, curvature in zip(found, curvatures, strict=True):
+                block += (features * curvature) @ features.T
+        else:
+            for j in range(width):
+                found[:, j, j:] += curvatures @ (features[j:] * features[j]).T
+    return found
 
 
 def _solve(hessian: F64, g: F64) -> F64:
     """``hessian^-1 g``; directions without curvature are given a little."""
     diagonal = np.sqrt(np.maximum(np.diag(hessian), np.finfo(np.float64).tiny))
-    equilibrated = hessian / np.outer(diagonal, diagonal)
-    ridge = 1e-12
-    while ridge < 1.0:
-        try:
-            factor = scipy.linalg.cho_factor(equilibrated + ridge * np.eye(len(g)), lower=True, check_finite=False)
+    hessian /= diagonal
+    hessian /= diagonal[:, None]
+    ridge = 0.0
+    for more in (1e-12, 1e-10, 1e-8, 1e-6, 1e-4, 1e-2):
+        hessian[np.diag_indices_from(hessian)] += more - ridge
+        ridge = more
+        try:  # of the transpose, which is the same matrix in the order that LAPACK takes
+            factor = scipy.linalg.cho_factor(hessian.T, lower=True, check_finite=False)
         except np.linalg.LinAlgError:
-            ridge *= 100.0
             continue
         return np.asarray(scipy.linalg.cho_solve(factor, g / diagonal, check_finite=False)) / diagonal
     return g

@@ -1,6 +1,7 @@
 """`SoftmaxRegression` keeps scikit-learn's conventions, and finds scikit-learn's minimum on raw data."""
 
 import pickle
+import tracemalloc
 import warnings
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import softbench as sb
-from softbench.regression.objective import Objective
+from softbench.regression import coordinates, solvers
+from softbench.regression.objective import Objective, Penalty
 
 RAW = {
     "iris": datasets.load_iris,
@@ -356,6 +358,44 @@ def test_another_backend_may_be_in_use():
     with sb.use_backend("python"):
         assert sb.SoftmaxRegression().fit(X[:50], y[:50]).result_.backend == "python"
     assert sb.SoftmaxRegression().fit(X, y).result_.backend == "numpy"
+
+
+@pytest.mark.parametrize("fit_intercept", [True, False])
+@pytest.mark.parametrize("k", [2, 3, 5, 6])
+def test_the_hessian_of_newton_cholesky_is_that_of_products(k, fit_intercept):
+    rng = np.random.default_rng(k)
+    X, y, weights = rng.normal(size=(300, 7)), rng.integers(0, k, 300), rng.random(300)
+    function = Objective(sb.get_backend("numpy"), X, y, k, weights, Penalty(0.01), fit_intercept)
+    c = coordinates.scaled(function)
+    at = function(*c.parameters(0.3 * rng.normal(size=c.size)))
+    hessian = solvers._hessian(function, c, at)
+    size = (k - 1) * hessian.shape[1]
+    np.testing.assert_array_equal(hessian.reshape(size, size), hessian.reshape(size, size).T)
+    v = rng.normal(size=(k, hessian.shape[1]))
+    v -= v.mean(axis=0)
+    direction = np.concatenate([v[:, :7].reshape(-1), v[:, 7:].reshape(-1)])
+    due = c.gradient(*function.hessian_product(at, *c.parameters(direction), None))
+    found = (hessian.reshape(size, size) @ (v - v[-1])[:-1].reshape(-1)).reshape(k - 1, -1)
+    np.testing.assert_allclose(found[:, :7], due[: k * 7].reshape(k, 7)[:-1], rtol=1e-9, atol=1e-13)
+    np.testing.assert_allclose(found[:, 7:].reshape(-1), due[k * 7 :][:-1], rtol=1e-9, atol=1e-13)
+
+
+def test_newton_takes_longer_steps_where_the_loss_falls_like_an_exponential_function():
+    X, y = datasets.load_wine(return_X_y=True)
+    result = sb.SoftmaxRegression(max_iter=6).fit(X, y).result_
+    assert result.converged  # nine steps of length 1
+
+
+def test_coordinates_make_no_wide_copy_of_features():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((20_000, 200), np.float32), rng.integers(0, 3, 20_000)
+    function = Objective(sb.get_backend("numpy"), X, y, 3, None, Penalty(0.01), True)
+    tracemalloc.start()
+    try:
+        coordinates.whitened(function)
+        assert tracemalloc.get_traced_memory()[1] < 0.6 * X.nbytes  # a few blocks of 2 MB
+    finally:
+        tracemalloc.stop()
 
 
 def test_lbfgs_wakes_no_threads_for_its_small_matrices():
