@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -21,6 +22,8 @@ class Gate:
     """How the bound is met, and what usually breaks it."""
     subnormal: float | None = None
     """The bound where the exact result is below the normal range, if another: one spacing for probabilities."""
+    advice_up_to: float = math.inf
+    """The relative error beyond which the advice is beside the point: no rounding costs as much."""
 
 
 def _each(float64: float, float32: float, half: float) -> dict[str, float]:
@@ -34,8 +37,10 @@ _LEAVE_OUT: Final = "Sum the other probabilities (leave the label out); p_y - 1 
 # For half precision, a bound of 1 is on the final result: compute wide, round once.
 GATES: Final[dict[str, Gate]] = {
     #                              unit  float64, float32, half
-    "softmax": Gate(_ULP, _each(4, 4, 1), _SHIFT, subnormal=1),
-    "off_label_gradient": Gate(_ULP, _each(4, 4, 1), f"{_SHIFT} Scale before the last rounding.", subnormal=1),
+    "softmax": Gate(_ULP, _each(4, 4, 1), _SHIFT, subnormal=1, advice_up_to=0.1),
+    "off_label_gradient": Gate(
+        _ULP, _each(4, 4, 1), f"{_SHIFT} Scale before the last rounding.", subnormal=1, advice_up_to=0.1
+    ),
     "label_gradient": Gate(_ULP, _each(4, 4, 1), _LEAVE_OUT, subnormal=1),
     "log_softmax": Gate(
         _ULP,

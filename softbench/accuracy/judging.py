@@ -324,7 +324,8 @@ def _message(
     text += f", {np.count_nonzero(errors > bounds)} of {got.size} beyond their gate. "
     if ignored:
         return text + "Ignored rows must be exactly +0 whatever their logits: select, don't multiply."
-    return text + gate.advice
+    off = abs(float(got[worst]) - due) / abs(due) if due and np.isfinite(due) else 0.0
+    return text.rstrip() if off > gate.advice_up_to else text + gate.advice
 
 
 def _number(value: Any, dtype: str | None = None) -> str:

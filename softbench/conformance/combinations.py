@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 import numpy as np
@@ -18,12 +17,13 @@ from softbench.accuracy import oracle
 from softbench.conformance import covering
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.case import Requirement, check
-from softbench.conformance.factors import ARRAYS, FACTORS
+from softbench.conformance.common_cause import common_cause
+from softbench.conformance.factors import ARRAYS
 from softbench.conformance.failures import Failure, LazyText, NotApplicable, call_text, mismatch
 from softbench.conformance.problems import Problem
 from softbench.errors import NotProvidedError
 
-__all__ = ["REQUIREMENTS", "common_cause"]
+__all__ = ["REQUIREMENTS"]
 
 Array = np.ndarray[Any, Any]
 
@@ -218,84 +218,6 @@ def _judge_signs(op: str, rows: Array, problem: Problem, said: LazyText) -> None
     if bad.any():
         where = [int(i) for i in np.argwhere(bad)[0]] if rows.ndim else ""
         raise Failure(f"{said}{where} is -0.0, expected 0.0")
-
-
-# -- what failures have in common ----------------------------------------------------------------------
-
-_MODULI: Final = (2, 4, 8, 16, 32, 64, 128, 256)
-_LIMITS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-
-
-def common_cause(op: str, failed: Sequence[Problem], passed: Sequence[Problem]) -> str:
-    """What calls that fail share and calls that pass have not, in words: the simplest such condition, if there is one.
-
-    Parameters
-    ----------
-    op
-        The function.
-    failed, passed
-        The problems, at least one that failed.
-    """
-    summary = f"{op}: {len(failed)} of {len(failed) + len(passed)} combinations fail"
-    if len(failed) < 3:
-        return f"{summary}; this one: {_levels(failed[0])}"
-    if not passed:
-        return summary
-    conditions = [(text, holds) for text, holds in _conditions(failed) if all(map(holds, failed))]
-    masks = [(text, _mask(holds, passed)) for text, holds in conditions]
-    masks = [(text, mask) for text, mask in masks if mask != (1 << len(passed)) - 1]
-    for size in (1, 2, 3):
-        for chosen in itertools.combinations(masks, size):
-            if functools.reduce(lambda a, b: a & b, (mask for _, mask in chosen)) == 0:
-                return f"{summary}: all that have {' and '.join(text for text, _ in chosen)}"
-    return f"{summary}{_sizes(failed, passed)}"
-
-
-def _mask(holds: Callable[[Problem], bool], problems: Sequence[Problem]) -> int:
-    return sum(1 << i for i, problem in enumerate(problems) if holds(problem))
-
-
-def _conditions(failed: Sequence[Problem]) -> Iterator[tuple[str, Callable[[Problem], bool]]]:
-    """Conditions that hold for the first failure, the plainest first."""
-    first = failed[0]
-    for factor, level in first.levels.items():
-        if factor not in ("dtype", "any dtype", "K mod 64"):
-            yield f"{factor}={level}", lambda p, f=factor, v=level: p.levels.get(f) == v  # type: ignore[misc]
-            others = [v for v in FACTORS[factor] if all(p.levels.get(factor) != v for p in failed)]
-            for other in others if len(others) <= 2 else []:
-                yield f"{factor} not {other}", lambda p, f=factor, v=other: p.levels.get(f) != v  # type: ignore[misc]
-    for size in ("k", "n"):
-        value = getattr(first, size)
-        name = size.upper()
-        yield f"{name} = {value}", lambda p, s=size, v=value: getattr(p, s) == v  # type: ignore[misc]
-        for limit in _LIMITS:
-            if value > limit:
-                yield f"{name} > {limit}", lambda p, s=size, v=limit: getattr(p, s) > v  # type: ignore[misc]
-            else:
-                yield f"{name} <= {limit}", lambda p, s=size, v=limit: getattr(p, s) <= v  # type: ignore[misc]
-        for m in _MODULI:
-            rest = value % m
-            yield f"{name} % {m} = {rest}", lambda p, s=size, m=m, r=rest: getattr(p, s) % m == r  # type: ignore[misc]
-            yield f"{name} % {m} not 0", lambda p, s=size, m=m: getattr(p, s) % m != 0  # type: ignore[misc]
-
-
-def _levels(problem: Problem) -> str:
-    return ", ".join(
-        f"{factor}={level}" for factor, level in problem.levels.items() if level not in ("none", "C", "True")
-    )
-
-
-def _sizes(failed: Sequence[Problem], passed: Sequence[Problem]) -> str:
-    """The numbers of classes that fail, and those that pass only."""
-    bad = sorted({problem.k for problem in failed})
-    good = sorted({problem.k for problem in passed} - set(bad))
-    if not good or len(good) < len(bad):
-        return ""
-    return f"; K = {_few(bad)} fail, K = {_few(good)} pass"
-
-
-def _few(numbers: list[int]) -> str:
-    return ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
 
 
 REQUIREMENTS = (

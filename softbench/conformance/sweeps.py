@@ -7,13 +7,16 @@ batches of 1, 2 and 3 rows, and one of them is held against the oracle.
 
 from __future__ import annotations
 
-from typing import Any, Final
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEWS, View, batch
 from softbench.conformance.case import WIDE, Requirement, check
+from softbench.conformance.common_cause import common_cause
 from softbench.conformance.failures import Failure, mismatch, near
 from softbench.interface.memory import last_level_cache
 
@@ -61,53 +64,89 @@ def _row(k: int, dtype: str) -> Any:
     return (np.round(np.random.default_rng(k).standard_normal(k) * 32.0) / 8.0).astype(dtype)
 
 
+class _Size(NamedTuple):
+    """Rows and classes of a call that a sweep makes, for `common_cause`."""
+
+    k: int
+    n: int = 3
+    levels: Mapping[str, str] = {}
+
+
+def _swept(backend: BackendUnderTest, op: str, ks: Iterable[int], judge_one: Callable[[int], None]) -> None:
+    """``judge_one(k)`` for every K; a failure is the first one, with the numbers of classes that fail and that pass."""
+    first = ""
+    failed: list[_Size] = []
+    passed: list[_Size] = []
+    for k in ks:
+        try:
+            judge_one(k)
+        except Failure as failure:
+            if backend.stops_at_first:
+                raise
+            first = first or str(failure)
+            failed.append(_Size(k))
+        else:
+            passed.append(_Size(k))
+    if failed:
+        raise Failure(f"{first}\n{common_cause(op, failed, passed, 'numbers of classes')}")
+
+
 def _every_k(backend: BackendUnderTest, op: str, dtype: str) -> None:
     """All K, with 1, 2 and 3 rows."""
-    for k in _sweep_ks(backend):
-        row = _row(k, dtype)
-        x = (row + _SHIFTS[:, None]).astype(dtype)
-        label = (7 * k) % k if k % 2 else k - 1
-        target = [np.full(3, label)] if op in ("loss", "gradient") else []
-        options = {"reduction": "none"} if target else {}
-        three = backend.call(op, x, *target, **options)
-        made = f"{dtype}[3,{k}] (multiples of 1/8, rows shifted by 0, 40, -24)"
-        backend.judge(op, three[:1], x[:1], *(y[:1] for y in target), made=made, **options)
-        if op == "logsumexp":
-            backend.judge(op, three, x, made=made)
-        else:
-            for i in (1, 2):
-                mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
-        if k in _AROUND and backend.cost == "compiled":
-            few = np.stack([_row(k + i, dtype)[:k] for i in range(3)])
-            again = np.arange(_MANY) % 3
-            due = backend.call(op, few, *(np.full(3, label) for _ in target), **options)
-            many = backend.call(op, few[again], *(np.full(_MANY, label) for _ in target), **options)
-            mismatch(many, due[again], f"{op} of {dtype}[{_MANY},{k}], 3 rows again and again,", than=" (the 3 rows)")
-        for n in (2,) if backend.cost == "simulated" else (1, 2):
-            fewer = backend.call(op, x[:n], *(y[:n] for y in target), **options)
-            mismatch(fewer, three[:n], f"{op} of {made}, the first {n} rows alone,", than=" (three rows)")
+    _swept(backend, op, _sweep_ks(backend), functools.partial(_one_k, backend, op, dtype))
+
+
+def _one_k(backend: BackendUnderTest, op: str, dtype: str, k: int) -> None:
+    row = _row(k, dtype)
+    x = (row + _SHIFTS[:, None]).astype(dtype)
+    label = (7 * k) % k if k % 2 else k - 1
+    target = [np.full(3, label)] if op in ("loss", "gradient") else []
+    options = {"reduction": "none"} if target else {}
+    three = backend.call(op, x, *target, **options)
+    made = f"{dtype}[3,{k}] (multiples of 1/8, rows shifted by 0, 40, -24)"
+    backend.judge(op, three[:1], x[:1], *(y[:1] for y in target), made=made, **options)
+    if op == "logsumexp":
+        backend.judge(op, three, x, made=made)
+    else:
+        for i in (1, 2):
+            mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
+    if k in _AROUND and backend.cost == "compiled":
+        few = np.stack([_row(k + i, dtype)[:k] for i in range(3)])
+        again = np.arange(_MANY) % 3
+        due = backend.call(op, few, *(np.full(3, label) for _ in target), **options)
+        many = backend.call(op, few[again], *(np.full(_MANY, label) for _ in target), **options)
+        mismatch(many, due[again], f"{op} of {dtype}[{_MANY},{k}], 3 rows again and again,", than=" (the 3 rows)")
+    for n in (2,) if backend.cost == "simulated" else (1, 2):
+        fewer = backend.call(op, x[:n], *(y[:n] for y in target), **options)
+        mismatch(fewer, three[:n], f"{op} of {made}, the first {n} rows alone,", than=" (three rows)")
 
 
 def _every_k_soft(backend: BackendUnderTest, dtype: str) -> None:
     """Soft targets at the numbers of classes where kernels change, and the odd ones among them."""
-    for k in (k for k in _sweep_ks(backend) if k in _AROUND):
-        x = (_row(k, dtype) + _SHIFTS[:, None]).astype(dtype)
-        weights = np.random.default_rng(k).integers(0, 9, k) + 1.0
-        q = np.tile(weights / weights.sum(), (3, 1))
-        for op in backend.provided("loss", "gradient"):
-            three = backend.call(op, x, q, reduction="none")
-            made = f"{dtype}[3,{k}] (multiples of 1/8, rows shifted by 0, 40, -24), one soft target"
-            backend.judge(op, three[:1], x[:1], q[:1], made=made, reduction="none")
-            for i in (1, 2):
-                mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
+    ks = [k for k in _sweep_ks(backend) if k in _AROUND]
+    for op in backend.provided("loss", "gradient"):
+        _swept(backend, op, ks, functools.partial(_one_k_soft, backend, op, dtype))
+
+
+def _one_k_soft(backend: BackendUnderTest, op: str, dtype: str, k: int) -> None:
+    x = (_row(k, dtype) + _SHIFTS[:, None]).astype(dtype)
+    weights = np.random.default_rng(k).integers(0, 9, k) + 1.0
+    q = np.tile(weights / weights.sum(), (3, 1))
+    three = backend.call(op, x, q, reduction="none")
+    made = f"{dtype}[3,{k}] (multiples of 1/8, rows shifted by 0, 40, -24), one soft target"
+    backend.judge(op, three[:1], x[:1], q[:1], made=made, reduction="none")
+    for i in (1, 2):
+        mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
 
 
 def _every_k_argmax(backend: BackendUnderTest, dtype: str) -> None:
-    for k in _sweep_ks(backend):
-        row = _row(k, dtype)
-        x = (row + _SHIFTS[:, None]).astype(dtype)
-        due = np.full(3, row.argmax(), np.int64)
-        mismatch(backend.call("argmax", x), due, f"argmax of {dtype}[3,{k}]")
+    _swept(backend, "argmax", _sweep_ks(backend), functools.partial(_one_k_argmax, backend, dtype))
+
+
+def _one_k_argmax(backend: BackendUnderTest, dtype: str, k: int) -> None:
+    row = _row(k, dtype)
+    x = (row + _SHIFTS[:, None]).astype(dtype)
+    mismatch(backend.call("argmax", x), np.full(3, row.argmax(), np.int64), f"argmax of {dtype}[3,{k}]")
 
 
 def _every_n(backend: BackendUnderTest, dtype: str) -> None:

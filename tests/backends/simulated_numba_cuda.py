@@ -7,6 +7,8 @@ plans; here are the other plans, which real rows are too long for, and the array
 
 from __future__ import annotations
 
+import faulthandler
+import sys
 import threading
 import time
 
@@ -44,6 +46,18 @@ PLANS = {
 }
 SLOW = ("two warps", "segments of two warps")  # a simulated thread is one of the operating system
 IN_FEW = [name for name in PLANS if name not in SLOW]
+
+
+LIMIT = 150.0
+"""Seconds for a test. A plan with too few lanes waits for the others for ever, and threads cannot be ended."""
+
+
+@pytest.fixture(autouse=True)
+def limited():
+    """A test that hangs ends the process, after it has said where its threads wait."""
+    faulthandler.dump_traceback_later(LIMIT, exit=True, file=sys.__stderr__)
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

@@ -81,7 +81,8 @@ def simulate(*selection):
     """Run simulated_numba_cuda.py in a process where numba simulates."""
     pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
     module = str(HERE / "simulated_numba_cuda.py")
-    command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", module, *selection)
+    # Captured where Python writes, not below it: what a test that hangs says of its threads would be lost.
+    command = ("-m", "pytest", "-q", "--capture=sys", "-p", "no:cacheprovider", module, *selection)
     done = run_python(*command, NUMBA_ENABLE_CUDASIM="1")
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert re.search(r"\d+ passed", done.stdout)

@@ -1,11 +1,31 @@
 """The covering arrays have every pair of levels, and failures are summed up by what they have in common."""
 
+import itertools
+
+import numpy as np
 import pytest
 
-from softbench.conformance import covering
-from softbench.conformance.combinations import common_cause
+from softbench.conformance import combinations, contract, covering
+from softbench.conformance.backend_under_test import under_test
+from softbench.conformance.common_cause import common_cause
 from softbench.conformance.factors import ARRAYS, FACTORS
 from softbench.conformance.problems import Problem
+from softbench.conformance.runner import judge_case
+from softbench_backends.numpy import NumpyBackend
+
+
+class Tail(NumpyBackend):
+    """Counts the last class twice where K is 11, 19, 27 ..."""
+
+    name = "tail"
+
+    def softmax(self, x, out):
+        if x.shape[1] % 8 != 3 or x.shape[1] < 8:
+            return super().softmax(x, out)
+        p = super().softmax(x, np.empty_like(x))
+        p[:, -1] *= 2
+        out[...] = p / p.sum(axis=1, keepdims=True)
+        return out
 
 
 @pytest.mark.parametrize("name", ARRAYS)
@@ -13,6 +33,21 @@ def test_every_pair_and_triple_is_met(name):
     for met, due in covering.coverage(name).values():
         assert met == due
     assert covering.coverage(name)[2][1] > 500
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_the_standard_profile_asks_every_pair_of_every_function(name):
+    """Each case is run on the problems that it has here, and what it leaves out are options that its functions lack."""
+    backend, ids = under_test("numpy"), {case.id for case in contract.cases("standard")}
+    by_dtype = "any dtype" if "any dtype" in ARRAYS[name].factors else "dtype"
+    for family in combinations._FAMILIES:
+        dtypes = [d for d in covering.levels_of(name, by_dtype) if f"combinations/array-{name}-{family}-{d}" in ids]
+        asked = [row for dtype in dtypes for _, row in combinations._chosen(backend, name, family, dtype)]
+        due = [row for row in covering.rows(name) if row[by_dtype] in dtypes]
+        assert all(combinations._can_be_asked(backend, Problem(row, 0)) for row in asked[::50])
+        for a, b in itertools.combinations(asked[0], 2):
+            assert {(row[a], row[b]) for row in asked} == {(row[a], row[b]) for row in due}, (family, a, b)
+        assert len(dtypes) == len(covering.levels_of(name, by_dtype)) or family.startswith("log_loss")
 
 
 def test_a_row_that_is_missing_shows(monkeypatch):
@@ -50,3 +85,14 @@ def test_what_failures_have_in_common_is_told():
     assert "all that have" in found
     assert "reduction=mean" in found
     assert "K % 16 = 1" in found
+
+
+def test_numbers_of_classes_that_fail_and_that_pass_are_listed():
+    rows = under_test(Tail())
+    result = judge_case(rows, next(c for c in contract.cases() if c.id == "every-k/sweep-softmax-float32"))
+    first, second = result.message.split("\n")
+    assert first.startswith("softmax(float32[3,11]")
+    assert "beyond their gate" in first
+    assert "error-free shift" not in first  # no rounding costs as much
+    assert ": all that have K > 4 and K % 8 = 3; " in second
+    assert second.endswith("K = 11, 19, 27, 35, 43, 51, 59, 67, ... fail, K = 1, 2, 3, 4, 5, 6, 7, 8, ... pass")

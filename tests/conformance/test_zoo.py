@@ -1,4 +1,4 @@
-"""The kit rejects every wrong backend of the zoo, each by the case that is named for it."""
+"""The kit rejects every wrong backend of the zoo, each by the case that is named for it, and accepts the right ones."""
 
 import sys
 from pathlib import Path
@@ -7,12 +7,13 @@ import pytest
 
 from softbench.conformance import contract
 from softbench.conformance.backend_under_test import under_test
-from softbench.conformance.runner import judge_case
+from softbench.conformance.runner import judge_case, matches, run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from zoo.kinds import MUTANTS
 from zoo.matrix import PAGE, render
 from zoo.mutants import Rows
+from zoo.right import CONTROLS
 
 CASES = {case.id: case for case in contract.cases()}
 
@@ -56,3 +57,21 @@ def test_a_backend_that_overwrites_its_input_spoils_no_later_verdict(name):
         judge_case(under_test(MUTANTS[name].make()), case)
     right = under_test(Rows())
     assert not [case.id for case in judged if judge_case(right, case).status == "failed"]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_right_backend_passes_what_comes_nearest_to_rejecting_it(name):
+    rows = CONTROLS[name].rows
+    assert all(any(matches(row, case) for case in CASES) for row in rows)
+    in_quick = [row for row in rows if any(matches(row, case.id) for case in contract.cases("quick"))]
+    report = run(CONTROLS[name].make(), "quick", select=in_quick)
+    assert not [(result.id, result.message) for result in report.of("failed")]
+    assert len(report.of("passed")) >= 10
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_right_backend_passes_the_standard_profile(name):
+    report = run(CONTROLS[name].make())
+    assert not [(result.id, result.message) for result in report.of("failed")]

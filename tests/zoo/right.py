@@ -1,0 +1,230 @@
+"""Right backends that do things another way: whatever the contract leaves open, a kit must not reject.
+
+Each names the rows that a kit with prejudices would fail it by; `test_zoo.py` asks those, and by hand all of the
+standard profile.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar, Final, NamedTuple
+
+import numpy as np
+from zoo.mutants import Rows
+
+from softbench.front.backend import Backend
+from softbench.interface import FUNCTIONS
+from softbench_backends.numpy import NumpyBackend
+
+__all__ = ["CONTROLS", "Control"]
+
+
+class Control(NamedTuple):
+    """A right backend."""
+
+    what: str
+    rows: tuple[str, ...]
+    """Rows of the contract, or patterns of cases, that come nearest to rejecting it."""
+    make: Callable[[], Any]
+
+
+CONTROLS: Final[dict[str, Control]] = {}
+
+
+def control(what: str, *rows: str) -> Callable[[type], type]:
+    """Register a class: a row backend, a front, or an object that has the functions."""
+
+    def register(cls: type) -> type:
+        name = cls.__name__.replace("_", "-")
+        CONTROLS[name] = Control(what, rows, (lambda: cls(NumpyBackend())) if issubclass(cls, Backend) else cls)
+        return cls
+
+    return register
+
+
+class EveryKernel(Rows):
+    """Each kernel goes through `kernel`, as whatever it is the kernel of."""
+
+    def kernel(self, function, arguments, results):
+        raise NotImplementedError
+
+    def argmax(self, x, out):
+        return self.kernel(super().argmax, (x,), (out,))
+
+    def logsumexp(self, x, out):
+        return self.kernel(super().logsumexp, (x,), (out,))
+
+    def softmax(self, x, out):
+        return self.kernel(super().softmax, (x,), (out,))
+
+    def log_softmax(self, x, out):
+        return self.kernel(super().log_softmax, (x,), (out,))
+
+    def loss(self, x, target, loss):
+        return self.kernel(super().loss, (x, target), (loss,))
+
+    def log_loss(self, p, target, loss):
+        return self.kernel(super().log_loss, (p, target), (loss,))
+
+    def loss_and_gradient(self, x, target, divisor, loss, out):
+        return self.kernel(super().loss_and_gradient, (x, target, divisor), (loss, out))
+
+    def gradient(self, x, target, divisor, out):
+        return self.loss_and_gradient(x, target, divisor, np.empty(len(x)), out)[1]
+
+
+# -- what is declared ----------------------------------------------------------------------------------
+
+
+@control(
+    "flushes what is below the normal range to 0, and declares it",
+    *("subnormal", "equivalent-calls", "symmetries", "probabilities", "log-loss", "accuracy-softmax", "combinations"),
+)
+class flushes_and_says_so(EveryKernel):
+    flushes_subnormals = True
+
+    def kernel(self, function, arguments, results):
+        found = function(*arguments, *results)
+        for result in found if isinstance(found, tuple) else (found,):
+            if result.dtype.kind == "f":
+                result[np.abs(result) < np.finfo(result.dtype).tiny] = 0.0
+        return found
+
+
+@control(
+    "softmax in plain float32, and says how far off it is", "accuracy-softmax", "every-k", "symmetries", "long-rows"
+)
+class plain_float32(Rows):
+    provides = ("softmax", "argmax")
+    gates: ClassVar = {"softmax": {"float32": 2000.0, "float16": 2.0, "bfloat16": 2.0}}
+
+    def softmax(self, x, out):
+        if x.dtype != np.float32:
+            return super().softmax(x, out)
+        with np.errstate(all="ignore"):
+            e = np.exp(x - x.max(axis=1, keepdims=True))
+            undefined = ~np.isfinite(x.max(axis=1))
+            np.divide(e, e.sum(axis=1, keepdims=True, dtype=np.float64), out=out, casting="same_kind")
+        out[undefined] = np.nan
+        return out
+
+
+@control("has two of the functions", "equivalent-calls", "held-results", "concurrency", "sequences", "combinations")
+class has_two(Rows):
+    provides = ("softmax", "loss")
+
+
+# -- memory --------------------------------------------------------------------------------------------
+
+
+@control("returns results that are not contiguous", "layouts", "axes", "held-results", "out", "dtypes", "combinations")
+class not_contiguous(Backend):
+    @staticmethod
+    def _spread(result):
+        wide = np.zeros((*result.shape, 2), result.dtype)
+        wide[..., 0] = result
+        return wide[..., 0]
+
+    def softmax(self, logits, **options):
+        found = super().softmax(logits, **options)
+        return found if options.get("out") is not None else self._spread(found)
+
+    def gradient(self, logits, target, **options):
+        found = super().gradient(logits, target, **options)
+        return found if options.get("out") is not None else np.asfortranarray(found)
+
+
+@control("never computes in the caller's memory: copies", "out", "out-kinds", "overlap", "determinism", "combinations")
+class copies(EveryKernel):
+    def kernel(self, function, arguments, results):
+        return function(np.array(arguments[0]), *arguments[1:], *(np.empty_like(result) for result in results))
+
+
+@control("takes memory that nobody holds any more for its next result", "held-results", "sequences", "determinism")
+class recycles(Rows):
+    def __init__(self):
+        self._free = threading.local()
+
+    def softmax(self, x, out):
+        own = getattr(self._free, "array", None)
+        if own is None or own.shape != x.shape or own.dtype != x.dtype:
+            own = self._free.array = np.empty_like(x)
+        super().softmax(x, own)  # for itself alone
+        out[...] = own
+        return out
+
+
+@control("a NaN with its sign bit set", "nan-row", "plus-infinity", "all-absent", "all-ignored", "class-weight")
+class negative_nan(EveryKernel):
+    def kernel(self, function, arguments, results):
+        found = function(*arguments, *results)
+        for result in found if isinstance(found, tuple) else (found,):
+            if result.dtype.kind == "f":
+                result[np.isnan(result)] = -np.nan
+        return found
+
+
+# -- time, threads, processes --------------------------------------------------------------------------
+
+
+@control("is slow, and says so", "every-k", "concurrency", "signal-handlers", "sequences", "combinations")
+class slow(EveryKernel):
+    cost = "interpreted"
+
+    def kernel(self, function, arguments, results):
+        time.sleep(0.001)
+        return function(*arguments, *results)
+
+
+@control("shares rows out to threads", "concurrency", "processes", "determinism", "many-rows", "errors")
+class in_threads(Rows):
+    _pool = None
+
+    def softmax(self, x, out):
+        if len(x) < 32:
+            return super().softmax(x, out)
+        if self._pool is None or self._pool[0] != os.getpid():  # a forked child has none of the threads
+            type(self)._pool = os.getpid(), ThreadPoolExecutor(2)
+        middle = len(x) // 2
+        parts = [(x[:middle], out[:middle]), (x[middle:], out[middle:])]
+        list(self._pool[1].map(lambda part: Rows.softmax(self, *part), parts))
+        return out
+
+
+@control("one call at a time", "concurrency", "processes", "signal-handlers", "pickling")
+class one_at_a_time(EveryKernel):
+    _lock = threading.RLock()
+
+    def kernel(self, function, arguments, results):
+        with self._lock:
+            return function(*arguments, *results)
+
+
+os.register_at_fork(after_in_child=lambda: setattr(one_at_a_time, "_lock", threading.RLock()))
+
+
+@control("refuses to work in a forked child", "processes", "determinism")
+class not_in_a_fork(EveryKernel):
+    def __init__(self):
+        self._process = None
+
+    def kernel(self, function, arguments, results):
+        self._process = self._process or os.getpid()
+        if self._process != os.getpid():
+            raise RuntimeError("not in a forked child")
+        return function(*arguments, *results)
+
+
+# -- another kind of object ----------------------------------------------------------------------------
+
+
+@control("an object that has the functions, and nothing else", "out", "axes", "errors", "label-range", "concurrency")
+class functions_only:
+    def __init__(self):
+        right = Backend(NumpyBackend())
+        for name in FUNCTIONS:
+            setattr(self, name, getattr(right, name))
