@@ -27,11 +27,16 @@ _COMPOSED: Final[dict[str, str]] = {
     "ignore-index": "sums are taken in the logits' dtype, in an order that depends on which rows are in them",
     "weight-0": "0 times an infinite loss is NaN",
     "class-weight": "as accuracy-loss and accuracy-soft: weights of 1e300 show what is lost",
+    "weight-sizes": "as weight-0 and class-weight: products of weights overflow, and 0 times infinity is NaN",
     "label-smoothing": "a smoothing so small that its share of a class is 0: 0 times an infinite loss is NaN",
     "large-integers": "as accuracy-log-softmax and accuracy-gradient",
     "settings": "an infinite weight that was not validated gives an infinite loss, not NaN",
     "reductions/loss-mean-of-large-float64": "a mean is a sum divided: losses of 1.7e308 overflow in it",
     "out": "as equivalent-calls",
+    "size/classes-loss": "as accuracy-log-softmax",
+    "changed-arguments": "as accuracy-softmax and accuracy-log-softmax",
+    "held-results": "as equivalent-calls",
+    "sequences": "as accuracy-softmax and accuracy-log-softmax",
     "accuracy-softmax": "the shift x - max is rounded",
     "accuracy-log-softmax": "log(sum), for the standard's log1p would need the sum without a maximum",
     "accuracy-logsumexp": "log(sum), which shows where lse is near 0",
@@ -46,6 +51,14 @@ _COMPOSED: Final[dict[str, str]] = {
     "every-n": "as accuracy-softmax",
     "every-index": "as accuracy-log-softmax and accuracy-gradient",
     "long-rows": "as accuracy-softmax and accuracy-log-softmax",
+    "combinations": "as accuracy-softmax, accuracy-log-softmax, weight-0 and soft-zero",
+}
+
+_THREADS: Final[dict[str, str]] = {
+    "signal-handlers": "asked in a forked child, which is refused: the library's threads are not there",
+    "processes": "as signal-handlers",
+    "concurrency": "as signal-handlers: first calls of a process",
+    "guarded-memory": "as signal-handlers",
 }
 
 _LOGARITHM: Final = {"accuracy-log-loss": "NumPy's float32 logarithm is off by more than 2 units now and then"}
@@ -53,9 +66,16 @@ _LOGARITHM: Final = {"accuracy-log-loss": "NumPy's float32 logarithm is off by m
 DEVIATIONS: Final[dict[str, dict[str, str]]] = {
     "numpy": {**_COMPOSED, **_LOGARITHM},
     "array_api_strict": {**_COMPOSED, **_LOGARITHM},
-    "torch": _COMPOSED,
+    "torch": {
+        **_COMPOSED,
+        **_THREADS,
+        "size/classes-gradient": "as accuracy-gradient",
+    },
     "jax.numpy": {
         **_COMPOSED,
+        **_THREADS,
+        "argmax-ties": "XLA takes subnormal float32 logits for 0",
+        "determinism": "as many-rows",
         "many-rows": "XLA compiles another loop for another number of rows",
         "large-results": "as many-rows",
     },

@@ -23,9 +23,14 @@ DEVIATIONS: Final[dict[str, str]] = {
     "ignore-index": "sums are taken in the logits' dtype, in an order that depends on which rows are in them",
     "weight-0": "0 times an infinite loss is NaN",
     "class-weight": "as accuracy-loss and accuracy-soft: weights of 1e300 show what is lost",
+    "weight-sizes": "as weight-0 and class-weight: products of weights overflow, and 0 times infinity is NaN",
     "label-smoothing": "a smoothing so small that its share of a class is 0: 0 times an infinite loss is NaN",
     "large-integers": "as accuracy-log-softmax and accuracy-gradient",
     "reductions/loss-mean-of-large-float64": "a mean is a sum divided: losses of 1.7e308 overflow in it",
+    "size/classes-loss": "as accuracy-log-softmax",
+    "changed-arguments": "as accuracy-softmax and accuracy-log-softmax",
+    "held-results": "as equivalent-calls",
+    "sequences": "as accuracy-softmax and accuracy-log-softmax",
     "accuracy-softmax": "the shift x - max is rounded",
     "accuracy-log-softmax": "log(sum) instead of log1p",
     "accuracy-loss": "as accuracy-log-softmax",
@@ -40,6 +45,7 @@ DEVIATIONS: Final[dict[str, str]] = {
     "every-n": "as accuracy-softmax",
     "every-index": "as accuracy-log-softmax and accuracy-gradient",
     "long-rows": "as accuracy-softmax and accuracy-log-softmax",
+    "combinations": "as accuracy-softmax, accuracy-log-softmax, weight-0 and soft-zero",
 }
 """What a backend that composes its losses here does otherwise, unless it says more."""
 

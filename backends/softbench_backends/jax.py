@@ -45,11 +45,15 @@ class JaxBackend(LibraryArrays):
         "ignore-index": "NaN and infinite logits of ignored rows reach their gradient",
         "weight-0": "0 times an infinite loss is NaN",
         "class-weight": "as accuracy-loss and accuracy-soft: weights of 1e300 show what is lost",
+        "weight-sizes": "as weight-0 and class-weight: products of weights overflow, and 0 times infinity is NaN",
         "label-smoothing": "as accuracy-soft, in half precision",
         "large-integers": "as accuracy-log-softmax and accuracy-gradient",
         "settings": "an infinite weight that was not validated gives an infinite loss, not NaN",
         "reductions": "sums are taken in the logits' dtype: in float16 they overflow",
         "determinism": "XLA compiles another loop for another number of rows: a row alone and in a batch differ",
+        "size/classes-loss": "as accuracy-log-softmax",
+        "changed-arguments": "as accuracy-softmax and accuracy-log-softmax",
+        "sequences": "as accuracy-softmax and accuracy-log-softmax",
         "accuracy-softmax": "the shift x - max is rounded",
         "accuracy-log-softmax": "log(sum) instead of log1p",
         "accuracy-logsumexp": "log(sum) instead of log1p, which shows where lse is near 0",
@@ -65,8 +69,12 @@ class JaxBackend(LibraryArrays):
         "many-rows": "as determinism",
         "large-results": "as determinism",
         "signal-handlers": "asked in a forked child, where JAX does not end after its process has used it",
+        "processes": "as signal-handlers",
+        "concurrency": "as signal-handlers: first calls of a process",
+        "guarded-memory": "as signal-handlers",
         "every-index": "as accuracy-log-softmax and accuracy-gradient",
         "long-rows": "as accuracy-softmax and accuracy-log-softmax",
+        "combinations": "as accuracy-softmax, accuracy-log-softmax, weight-0 and soft-zero",
     }
 
     def __init__(self) -> None:

@@ -19,6 +19,9 @@ _IR: Final = 8
 _SESSIONS: Final = 64
 """Sessions that are kept: each has threads of its own."""
 
+_used_by: Final[dict[str, int]] = {}
+"""The process that has made the sessions: their threads are not there in a fork of it."""
+
 
 _OWN: Final = frozenset({"accuracy-log-loss", "reductions/loss-mean-of-large-float64"})
 """What does not deviate as where everything is composed, or more than there."""
@@ -57,6 +60,9 @@ class OnnxRuntimeBackend(ComposedLoss):
         "ignore-index": "the loss of an ignored row is -0, and NaN logits of such a row reach its gradient",
         "all-ignored": "the loss of an ignored row is -0",
         "label-smoothing": "as accuracy-soft, in half precision",
+        "long-targets": "the float32 sum of a long row reaches the gradient: as accuracy-soft",
+        "size/classes-loss": "as accuracy-log-softmax: a sum of 2**24 terms in float32",
+        "size/classes-gradient": "as size/classes-loss",
         "reductions": "sums are taken in the logits' dtype: in float16 they overflow",
         "out": "as equivalent-calls",
         "determinism": "float64 rows differ in their last digit by the batch they are in",
@@ -67,7 +73,6 @@ class OnnxRuntimeBackend(ComposedLoss):
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or _usable_cores()
-        self._process = os.getpid()
 
     def info(self) -> dict[str, object]:
         """Version and threads."""
@@ -126,7 +131,7 @@ class OnnxRuntimeBackend(ComposedLoss):
         return session.run(None, {f"x{i}": array for i, array in enumerate(inputs)})[0]
 
     def _session(self, operator: str, inputs: tuple[Array, ...], attributes: dict[str, Any]) -> Any:
-        if os.getpid() != self._process:
+        if _used_by.setdefault("process", os.getpid()) != os.getpid():
             raise messages.forked("ONNX Runtime")
         forms = tuple((array.shape, name_of(array.dtype)) for array in inputs)
         return _session(operator, forms, tuple(attributes.items()), self.threads)

@@ -39,10 +39,13 @@ class SklearnBackend(ComposedLoss):
             "means and sums clip probabilities at the precision of their dtype "
             "(https://github.com/scikit-learn/scikit-learn/issues/24515); a loss of 0 is -0"
         ),
+        "spoilt-sums": "sums and means of log_loss of a row with NaN are a ValueError of its own",
         "settings": "log_loss warns of probabilities that do not sum to 1",
         "accuracy-log-softmax": "it has none: the logarithm of its softmax, as predict_log_proba, is -inf where p is 0",
         "accuracy-loss": "log(sum) + max - x_y: a common offset costs the loss its digits",
         "accuracy-gradient": "p_y - 1 cancels where p_y is near 1",
+        "size/classes-loss": "as accuracy-loss: a sum of 2**24 terms in float32 stops growing",
+        "size/classes-gradient": "as size/classes-loss",
         "symmetries": "a common shift changes the loss; a permutation more than the gates leave",
         "equivalent-calls": "labels go to its multinomial loss, distributions and smoothing are composed",
     }

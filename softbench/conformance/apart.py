@@ -81,7 +81,7 @@ def judge_apart(
     start = time.perf_counter()
     try:
         run.judge()
-        whole = select is None and profile != "quick" and not run.report.stopped
+        whole = select is None and profile != "quick" and not (run.few_shapes or run.report.stopped)
         run.late += stale_deviations(run.deviations, list(run.results.values()), whole=whole)
     except KeyboardInterrupt:
         run.report.interrupted = True
@@ -236,6 +236,7 @@ class _Run:
         self.results: dict[str, Result] = {}
         self.late: list[Result] = []  # what is known only once everything has run
         self.deviations: dict[str, str] = {}
+        self.few_shapes = False
         self.worst: dict[tuple[str, str], Worst] = {}
         self._source, self._profile, self._progress, self._timeout = source, profile, progress, timeout
         self._numbers = {case.id: number for number, case in enumerate(contract.all_cases())}
@@ -318,7 +319,7 @@ class _Run:
             return
         report.backend, report.kind, report.cost = message["name"], message["kind"], message["cost"]
         report.info = message["info"]
-        self.deviations = message["deviations"]
+        self.deviations, self.few_shapes = message["deviations"], message["few_shapes"]
         report.results = [Result(**result) for result in message["declarations"]]
         if report.kind not in ("cpu", "simulator"):  # one process on a device: the others have judged nothing yet
             for other in [other for other in self._workers if other is not worker]:

@@ -3,6 +3,7 @@
 ::
 
     python -m softbench.conformance.peers [NAME ...]           # judge, write docs/peers.json and docs/peers.md
+    python -m softbench.conformance.peers --quick [NAME ...]   # the same by the quick profile, which takes less memory
     python -m softbench.conformance.peers --check [NAME ...]   # judge by the quick profile; 1 if the page is stale
 
 Without names every peer is judged that is installed. The page is made of the verdicts in the JSON file alone.
@@ -200,21 +201,24 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the page, or with ``--check`` say whether it is stale (exit status 1)."""
     parser = argparse.ArgumentParser(prog="python -m softbench.conformance.peers", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(map(repr, PEERS))}")
-    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if something differs")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--check", action="store_true", help="write nothing; exit status 1 if something differs")
+    how.add_argument("--quick", action="store_true", help="judge by the quick profile")
     parsed = parser.parse_args(arguments)
     unknown = [name for name in parsed.names if name not in PEERS]
     if unknown:
         parser.error(f"unknown {', '.join(map(repr, unknown))}; there are {', '.join(map(repr, PEERS))}")
     os.environ.setdefault("JAX_ENABLE_X64", "1")  # for code on jax.numpy as it is; read when JAX is imported
     verdicts: dict[str, Any] = json.loads(VERDICTS.read_text(encoding="utf-8"))
-    return (_check if parsed.check else _write)(parsed.names or list(PEERS), verdicts)
+    names = parsed.names or list(PEERS)
+    return _check(names, verdicts) if parsed.check else _write(names, verdicts, "quick" if parsed.quick else "standard")
 
 
-def _write(names: Iterable[str], verdicts: dict[str, Any]) -> int:
+def _write(names: Iterable[str], verdicts: dict[str, Any], profile: Profile) -> int:
     judged = verdicts["peers"]
     for name in names:
         try:
-            judged[name] = judge(PEERS[name])
+            judged[name] = judge(PEERS[name], profile)
         except BackendUnavailableError as error:
             print(f"{name} is left as it is: {error}")
             continue

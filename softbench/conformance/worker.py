@@ -63,7 +63,7 @@ def _loaded(source: Source, profile: Any, replies: IO[str]) -> BackendUnderTest 
     if backend.host and hasattr(os, "fork"):
         backend.nursery = Nursery(backend)
     declarations = [asdict(result) for result in judge_declarations(backend)]
-    about = {name: getattr(backend, name) for name in ("name", "kind", "cost", "deviations")}
+    about = {name: getattr(backend, name) for name in ("name", "kind", "cost", "deviations", "few_shapes")}
     _reply(replies, **about, info=info, declarations=declarations)
     return backend
 

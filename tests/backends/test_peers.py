@@ -580,6 +580,16 @@ def test_onnx_runtime_gets_the_logits_themselves_in_one_session_per_shape(monkey
 
 
 @pytest.mark.peers
+def test_onnx_runtime_works_in_forks_of_a_process_that_has_not_used_it():
+    """Another one has threads, which are not there in its forks: those are refused."""
+    from softbench.conformance.apart import judge_apart
+
+    _backend("onnxruntime")
+    report = judge_apart("onnxruntime", "standard", select=["processes/first-call-argmax", "processes/fork-logsumexp"])
+    assert [result.status for result in report.results] == ["passed", "passed"]
+
+
+@pytest.mark.peers
 def test_onnx_runtime_writes_into_out_itself(monkeypatch):
     be = _backend("onnxruntime")
     onnxruntime = pytest.importorskip("onnxruntime")

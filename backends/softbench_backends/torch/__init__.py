@@ -59,6 +59,7 @@ class TorchBackend(LibraryArrays):
         ),
         "weight-0": "0 times an infinite loss is NaN",
         "class-weight": "as accuracy-loss and accuracy-soft: weights of 1e300 show what is lost",
+        "weight-sizes": "as weight-0 and class-weight: products of weights overflow, and 0 times infinity is NaN",
         "label-smoothing": "as accuracy-soft, in half precision",
         "large-integers": "torch has hardly a function for uint64: such logits are converted to float64",
         "settings": "an infinite weight that was not validated gives an infinite loss, not NaN",
@@ -77,6 +78,12 @@ class TorchBackend(LibraryArrays):
         "every-n": "as accuracy-softmax",
         "every-index": "as accuracy-log-softmax and accuracy-gradient",
         "long-rows": "as accuracy-softmax and accuracy-log-softmax",
+        "size/classes-loss": "as accuracy-log-softmax: a sum of 2**24 terms in float32",
+        "size/classes-gradient": "as size/classes-loss",
+        "long-targets": "half precision: gradients of distributions are off by more than their gate",
+        "changed-arguments": "as accuracy-softmax and accuracy-log-softmax",
+        "sequences": "as accuracy-softmax and accuracy-log-softmax",
+        "combinations": "as accuracy-softmax, accuracy-log-softmax, weight-0 and soft-zero",
     }
 
     def __init__(self, compile: bool = False) -> None:
