@@ -29,7 +29,10 @@ import sys
 import numpy as np
 from numba import njit, types
 from softbench_backends.numba.vector_types import BFLOAT16, FLOAT16
-from softbench_backends.numba.memory import address, load, load_partial, load_scalar, store, store_partial, store_scalar
+from softbench_backends.numba.memory import (
+    address, fence, load, load_partial, load_scalar, store, store_normal, store_partial, store_scalar, stream,
+    stream_normal,
+)
 
 def widen(x, out, scalar):
     p, to = address(x), address(out)
@@ -49,19 +52,34 @@ def narrow(x, out, scalar):
     for i in range(n):
         store_scalar(address(scalar), i, load_scalar(p, i))
 
+def by_vectors(x, normal, streamed, streamed_normal):
+    for i in range(0, x.size - x.size % 16, 16):
+        v = load(address(x), i)
+        store_normal(address(normal), i, v)
+        stream(address(streamed), i, v)
+        stream_normal(address(streamed_normal), i, v)
+    fence()
+
 half = {"float16": FLOAT16, "bfloat16": BFLOAT16}[sys.argv[1]]
+assembly = []
 def vector(element):
     return types.Array(element, 1, "C")
 def compiled(function, *arguments):
     compiler = njit(function)
     compiler.compile(arguments)
+    assembly.append(compiler.inspect_asm(arguments))
     return compiler.overloads[arguments].entry_point
 found = np.load(sys.argv[2])
 wide = [np.empty(found["halves"].size, np.float32) for _ in range(2)]
 compiled(widen, vector(half), vector(types.float32), vector(types.float32))(found["halves"], *wide)
 halves = [np.empty(found["floats"].size, np.uint16) for _ in range(2)]
 compiled(narrow, vector(types.float32), vector(half), vector(half))(found["floats"], *halves)
-np.savez(sys.argv[3], wide=wide[0], wide_scalar=wide[1], narrow=halves[0], narrow_scalar=halves[1])
+ways = [np.zeros(found["floats"].size + 32, np.uint16) for _ in range(3)]
+ways = [a[(-a.ctypes.data % 64) // 2:][:found["floats"].size] for a in ways]  # streaming takes whole lines
+compiled(by_vectors, vector(types.float32), *[vector(half)] * 3)(found["floats"], *ways)
+past_the_caches = sum("movnt" in line for line in assembly[-1].splitlines())
+ways = dict(zip(("normal", "streamed", "streamed_normal"), ways), past_the_caches=past_the_caches)
+np.savez(sys.argv[3], **ways, wide=wide[0], wide_scalar=wide[1], narrow=halves[0], narrow_scalar=halves[1])
 """
 
 
@@ -140,6 +158,21 @@ def test_rounding_is_to_nearest_even(converted, how):
     assert _is_nan(got[nan], format_).all()
     assert (got[nan] & quiet).all()
     np.testing.assert_array_equal(got[nan] >> 15, np.signbit(floats[nan]))
+
+
+@pytest.mark.parametrize("how", ["normal", "streamed", "streamed_normal"])
+def test_all_ways_to_write_vectors_round_alike(converted, how):
+    """But for numbers that are subnormal in float32, where the caller says that there are none."""
+    _, floats, results = converted
+    promised = (np.abs(floats) >= np.finfo(np.float32).tiny) | (floats == 0) | np.isnan(floats) | (how == "streamed")
+    promised[floats.size - floats.size % 16 :] = False
+    np.testing.assert_array_equal(results[how][promised], results["narrow"][promised])
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="looks for x86-64 instructions")
+def test_streaming_stores_pass_the_caches(converted):
+    """LLVM makes one instruction of some roundings and the store behind them, which does not."""
+    assert converted[2]["past_the_caches"] >= 2
 
 
 def test_scalars_and_vectors_are_converted_alike(converted):

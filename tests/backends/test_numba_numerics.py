@@ -49,7 +49,7 @@ def test_the_coarse_polynomial_is_good_enough_for_half_precision(precision):
         for coefficient in reversed((1.0, 1.0, *exponential.COARSE_EXPONENTIAL)):
             p = p * x + exactly(coefficient)
         worst = max(worst, abs(float((p / x.exp() - 1).mid())))
-    assert 2.0**-24 < worst < 2.0**-23
+    assert 2.0**-18 < worst < 2.0**-17  # a unit of float16 is 2^-11 of its number at least
 
 
 @pytest.mark.parametrize(("bits", "exponents"), [(32, 8), (64, 11)])

@@ -10,7 +10,7 @@ from numba.core import cgutils
 
 from softbench_backends.numba.half_precision import narrow, widen
 from softbench_backends.numba.lanes import Lanes, select, suffix
-from softbench_backends.numba.vector_types import VECTOR_BYTES, Half, computed, llvm_type
+from softbench_backends.numba.vector_types import BFLOAT16, VECTOR_BYTES, Half, computed, llvm_type
 
 __all__ = ["Elements", "vector_bytes"]
 
@@ -41,22 +41,36 @@ class Elements:
         lanes = Lanes(self.builder, stored)
         return widen(self.context, self.element, lanes) if self.converts else lanes
 
-    def _narrowed(self, v: Lanes) -> ir.Value:
-        return (narrow(self.context, self.element, v) if self.converts else v).value
+    def _narrowed(self, v: Lanes, normal: bool = False) -> ir.Value:
+        return (narrow(self.context, self.element, v, normal) if self.converts else v).value
 
     def read(self, p: ir.Value, i: ir.Value, n: int, align: int = 0) -> Lanes:
         """``n`` elements from ``p + i``, which is a multiple of ``align`` bytes."""
         return self._widened(self.builder.load(self._at(p, i, n), align=align or self.align))
 
-    def write(self, v: Lanes, p: ir.Value, i: ir.Value, align: int = 0) -> Any:
-        """The inverse of `read`: the instruction."""
-        return self.builder.store(self._narrowed(v), self._at(p, i, v.n), align=align or self.align)
+    def write(self, v: Lanes, p: ir.Value, i: ir.Value, align: int = 0, normal: bool = False) -> Any:
+        """The inverse of `read`: the instruction. ``normal``: no number in ``v`` is subnormal."""
+        return self._store(self._narrowed(v, normal), p, i, v.n, align)
 
-    def stream(self, v: Lanes, p: ir.Value, i: ir.Value) -> None:
+    def _store(self, stored: ir.Value, p: ir.Value, i: ir.Value, n: int, align: int) -> Any:
+        return self.builder.store(stored, self._at(p, i, n), align=align or self.align)
+
+    def stream(self, v: Lanes, p: ir.Value, i: ir.Value, normal: bool = False) -> None:
         """`write` past the caches, where ``p + i`` is a multiple of the bytes that a vector takes."""
-        written = self.write(v, p, i, VECTOR_BYTES // computed(self.element).bitwidth * self.element.bitwidth)
+        stored = self._narrowed(v, normal)
+        if self.converts and self.element == BFLOAT16:
+            stored = self.builder.or_(stored, self._zero(p, v.n))
+        written = self._store(stored, p, i, v.n, VECTOR_BYTES // computed(self.element).bitwidth * self.align * 8)
         one = ir.Constant(ir.IntType(32), 1)
         written.set_metadata("nontemporal", self.builder.module.add_metadata([one]))
+
+    def _zero(self, p: ir.Value, n: int) -> ir.Value:
+        """0 in every lane, of which LLVM does not know that: the last bit of the address ``p``, which is even.
+
+        LLVM makes one instruction of rounding to bfloat16 and storing, which goes through the caches.
+        """
+        last = self.builder.and_(self.builder.ptrtoint(p, self.stored), ir.Constant(self.stored, 1))
+        return Lanes(self.builder, last).splat(n).value
 
     def read_partial(self, p: ir.Value, i: ir.Value, count: ir.Value, n: int, fill: ir.Value | None = None) -> Lanes:
         """As `read`, of which only the first ``count`` lanes are read; the others are ``fill``, a scalar, or 0."""

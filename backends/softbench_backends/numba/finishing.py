@@ -161,6 +161,17 @@ def log_probability(x: Lanes, m: Lanes, log: Lanes) -> Lanes:
     return (d - log.to(x.bits)) + select(d > -math.inf, r, 0.0)
 
 
+def narrow_log_probability(x: Lanes, m: Lanes, log: Lanes) -> Lanes:
+    """`log_probability` of rows that are narrow: the same bits."""
+    d, r = two_diff(x, m)
+    return (d - log.to(x.bits)) + r
+
+
+def coarse_log_probability(x: Lanes, m: Lanes, log: Lanes) -> Lanes:
+    """`log_probability` for results in half precision, from float32: both parts are negative, nothing cancels."""
+    return (x - m) - log.to(x.bits)
+
+
 # -- index targets --------------------------------------------------------------------------------------------
 
 

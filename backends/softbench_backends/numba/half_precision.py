@@ -5,15 +5,19 @@ in float32 is ever in memory. Rounding is to nearest, ties to even, subnormal re
 flush-to-zero mode; NaN becomes a quiet NaN of the same sign.
 
 float16 is converted by the processor's own instructions where it has any, else by integer arithmetic, to the same bits.
-bfloat16 is the upper half of a float32. Its instructions (AVX512_BF16) are not used: they take subnormal numbers for 0.
+bfloat16 is the upper half of a float32. The instructions that round to it (AVX512_BF16) take subnormal numbers for 0:
+they are used where there are none.
 """
 
+# mypy: allow-subclassing-any
 from __future__ import annotations
 
 from typing import Any, Final
 
+from llvmlite import ir
+
 from softbench_backends.numba.lanes import Lanes, absolute, select
-from softbench_backends.numba.processor import converts_float16
+from softbench_backends.numba.processor import converts_float16, rounds_bfloat16
 from softbench_backends.numba.vector_types import BFLOAT16, Half
 
 __all__ = ["narrow", "widen"]
@@ -32,9 +36,20 @@ def widen(context: Any, half: Half, bits: Lanes) -> Lanes:
     return _widened_float16(bits.unsigned(32))
 
 
-def narrow(context: Any, half: Half, x: Lanes) -> Lanes:
-    """The bits, 16 of each, of float32 numbers rounded to ``half`` ones."""
+class _Bfloat(ir.Type):
+    """LLVM's bfloat16, which llvmlite does not name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+
+def narrow(context: Any, half: Half, x: Lanes, normal: bool = False) -> Lanes:
+    """The bits, 16 of each, of float32 numbers rounded to ``half`` ones; ``normal``: none of them is subnormal."""
     if half == BFLOAT16:
+        if normal and x.n > 1 and rounds_bfloat16(context):
+            half_vector = ir.VectorType(_Bfloat(), x.n)
+            rounded = x.builder.fptrunc(x.value, half_vector)
+            return Lanes(x.builder, x.builder.bitcast(rounded, ir.VectorType(ir.IntType(16), x.n)))
         return _rounded_bfloat16(x)
     if converts_float16(context):
         return x.to(16).as_bits()

@@ -13,10 +13,10 @@ from softbench_backends.numba.intrinsics import (
     any_subnormal,
     any_vanishing,
     coarse_exp,
+    coarse_log_probability,
     dominated_exp,
     exp_term,
     factor,
-    first_match,
     fmax,
     fmin,
     is_narrow,
@@ -25,8 +25,8 @@ from softbench_backends.numba.intrinsics import (
     min_int,
     min_positive,
     min_positive_start,
-    nan_seen,
     narrow_exp,
+    narrow_log_probability,
     precise_probability,
     precise_term,
     probability,
@@ -47,6 +47,7 @@ from softbench_backends.numba.memory import (
     broadcast,
     elements_to_alignment,
     holds_computed,
+    itemsize,
     load,
     load_group,
     load_partial,
@@ -54,10 +55,13 @@ from softbench_backends.numba.memory import (
     offset,
     prefetch,
     store,
+    store_normal,
     store_partial,
     stream,
+    stream_normal,
     width,
 )
+from softbench_backends.numba.vector_types import VECTOR_BYTES
 
 SEGMENT = 16384
 """Classes that are summed together; also the unit in which a row is shared out to threads (`split_rows`)."""
@@ -113,10 +117,10 @@ def narrow_segment_sum(x, e, n, m, dominated, keep, ahead, pending, pending_f, j
         else:
             e0 = narrow_exp(v, m) if precise else plain_exp(x, v, m)
         if ahead:
-            for p in range(GROUP):
-                prefetch(x, i + ahead + p * w)
+            for p in range(0, GROUP * w, VECTOR_BYTES // itemsize(x)):  # a line each
+                prefetch(x, i + ahead + p)
         if j < rest:
-            stream(pending, j, times(load_group(e, j), pending_f))
+            stream_normal(pending, j, times(load_group(e, j), pending_f))
             j += GROUP * w
         if keep:
             store(e, i, e0)
@@ -165,9 +169,9 @@ def write_narrow_probabilities(x, e, out, n, kept, m, f, streaming):
     while j + GROUP * w <= n:
         v = times(load_group(e, j) if kept else plain_exp(x, load_group(x, j), m), f)
         if streaming:
-            stream(out, j, v)
+            stream_normal(out, j, v)
         else:
-            store(out, j, v)
+            store_normal(out, j, v)
         j += GROUP * w
     while j < n:
         v = load_partial(e, j, n - j, m) if kept else plain_exp(x, load_partial(x, j, n - j, m), m)
@@ -191,21 +195,8 @@ def begin_pending(e, out, n, f):
 def write_pending(e, out, f, j, rest):
     """What is left to write of a pending row: ``out[j:rest] = e f``."""
     while j < rest:
-        stream(out, j, times(load_group(e, j), f))
+        stream_normal(out, j, times(load_group(e, j), f))
         j += GROUP * width(out)
-
-
-@device_function
-def row_max_or_nan(x, n):
-    """Maximum of ``x[:n]``, NaN if one is there."""
-    w = width(x)
-    best, seen = broadcast(x, -math.inf), broadcast(x, 0.0)
-    i = 0
-    while i < n:
-        v = load_partial(x, i, n - i, -math.inf)
-        best, seen = fmax(best, v), nan_seen(seen, v)
-        i += w
-    return math.nan if first_match(seen, math.nan) < w else float(reduce_fmax(best))
 
 
 @device_function
@@ -223,8 +214,8 @@ def segment_sum(x, e, n, m, keep, ahead):
     while i + GROUP * w <= n:
         e0, t0, n0 = exp_term(load_group(x, i), m)
         if ahead:
-            for j in range(GROUP):
-                prefetch(x, i + ahead + j * w)
+            for j in range(0, GROUP * w, VECTOR_BYTES // itemsize(x)):
+                prefetch(x, i + ahead + j)
         if keep:
             store(e, i, e0)
         hi, lo = accumulate(hi, lo, t0)
@@ -331,21 +322,35 @@ def precise_sum(x, n, m):
 
 
 @device_function
-def write_log_probabilities(x, out, n, m, log, streaming):
-    """``out = (x - m) - L``."""
+def plain_log_probability(x, v, m, log, narrow):
+    """Logarithms of probabilities of ``v``, of a row of ``x``, as results of the type of ``x`` need them."""
+    if not holds_computed(x):
+        return coarse_log_probability(v, m, log)
+    return narrow_log_probability(v, m, log) if narrow else log_probability(v, m, log)
+
+
+@device_function
+def write_log_probabilities(x, out, n, m, log, narrow, streaming):
+    """``out = (x - m) - L``, where no difference overflows and no result is subnormal if the row is ``narrow``."""
     w = width(out)
     i = 0
     if streaming:
         i = min_int(elements_to_alignment(out), n)
-        store_partial(out, 0, i, log_probability(load_partial(x, 0, i, 0.0), m, log))
-        while i + w <= n:
-            stream(out, i, log_probability(load(x, i), m, log))
-            i += w
-    while i + w <= n:
-        store(out, i, log_probability(load(x, i), m, log))
+        store_partial(out, 0, i, plain_log_probability(x, load_partial(x, 0, i, 0.0), m, log, narrow))
+    while i + GROUP * w <= n:
+        v = plain_log_probability(x, load_group(x, i), m, log, narrow)
+        if streaming and narrow:
+            stream_normal(out, i, v)
+        elif streaming:
+            stream(out, i, v)
+        elif narrow:
+            store_normal(out, i, v)
+        else:
+            store(out, i, v)
+        i += GROUP * w
+    while i < n:
+        store_partial(out, i, n - i, plain_log_probability(x, load_partial(x, i, n - i, 0.0), m, log, narrow))
         i += w
-    if i < n:
-        store_partial(out, i, n - i, log_probability(load_partial(x, i, n - i, 0.0), m, log))
 
 
 @device_function
@@ -367,14 +372,15 @@ def prefetch_distance(k, itemsize):
 
 @device_function
 def row_sum_excluding_max(x, n, ahead, precise):
-    """The maximum of a row, what `sum_excluding_max` gives, and the sum that it was given.
+    """The maximum of a row, what `sum_excluding_max` gives, the sum that it was given, and whether it `is_narrow`.
 
     ``precise`` as for `narrow_segment_sum`: a maximum and a logarithm that cancel need every digit of it.
     """
     m, low = row_extrema(x, n)
-    if is_narrow(m, low):
+    narrow = is_narrow(m, low)
+    if narrow:
         hi, lo, argmaxes, _ = narrow_row_sum(x, x, n, m, max_dominates(m, low), False, ahead, x, m, 0, 0, precise)
     else:
         hi, lo, argmaxes, _ = row_sum(x, x, n, m, False, ahead)
     s, s_lo = sum_excluding_max(m, hi, lo, float(argmaxes))
-    return m, s, s_lo, hi
+    return m, s, s_lo, hi, narrow

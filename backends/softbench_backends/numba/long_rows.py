@@ -43,14 +43,17 @@ from softbench_backends.numba.compiling import device_function
 from softbench_backends.numba.intrinsics import (
     factor,
     first_match,
+    fmax,
     index_loss,
     is_narrow,
     label_entry,
     log_sum,
     logsumexp,
     max_dominates,
+    nan_seen,
     narrow_factor,
     quotient,
+    reduce_fmax,
     rounded_like,
     sum_excluding_max,
 )
@@ -61,7 +64,6 @@ from softbench_backends.numba.long_row_parts import (
     prefetch_distance,
     row_extrema,
     row_factor,
-    row_max_or_nan,
     row_sum,
     row_sum_excluding_max,
     write_log_probabilities,
@@ -71,6 +73,7 @@ from softbench_backends.numba.long_row_parts import (
 )
 from softbench_backends.numba.memory import (
     address,
+    broadcast,
     choose_buffer,
     fence,
     free_buffer,
@@ -106,8 +109,12 @@ def log_softmax_kernel(x, out, first, last, streaming):
     ahead = prefetch_distance(k, x.itemsize)
     for i in range(first, last):
         xi, oi = offset(address(x), i * k), offset(address(out), i * k)
-        m, s, s_lo, _ = row_sum_excluding_max(xi, k, ahead, False)
-        write_log_probabilities(xi, oi, k, m, log_sum(m, s, s_lo), streaming)
+        m, s, s_lo, _, narrow = row_sum_excluding_max(xi, k, ahead, False)
+        log = log_sum(m, s, s_lo)
+        if narrow:
+            write_log_probabilities(xi, oi, k, m, log, True, streaming)
+        else:
+            write_log_probabilities(xi, oi, k, m, log, False, streaming)
     if streaming:
         fence()
 
@@ -118,8 +125,21 @@ def logsumexp_kernel(x, out, first, last, streaming):
     k = x.shape[1]
     ahead = prefetch_distance(k, x.itemsize)
     for i in range(first, last):
-        m, s, s_lo, total = row_sum_excluding_max(offset(address(x), i * k), k, ahead, True)
+        m, s, s_lo, total, _ = row_sum_excluding_max(offset(address(x), i * k), k, ahead, True)
         store_scalar(address(out), i, logsumexp(m, s, s_lo, total))
+
+
+@device_function
+def row_max_or_nan(x, n):
+    """Maximum of ``x[:n]``, NaN if one is there."""
+    w = width(x)
+    best, seen = broadcast(x, -math.inf), broadcast(x, 0.0)
+    i = 0
+    while i < n:
+        v = load_partial(x, i, n - i, -math.inf)
+        best, seen = fmax(best, v), nan_seen(seen, v)
+        i += w
+    return math.nan if first_match(seen, math.nan) < w else float(reduce_fmax(best))
 
 
 @device_function

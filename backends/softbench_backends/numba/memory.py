@@ -38,9 +38,11 @@ __all__ = [
     "same_address",
     "stack_buffer",
     "store",
+    "store_normal",
     "store_partial",
     "store_scalar",
     "stream",
+    "stream_normal",
     "vector_at",
     "width",
 ]
@@ -238,31 +240,34 @@ def load_group(typingctx: Any, p: types.CPointer, i: types.Integer) -> Any:
     return group(p, types.int64), codegen
 
 
-@intrinsic
-def store(typingctx: Any, p: types.CPointer, i: types.Integer, v: Vector) -> Any:
-    """Write ``v`` to ``p + i``."""
+def _writer(way: str, **how: Any) -> Any:
+    """An intrinsic ``(p, i, v)`` that writes ``v`` to ``p + i`` by a method of `Elements`."""
 
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        to, i, value = args
-        Elements(context, builder, p.dtype).write(Lanes(builder, value), to, i)
-        return context.get_dummy_value()
+    def write(typingctx: Any, p: types.CPointer, i: types.Integer, v: Vector) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
+            to, i, value = args
+            getattr(Elements(context, builder, p.dtype), way)(Lanes(builder, value), to, i, **how)
+            return context.get_dummy_value()
 
-    return types.none(p, types.int64, v), codegen
+        return types.none(p, types.int64, v), codegen
+
+    return intrinsic(write)
 
 
-@intrinsic
-def stream(typingctx: Any, p: types.CPointer, i: types.Integer, v: Vector) -> Any:
-    """Write ``v`` to ``p + i``, which lies where a vector may (`elements_to_alignment`), past the caches.
+store = _writer("write")
+"""Write ``v`` to ``p + i``."""
 
-    `fence` before others read it.
-    """
+stream = _writer("stream")
+"""Write ``v`` to ``p + i``, which lies where a vector may (`elements_to_alignment`), past the caches.
 
-    def codegen(context: Any, builder: ir.IRBuilder, sig: Any, args: list[ir.Value]) -> ir.Value:
-        to, i, value = args
-        Elements(context, builder, p.dtype).stream(Lanes(builder, value), to, i)
-        return context.get_dummy_value()
+`fence` before others read it.
+"""
 
-    return types.none(p, types.int64, v), codegen
+store_normal = _writer("write", normal=True)
+"""`store` of numbers of which none is subnormal: there is an instruction that rounds such ones to bfloat16."""
+
+stream_normal = _writer("stream", normal=True)
+"""`stream` of numbers of which none is subnormal."""
 
 
 @intrinsic

@@ -9,7 +9,7 @@ from typing import Any, Final
 import llvmlite.binding as llvm
 from numba import config
 
-__all__ = ["converts_float16", "has_fma"]
+__all__ = ["converts_float16", "has_fma", "rounds_bfloat16"]
 
 _WIDEN: Final = """
 define void @sample(ptr %from, ptr %to) {
@@ -20,6 +20,14 @@ define void @sample(ptr %from, ptr %to) {
 }
 """
 
+_ROUND: Final = """
+define void @sample(ptr %from, ptr %to) {
+  %wide = load <16 x float>, ptr %from
+  %half = fptrunc <16 x float> %wide to <16 x bfloat>
+  store <16 x bfloat> %half, ptr %to
+  ret void
+}
+"""
 
 _FUSED: Final = """
 declare <8 x double> @llvm.fma.v8f64(<8 x double>, <8 x double>, <8 x double>)
@@ -35,6 +43,11 @@ define void @sample(ptr %p) {
 def converts_float16(context: Any) -> bool:
     """Whether vectors of float16 are widened, and so also rounded, by instructions (F16C, AVX-512, NEON)."""
     return not _calls(_WIDEN, "__extendhfsf2|__gnu_h2f_ieee", *context.codegen().magic_tuple())
+
+
+def rounds_bfloat16(context: Any) -> bool:
+    """Whether vectors of float32 are rounded to bfloat16 by an instruction (AVX512_BF16)."""
+    return not _calls(_ROUND, "__truncsfbf2", *context.codegen().magic_tuple())
 
 
 @functools.cache

@@ -89,7 +89,7 @@ def segment_jobs(job, x, out, segments, m, f, h, g, first, last, streaming):
         elif job == _PROBABILITIES:
             write_probabilities(xt, xt, ot, n, False, max_i, f[i], h[i], g[i], streaming)
         else:
-            write_log_probabilities(xt, ot, n, max_i, f[i], streaming)
+            write_log_probabilities(xt, ot, n, max_i, f[i], False, streaming)
     if streaming:
         fence()
 
