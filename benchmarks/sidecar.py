@@ -4,7 +4,7 @@
 
 writes ``results/MACHINE/<result>.sidecar.jsonc`` for the results that have none, asking the environment that asv made
 for them: a record as `softbench.results.record` has it. (JSON by another ending: asv reads every ``.json`` in that
-folder as a result of its own.)
+folder as a result of its own.) Results of ``benchmarks.history`` alone get none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+_HISTORY = "history.Calls.time_call"
 
 
 def collect() -> dict[str, object]:
@@ -65,6 +66,8 @@ def write(folder: Path, environments: Path) -> list[Path]:
         if target.exists():
             continue
         result = json.loads(path.read_text())
+        if set(result.get("results", [""])) <= {_HISTORY}:  # of old commits, which cannot all be asked
+            continue
         python = environment(result, environments)
         # -P: the installed softbench that was measured, not the one of the current folder.
         done = processes.run([python, "-P", __file__, "--collect"], limit=600, cwd=folder)

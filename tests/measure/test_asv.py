@@ -1,5 +1,6 @@
 """The asv suite: asv finds it, its parameters never depend on what is installed, and it times what it says."""
 
+import itertools
 import json
 import math
 import re
@@ -129,6 +130,32 @@ def test_committed_results_are_of_benchmarks_that_the_suite_has(suite):
     assert set(json.loads((ROOT / "results/benchmarks.json").read_text())) <= {*suite, "version"}
     for path in (ROOT / "results").glob("*/*-*.json"):
         assert set(json.loads(path.read_text())["results"]) <= set(suite), path
+
+
+def test_a_history_of_eight_commits_is_committed_and_asv_reads_it(suite):
+    """On one machine, by the benchmark as it is now, with SciPy and scikit-learn beside this project's backends."""
+    from asv.results import Results
+
+    commits = (SUITE / "history.txt").read_text().split()
+    name = "history.Calls.time_call"
+    known = json.loads((ROOT / "results/benchmarks.json").read_text())[name]
+    assert known["version"] == suite[name].version
+    for folder in [path.parent for path in (ROOT / "results").glob("*/machine.json")]:
+        found = {}
+        for path in folder.glob("*-*.json"):
+            result = Results.load(str(path))
+            if name in result.get_all_result_keys() and result.benchmark_version[name] == known["version"]:
+                found[result.commit_hash] = dict(
+                    zip(_combinations(known), result.get_result_value(name, known["params"]), strict=True)
+                )
+        assert len(found) >= 8
+        assert set(found) == set(commits)
+        assert all(times["'numba'", "'softmax-4096x1000-f32'"] > 0 for times in found.values())
+        assert all(found[commits[-1]][f"'{peer}'", "'softmax-4096x1000-f32'"] > 0 for peer in ("scipy", "sklearn"))
+
+
+def _combinations(benchmark):
+    return list(itertools.product(*benchmark["params"]))
 
 
 @pytest.mark.parametrize("path", ["README.md", "docs/committed-results.md", "docs/reading-results.md"])
