@@ -1,6 +1,8 @@
 """A report: what it says, that it holds everything, and what it does not load."""
 
+import base64
 import csv
+import gzip
 import io
 import json
 import os
@@ -16,8 +18,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from full_record import record
 
 from softbench.cli import main
-from softbench.results.record import read
+from softbench.results.record import dumps, read
 from softbench.results.report import render
+
+RUN = Path(__file__).parents[2] / "docs/softbench-run.json"
 
 pytest.importorskip("jinja2", reason="reports need jinja2 (the bench extra)")
 pytest.importorskip("matplotlib", reason="reports need matplotlib (the bench extra)")
@@ -120,6 +124,30 @@ def test_it_is_small_and_names_no_other_host(one):
     assert len(one.encode()) < 300_000
     assert not re.findall(r'(?:src|href)="(?!data:|#)', one)
     assert not re.search(r"@import|url\((?!#)", one)
+
+
+def test_a_default_run_of_all_peers_can_be_mailed():
+    """Data and all: of a large page they are compressed."""
+    run = read(RUN)
+    for i, name in enumerate(["torch", "jax", "onnxruntime", "array_api", "dask"]):
+        like = ["scipy", "sklearn"][i % 2]
+        run["backends"][like]["conformance"]["failures"] = []  # what deviates as declared is no failure
+        run["backends"][name] = run["backends"][like]
+        for case in run["cases"]:
+            case["results"][name] = case["results"][like]
+    page = render([run])
+    assert len(page.encode()) < 300_000
+    unpacked = gzip.decompress(base64.b64decode(script(page, "data-json")))
+    assert json.loads(unpacked) == json.loads(dumps(run))
+    assert gzip.decompress(base64.b64decode(script(page, "data-csv"))).count(b"\n") > 100
+
+
+def test_of_many_failures_the_page_tells_some_and_the_data_all():
+    run = record()
+    run["backends"]["slow"]["conformance"]["failures"] = [f"row/{i}: {'wrong ' * 100}" for i in range(500)]
+    page = render([run])
+    assert "and 480 more" in {row[0]: row for row in Tables(page).found["conformance"]}["slow"][-1]
+    assert json.loads(gzip.decompress(base64.b64decode(script(page, "data-json")))) == json.loads(json.dumps(run))
 
 
 def test_it_is_the_same_every_time(one):

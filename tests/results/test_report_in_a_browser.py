@@ -86,7 +86,14 @@ def test_colours_follow_the_readers_scheme(page):
     assert line != ""
 
 
-def test_the_data_can_be_downloaded(page, tmp_path):
+@pytest.mark.parametrize("packed", [False, True], ids=["as text", "compressed"])
+def test_the_data_can_be_downloaded(page, tmp_path, monkeypatch, packed):
+    if packed:  # as of a page that would be too large
+        from softbench.results import report
+
+        monkeypatch.setattr(report, "LARGEST", 0)
+        (tmp_path / "report.html").write_text(report.render([record()]), encoding="utf-8")
+        page.goto((tmp_path / "report.html").as_uri())
     for name, suffix in (("JSON", "json"), ("CSV", "csv")):
         with page.expect_download() as info:
             page.get_by_role("button", name=name, exact=True).click()

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -130,15 +131,40 @@ def _for_page(text: str, picture: Picture, identifier: str) -> str:
     text = re.sub(r'(<g) id="[a-z][\w.]*_\d+"', r"\1", text)  # names of matplotlib's parts
     text = re.sub(r'\s(width|height)="[\d.]+pt"', "", text, count=2)
     text = re.sub(r"#f[ed]00[0-9a-f]{2}", lambda found: _VARIABLES[found[0]], text)
-    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 sans-serif", text)
-    text = re.sub(r"(\d+\.\d{2})\d+", r"\1", text)
-    text = re.sub(r"\n\s*", "\n", text)
+    text = re.sub(r"(font: [\d.]+px|font-family:) [^;\"]*", r"\1 sans-serif", text)
+    text = re.sub(r"(\d+\.\d)\d+", r"\1", text)  # a tenth of a point
+    text = text.replace("xlink:href", "href").replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "")
+    text = re.sub(r' transform="rotate\(-0 [^)]*\)"', "", text)
+    text = _without_bare_groups(re.sub(r"\s*\n\s*", "\n", text))
+    text = _with_classes(text, identifier)
     head = (
         f'role="img" aria-labelledby="{identifier}-title {identifier}-desc">\n'
         f'<title id="{identifier}-title">{picture.title}</title>\n'
         f'<desc id="{identifier}-desc">{picture.reading} The figures are in the tables of this page.</desc>'
     )
     return re.sub(r">", lambda _: " " + head, text, count=1)
+
+
+def _without_bare_groups(text: str) -> str:
+    """The same without groups that say nothing: most of matplotlib's."""
+    kept: list[bool] = []  # of the groups around
+
+    def tag(found: re.Match[str]) -> str:
+        if found[0].startswith("</g"):
+            return found[0] if kept.pop() else ""
+        kept.append("=" in found[0])
+        return found[0] if kept[-1] else ""
+
+    return re.sub(r"<g(?: [^>]*[^>/])?>\n?|</g>\n?", tag, text)
+
+
+def _with_classes(text: str, identifier: str) -> str:
+    """The same with a class for every style that several elements have. Of a page, each picture has its own."""
+    count = Counter(re.findall(r' style="([^"]*)"', text))
+    names = {style: f"{identifier}-{i}" for i, style in enumerate(style for style, times in count.items() if times > 1)}
+    rules = "".join(f".{name}{{{style}}}" for style, name in names.items())
+    text = re.sub(r' style="([^"]*)"', lambda m: f' class="{names[m[1]]}"' if m[1] in names else m[0], text)
+    return text.replace("</style>", rules + "</style>", 1)
 
 
 def _quiet_home() -> None:

@@ -43,6 +43,12 @@ class Source:
         return f"{self.letter}: {text}" if self.letter else text
 
 
+_TOLD: Final = 20
+"""Failures of the kit that are told in the page; the JSON has all."""
+_MESSAGE: Final = 200
+"""Characters of a message."""
+
+
 class Cell(NamedTuple):
     """What stands in a table, what it sorts by, and of what class it is for the style sheet."""
 
@@ -159,7 +165,7 @@ def _error(result: Result) -> Cell:
         return Cell("-", None, "number")
     accuracy = result["accuracy"]
     error = float(accuracy["max_ulp"])
-    return Cell(ulps(error), error, "number" if accuracy["ok"] else "bad", accuracy["detail"])
+    return Cell(ulps(error), error, "number" if accuracy["ok"] else "bad", accuracy["detail"][:_MESSAGE])
 
 
 # -- everything that was measured ----------------------------------------------------------------------------------
@@ -305,7 +311,10 @@ def _conforms(backend: BackendRecord) -> list[Cell]:
     wrong, declared = kit["failures"], kit.get("deviations", [])
     parts = [f"{len(wrong)} failed" if wrong else "", f"{len(declared)} as declared" if declared else ""]
     text = ", ".join(filter(None, parts)) or "nothing"
-    cells.append(Cell(text, len(wrong) + len(declared), "bad" if wrong else "", "\n".join([*wrong, *declared])))
+    told = [failure[:_MESSAGE] for failure in wrong[:_TOLD]]
+    if len(wrong) > _TOLD:
+        told.append(f"and {len(wrong) - _TOLD} more: they are in the JSON")
+    cells.append(Cell(text, len(wrong) + len(declared), "bad" if wrong else "", "\n".join([*told, *declared])))
     return cells
 
 

@@ -23,11 +23,16 @@ for (const button of document.querySelectorAll("th button")) {
   });
 }
 for (const button of document.querySelectorAll(".download")) {
-  button.addEventListener("click", () => {
-    let text = document.getElementById(button.dataset.from).textContent;
-    if (button.dataset.type === "text/csv") text = text.replaceAll("\\u003c", "<");
+  button.addEventListener("click", async () => {
+    const data = document.getElementById(button.dataset.from);
+    let found = data.textContent;
+    if (data.type.startsWith("application/gzip")) { // of large pages
+      const packed = Uint8Array.from(atob(found), (letter) => letter.charCodeAt(0));
+      const text = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+      found = await new Response(text).blob();
+    } else if (button.dataset.type === "text/csv") found = found.replaceAll("\\u003c", "<");
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob([text], { type: button.dataset.type }));
+    link.href = URL.createObjectURL(new Blob([found], { type: button.dataset.type }));
     link.download = button.dataset.name;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
