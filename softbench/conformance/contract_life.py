@@ -1,19 +1,28 @@
-"""The contract: a backend that is pickled or copied, and one that a signal handler calls while it computes."""
+"""The contract: a backend that is pickled or copied, that a signal handler calls, and what it leaves of the process."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import decimal
+import gc
+import os
 import pickle
+import random
 import signal
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+import numpy as np
+
 from softbench.conformance.backend_under_test import BackendUnderTest
+from softbench.conformance.batch import VIEW_BY_NAME, VIEWS, View, batch
 from softbench.conformance.case import Requirement, check
 from softbench.conformance.failures import Failure, NotApplicable, told
-from softbench.conformance.same_bits import Call, all_bits, compare_bits, names_of
+from softbench.conformance.same_bits import Call, Shape, all_bits, bits_of, compare_bits, names_of, shapes_of
 from softbench.front.backend import Backend
 from softbench.registry import get_backend
 
@@ -127,4 +136,67 @@ SIGNALS = Requirement(
     checks=check("signal-handlers", _signals, name="interrupted", needs=("host",), profile="standard"),
 )
 
-REQUIREMENTS = (PICKLING, SIGNALS)
+# -- what belongs to the caller ------------------------------------------------------------------------
+
+
+_OF_THE_CALLER: Final[dict[str, Callable[[], Any]]] = {
+    "numpy.geterr()": np.geterr,
+    "numpy.get_printoptions()": lambda: {**np.get_printoptions(), "formatter": None},
+    "numpy's global random state": lambda: np.random.get_state(legacy=False)["state"]["pos"],  # noqa: NPY002
+    "random's global state": lambda: hash(random.getstate()),
+    "the warning filters": lambda: list(warnings.filters),
+    "the working folder": os.getcwd,
+    "os.environ": lambda: dict(os.environ),
+    "the CPUs that the thread may use": lambda: getattr(os, "sched_getaffinity", lambda _: None)(0),
+    "signal handlers": lambda: [signal.getsignal(number) for number in sorted(signal.valid_signals())],
+    "sys.getswitchinterval()": sys.getswitchinterval,
+    "sys.getrecursionlimit()": sys.getrecursionlimit,
+    "sys.stdout and sys.stderr": lambda: (id(sys.stdout), id(sys.stderr)),
+    "garbage collection": lambda: (gc.isenabled(), gc.get_threshold()),
+    "the precision of decimal": lambda: decimal.getcontext().prec,
+}
+"""What a process has one of, by name, and how to look at it."""
+
+
+def _looked_at() -> dict[str, Any]:
+    return {name: look() for name, look in _OF_THE_CALLER.items()}
+
+
+def _changed(before: dict[str, Any], said: str) -> None:
+    for name, after in _looked_at().items():
+        if after != before[name]:
+            raise Failure(f"{said} changes {name}: {after!r}, before {before[name]!r}")
+
+
+def _left_alone(backend: BackendUnderTest, view: View) -> None:
+    """Nothing of the process is another after a call."""
+    for shape in shapes_of(backend)[::3]:
+        for dtype in ("float32", "float64"):
+            rows = batch(*shape, dtype)
+            before = _looked_at()
+            view.run(backend, rows)
+            _changed(before, f"{view.name} of {dtype} {shape}")
+
+
+def _left_alone_at_first(backend: BackendUnderTest) -> None:
+    """Nor after the first calls of a process, which load and set up what they need."""
+    backend.afresh(_first_traces, names_of(backend), shapes_of(backend)[::3])
+
+
+def _first_traces(backend: BackendUnderTest, names: list[str], shapes: tuple[Shape, ...]) -> None:
+    before = _looked_at()
+    for name in names:
+        for shape in shapes:
+            bits_of(backend, VIEW_BY_NAME[name], shape, "float32")
+            _changed(before, f"{name} of float32 {shape}, among the first calls of a process,")
+
+
+CALLERS = Requirement(
+    "callers-own",
+    "errstate, warning filters, random generators, signal handlers, environment, CPUs of the caller",
+    "are after a call what they were before",
+    checks=check("callers-own", _left_alone, name="left-alone", needs=("host",), view=VIEWS)
+    + check("callers-own", _left_alone_at_first, name="first-calls", needs=("host",), profile="standard"),
+)
+
+REQUIREMENTS = (PICKLING, SIGNALS, CALLERS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import VIEW_BY_NAME, VIEWS, View, batch
@@ -54,11 +54,16 @@ def _first_calls(backend: BackendUnderTest, view: View) -> None:
                     raise Failure(f"{said}: call {i + 1} has other bits than a later call in this process")
 
 
+_THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+"""Where people say how many threads there are to be."""
+
+
 def _few_cpus(backend: BackendUnderTest, names: list[str], shapes: Any, count: int) -> dict[Call, bytes]:
     """`all_bits` where the process may use so many CPUs, or is told so."""
     real = sorted(os.sched_getaffinity(0))
     if count <= len(real):
         os.sched_setaffinity(0, real[:count])
+    os.environ |= dict.fromkeys(_THREADS, str(count))
     os.cpu_count = os.process_cpu_count = lambda: count  # type: ignore[attr-defined]
     os.sched_getaffinity = lambda pid, /: set(range(count))
     return all_bits(backend, names, shapes)

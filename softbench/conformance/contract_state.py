@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from softbench.conformance.batch import VIEWS, View, batch
 from softbench.conformance.case import Requirement, check
 from softbench.conformance.failures import Failure, NotApplicable, mismatch
 from softbench.conformance.same_bits import shapes_of
+from softbench.errors import NotProvidedError
 
 __all__ = ["REQUIREMENTS"]
 
@@ -61,6 +63,26 @@ def _changed_in_place(backend: BackendUnderTest, view: View, argument: str) -> N
                 backend.judge(view.op, result, logits, target, said=said, **options)
 
 
+_MANY: Final = {"compiled": (300, 250), "interpreted": (30, 40), "simulated": (3, 6)}
+"""Rows and classes: more than is worth looking through before each call."""
+
+
+def _changed_among_many(backend: BackendUnderTest, view: View) -> None:
+    """One entry of many is another, in the middle of the logits; then all are, but for their ends."""
+    n, k = _MANY[backend.cost]
+    rows = batch(n, k, "float32")
+    for text, change in (
+        ("one entry in the middle", lambda flat: flat.__setitem__(len(flat) // 2, flat[0])),
+        ("all but the first and last entry", lambda flat: flat.__setitem__(slice(1, -1), flat[-2:0:-1].copy())),
+    ):
+        view.run(backend, rows)
+        change(rows.x.reshape(-1))
+        change(rows.p.reshape(-1))
+        found = view.run(backend, rows)
+        said = f"{view.name} of float32 {(n, k)}, {text} of the logits changed since the last call,"
+        mismatch(found, view.run(backend, rows.mapped(np.array)), said, than=" (a copy of them)")
+
+
 def _one_after_the_other(backend: BackendUnderTest, first: View) -> None:
     """What one function has computed is not what another is asked for, on the same arrays with other contents."""
     for second in VIEWS:
@@ -97,6 +119,7 @@ CHANGED = Requirement(
             "changed-arguments", _changed_in_place, name="entries", needs=("host",), view=(view,), argument=(argument,)
         )
     )
+    + check("changed-arguments", _changed_among_many, name="many", needs=("host",), view=VIEWS)
     + check("changed-arguments", _one_after_the_other, name="after", needs=("host",), first=VIEWS),
 )
 
@@ -108,7 +131,7 @@ _HELD: Final = 24
 
 def _held(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """Results that the caller holds stay as they are while others are made and thrown away."""
-    for n, k in shapes_of(backend)[:3]:
+    for n, k in shapes_of(backend)[: 3 if backend.profile == "quick" else 4]:
         first = [batch(n, k, dtype, seed=seed) for seed in range(3)]
         due = [view.run(backend, rows) for rows in first]
         due = [np.array(result) for result in due]
@@ -141,9 +164,49 @@ def _after_nan(backend: BackendUnderTest, view: View, dtype: str) -> None:
             )
 
 
+_REFUSED: Final[tuple[dict[str, Any], ...]] = (
+    {"label": -7, "ignore_index": 0},
+    {"label": 1000, "ignore_index": 0, "reduction": "mean"},
+    {"label": 1000, "class_weight": 4.0, "sample_weight": 8.0, "label_smoothing": 0.5},
+    {"class_weight": -1.0, "ignore_index": 0},
+)
+"""Calls that are refused, with options of which nothing must be left."""
+
+
+def _after_error(backend: BackendUnderTest, view: View) -> None:
+    """A call that raises leaves no trace in the next ones."""
+    n, k = shapes_of(backend)[0]
+    rows = batch(n, k, "float64")
+    rows = replace(rows, labels=np.where(np.arange(n) % 2, 0, rows.known))  # so that an ignored 0 shows
+    call = {"index": rows.labels, "soft": rows.q}.get(view.target)
+    logits = rows.p if view.op == "log_loss" else rows.x
+    arguments = [logits] if call is None else [logits, call]
+    options: dict[str, Any] = {} if call is None else {"reduction": "none"}
+    due = np.array(backend.call(view.op, *arguments, **options))
+    for refused in _REFUSED if view.target == "index" else ({},):
+        wrong = dict(refused)
+        bad = np.full(n, wrong.pop("label", 0))
+        for name, size in (("class_weight", k), ("sample_weight", n)):
+            if name in wrong:
+                wrong[name] = np.full(size, wrong[name])
+        if view.op == "log_loss":
+            wrong.pop("label_smoothing", None)
+        try:
+            backend.call(
+                view.op, logits, *([bad] if view.target == "index" else arguments[1:]), **(wrong or {"axis": 9})
+            )
+        except NotProvidedError:
+            continue
+        except Exception:
+            found = backend.call(view.op, *arguments, **options)
+            mismatch(
+                found, due, f"{view.name} of float64 {(n, k)} after a call that raises ({refused})", than=" (before)"
+            )
+
+
 HELD = Requirement(
     "held-results",
-    "results that the caller holds; calls after NaN",
+    "results that the caller holds; calls after NaN, and after calls that raise",
     "stay as they are; the same bits as before",
     checks=check("held-results", _held, name="memory", view=VIEWS, dtype=("float32", "float64"))
     + check(
@@ -151,7 +214,8 @@ HELD = Requirement(
         _after_nan,
         view=[view for view in VIEWS if view.op != "log_loss"],
         dtype=("float32", "float64"),
-    ),
+    )
+    + check("held-results", _after_error, view=[view for view in VIEWS if not view.weighted]),
 )
 
 REQUIREMENTS = (CHANGED, HELD)

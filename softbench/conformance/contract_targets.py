@@ -117,6 +117,18 @@ LABELS = Requirement(
         for op, logits in BY_LABEL
     )
     + tuple(
+        Example(
+            op,
+            logits,
+            labels_of(0, 2**64 - 100, 1, dtype=np.uint64),
+            Raises(ValueError, ("1", str(2**64 - 100))),
+            {"ignore_index": -100},
+            WIDE,
+            "wraps-to-ignored",
+        )
+        for op, logits in BY_LABEL
+    )
+    + tuple(
         Example(op, logits, labels_of(0, 1), Raises(ValueError), _LOOSE, WIDE, "shape-unvalidated")
         for op, logits in BY_LABEL
     )
@@ -224,6 +236,11 @@ LABEL_SHAPES = Requirement(
             ("soft-one-class", np.ones((3, 1))),
             ("soft-wrong-classes", np.array([[0.5, 0.5]] * 3)),
         )
+    )
+    + tuple(
+        Example(op, logits[:1], target, Raises(ValueError), {}, ("float64",), name)
+        for op, logits in BY_LABEL
+        for name, target in (("scalar-for-a-row", np.array(0)), ("column-for-a-row", labels_of(0).reshape(1, 1)))
     ),
 )
 
@@ -254,6 +271,7 @@ SOFT = Requirement(
             ("sum-below", [[0.0, 1.0, 0.0], [0.25, 0.5, 0.0], [1.0, 0.0, 0.0]], ("1", "0.75")),
             ("sum-above", [[0.5, 0.5, 0.5], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], ("0", "1.5")),
             ("zeros", np.zeros((3, 3)), ("0",)),
+            ("sums-1-on-average", [[0.25, 0.25, 0.25], [0.75, 0.5, 0.0], [1.0, 0.0, 0.0]], ("0", "0.75")),
             ("negative", [[0.0, 1.0, 0.0], [1.5, -0.5, 0.0], [1.0, 0.0, 0.0]], ("1", "-0.5")),
             ("nan", [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [nan, 1.0, 0.0]], ("2",)),
             ("infinite", [[0.0, inf, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0]], ("0",)),

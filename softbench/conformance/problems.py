@@ -199,6 +199,8 @@ class Problem:
             return rng.integers(0, 4, size).astype(np.float64)
         if level == "extreme":
             return rng.choice([0.0, 1e-12, 1.0, 1e12], size)
+        if level == "equal":
+            return np.full(size, rng.choice([0.25, 3.0]))
         weights = rng.uniform(0.5, 2.0, size)
         if level == "zeros":
             weights[rng.random(size) < 0.4] = 0.0

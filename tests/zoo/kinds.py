@@ -12,6 +12,7 @@ import threading
 import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from zoo.mutants import MUTANTS, GradientMutant, Rows, exp_shifted, mutant, wide
@@ -592,3 +593,133 @@ class loads_before_the_first(Rows):
     def logsumexp(self, x, out):
         ctypes.string_at(x.ctypes.data - 32, 32)
         return super().logsumexp(x, out)
+
+
+# -- of a batch written later, those that passed -------------------------------------------------------
+
+
+@mutant("equal class weights count as none where there is smoothing", "combinations/array-rows-index-float64")
+class equal_weights_are_none(Rows):
+    @staticmethod
+    def _dropped(target):
+        w = target.class_weight if isinstance(target, IndexTarget) and target.smoothing else None
+        return target if w is None or len(w) < 2 or not (w == w[0]).all() else replace(target, class_weight=None)
+
+    def loss(self, x, target, loss):
+        return super().loss(x, self._dropped(target), loss)
+
+    def loss_and_gradient(self, x, target, divisor, loss, out):
+        return super().loss_and_gradient(x, self._dropped(target), divisor, loss, out)
+
+
+@mutant("label_smoothing above a half counts as 1 minus it", "combinations/array-rows-index-float64")
+class half_smoothing_is_most(Rows):
+    @staticmethod
+    def _turned(target):
+        most = isinstance(target, IndexTarget) and 0.5 < target.smoothing < 1.0
+        return replace(target, smoothing=1.0 - target.smoothing) if most else target
+
+    def loss(self, x, target, loss):
+        return super().loss(x, self._turned(target), loss)
+
+    def loss_and_gradient(self, x, target, divisor, loss, out):
+        return super().loss_and_gradient(x, self._turned(target), divisor, loss, out)
+
+
+@mutant("a number is taken for the label of the only row", "label-shapes/loss-scalar-for-a-row-float64")
+class scalar_for_a_row(Backend):
+    def loss(self, logits, target, **options):
+        if np.ndim(logits) == 2 and len(logits) == 1 and isinstance(target, np.ndarray) and target.ndim == 0:
+            target = target.reshape(1)
+        return super().loss(logits, target, **options)
+
+
+@mutant("labels that wrap to a negative ignore_index are ignored", "label-range/loss-wraps-to-ignored-float64")
+class labels_wrap_to_ignored(Backend):
+    def loss(self, logits, target, **options):
+        ignore_index = options.get("ignore_index")
+        if isinstance(target, np.ndarray) and target.dtype == np.uint64 and ignore_index is not None:
+            target = target.astype(np.int64)
+        return super().loss(logits, target, **options)
+
+
+@mutant("distributions need to sum to 1 on average only", "soft-targets/loss-sums-1-on-average-float64")
+class sums_on_average(Backend):
+    def loss(self, logits, target, **options):
+        q = np.asarray(target)
+        if q.ndim == np.ndim(logits) == 2 and q.dtype.kind == "f" and (q >= 0).all() and abs(q.sum() - len(q)) < 1e-9:
+            options["validate"] = False
+        return super().loss(logits, target, **options)
+
+
+@mutant("large results are taken from a ring of forty", "held-results/memory-softmax-float32")
+class ring_of_results(Rows):
+    def __init__(self):
+        self._ring = {}
+        self._turn = 0
+
+    def softmax(self, x, out):
+        if x.size <= 3000 or np.shares_memory(x, out):
+            return super().softmax(x, out)
+        self._turn += 1
+        return super().softmax(x, self._ring.setdefault((x.shape, x.dtype, self._turn % 40), np.empty_like(x)))
+
+
+@mutant("results of many logits are remembered by address and ends", "changed-arguments/many-logsumexp")
+class many_cached_by_ends(Rows):
+    def __init__(self):
+        self._known = None, None
+
+    def logsumexp(self, x, out):
+        if x.size < 1 << 16:
+            return super().logsumexp(x, out)
+        key = x.shape, x.dtype, x.ctypes.data, float(x[0, 0]), float(x[-1, -1])
+        if self._known[0] != key:
+            self._known = key, super().logsumexp(x, out).copy()
+        return self._known[1].copy()
+
+
+@mutant("sums depend on OMP_NUM_THREADS", "processes/cpus-1")
+class sums_by_environment(Rows):
+    def logsumexp(self, x, out):
+        out = super().logsumexp(x, out)
+        if os.environ.get("OMP_NUM_THREADS") == "1" and x.shape[1] > 1000:
+            out[...] = np.nextafter(out, np.inf)
+        return out
+
+
+@mutant("draws from NumPy's global generator", "callers-own/left-alone-softmax")
+class draws_from_the_callers(Rows):
+    def softmax(self, x, out):
+        np.random.random()  # noqa: NPY002
+        return super().softmax(x, out)
+
+
+@mutant("leaves numpy.errstate changed", "callers-own/left-alone-softmax")
+class leaves_errstate(Backend):
+    def softmax(self, logits, **options):
+        np.seterr(over="ignore" if np.geterr()["over"] == "warn" else "warn")
+        return super().softmax(logits, **options)
+
+
+@mutant("binds its caller to one CPU", "callers-own/first-calls")
+class binds_to_a_cpu(Rows):
+    def softmax(self, x, out):
+        if len(x) > 200:
+            os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+        return super().softmax(x, out)
+
+
+@mutant("a call that raises leaves its ignore_index to the next", "held-results/after-error-loss")
+class left_by_an_error(Backend):
+    _left = None
+
+    def loss(self, logits, target, **options):
+        left, self._left = self._left, None
+        if left is not None and options.get("ignore_index") is None and np.ndim(target) < np.ndim(logits):
+            options["ignore_index"] = left
+        try:
+            return super().loss(logits, target, **options)
+        except ValueError:
+            self._left = options.get("ignore_index")
+            raise
