@@ -82,15 +82,17 @@ PICKLING = Requirement(
 
 _SECONDS: Final = 0.3
 _PAUSE: Final = 0.001
+_AT_LEAST: Final = 10
+"""Interruptions, however long one takes."""
 
 
 @contextlib.contextmanager
-def _handler(function: Callable[[], None]) -> Iterator[None]:
-    """Call ``function`` in a signal handler again and again, whatever the thread does meanwhile."""
+def _handler(function: Callable[[], bool]) -> Iterator[None]:
+    """Call ``function`` in a signal handler, whatever the thread does meanwhile, and again as long as it says so."""
 
     def handle(*_: Any) -> None:
-        function()
-        signal.setitimer(signal.ITIMER_REAL, _PAUSE)
+        if function():
+            signal.setitimer(signal.ITIMER_REAL, _PAUSE)
 
     before = signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, _PAUSE)
@@ -110,7 +112,13 @@ def _interrupted(backend: BackendUnderTest) -> tuple[list[dict[Call, bytes]], li
     outside: list[dict[Call, bytes]] = []
     inside: list[dict[Call, bytes]] = []
     end = time.monotonic() + _SECONDS
-    with _handler(lambda: inside.append(_large_bits(backend))):
+
+    def interrupt() -> bool:
+        """Calls; not for ever, as what they interrupt has a moment only in between."""
+        inside.append(_large_bits(backend))
+        return len(inside) < _AT_LEAST or time.monotonic() < end
+
+    with _handler(interrupt):
         while not inside or time.monotonic() < end:
             outside.append(_large_bits(backend))
     return outside, inside

@@ -39,11 +39,12 @@ def _first_in_place(backend: BackendUnderTest, name: str, shape: tuple[int, int]
 
 def _first_calls(backend: BackendUnderTest, view: View) -> None:
     """The first call of a process gives the bits of any other."""
-    shapes = shapes_of(backend)[1:4] if backend.profile != "quick" else shapes_of(backend)[1:2]
-    for turn, shape in enumerate(shapes or shapes_of(backend)):
+    shapes = shapes_of(backend)[1 : 4 if backend.profile != "quick" else 2] or shapes_of(backend)
+    for turn, shape in enumerate(shapes):
         dtype = ("float32", "float64")[turn % 2]
         due = bits_of(backend, view, shape, dtype)
-        for call in (_first_call, _first_in_place) if view.maps else (_first_call,):
+        in_place = view.maps and (shape == shapes[-1] or backend.profile == "deep")
+        for call in (_first_call, _first_in_place) if in_place else (_first_call,):
             said = (
                 f"{view.name} of {dtype} {shape}{', in place,' if call is _first_in_place else ''} in a fresh process"
             )

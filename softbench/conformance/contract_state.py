@@ -18,6 +18,8 @@ from softbench.errors import NotProvidedError
 
 __all__ = ["REQUIREMENTS"]
 
+Array = np.ndarray[Any, Any]
+
 # -- arguments that change between calls ---------------------------------------------------------------
 
 _ARGUMENTS: Final = {"": ("x",), "index": ("x", "labels", "s", "w"), "soft": ("x", "q", "s", "w")}
@@ -67,19 +69,24 @@ _MANY: Final = {"compiled": (300, 250), "interpreted": (30, 40), "simulated": (3
 """Rows and classes: more than is worth looking through before each call."""
 
 
+def _change_one(flat: Array) -> None:
+    flat[len(flat) // 2] = flat[0]
+
+
+def _change_all_but_ends(flat: Array) -> None:
+    flat[1:-1] = flat[-2:0:-1].copy()
+
+
 def _changed_among_many(backend: BackendUnderTest, view: View) -> None:
     """One entry of many is another, in the middle of the logits; then all are, but for their ends."""
     n, k = _MANY[backend.cost]
     rows = batch(n, k, "float32")
-    for text, change in (
-        ("one entry in the middle", lambda flat: flat.__setitem__(len(flat) // 2, flat[0])),
-        ("all but the first and last entry", lambda flat: flat.__setitem__(slice(1, -1), flat[-2:0:-1].copy())),
-    ):
+    for change, text in ((_change_one, "one in the middle"), (_change_all_but_ends, "all but the first and the last")):
         view.run(backend, rows)
         change(rows.x.reshape(-1))
         change(rows.p.reshape(-1))
         found = view.run(backend, rows)
-        said = f"{view.name} of float32 {(n, k)}, {text} of the logits changed since the last call,"
+        said = f"{view.name} of float32 {(n, k)}, of the logits {text} changed since the last call,"
         mismatch(found, view.run(backend, rows.mapped(np.array)), said, than=" (a copy of them)")
 
 

@@ -688,6 +688,23 @@ class sums_by_environment(Rows):
         return out
 
 
+@mutant(
+    "a scratch array for each of eight threads, the ninth gets the first's",
+    "concurrency/one-function-log_softmax-float32",
+)
+class scratch_by_thread_number(Rows):
+    def __init__(self):
+        self._scratch = {}
+        self._numbers = {}
+
+    def log_softmax(self, x, out):
+        number = self._numbers.setdefault(threading.get_ident(), len(self._numbers)) % 8
+        mine = self._scratch.setdefault((number, x.shape, x.dtype), np.empty_like(x))
+        super().log_softmax(x, mine)
+        out[...] = mine
+        return out
+
+
 @mutant("draws from NumPy's global generator", "callers-own/left-alone-softmax")
 class draws_from_the_callers(Rows):
     def softmax(self, x, out):
