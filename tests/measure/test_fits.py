@@ -168,6 +168,38 @@ def test_what_was_measured_is_kept_and_drawn_when_it_is_interrupted(monkeypatch,
         assert max(map(len, console.file.getvalue().splitlines())) <= width
 
 
+def test_a_report_of_fits_and_a_comparison(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    monkeypatch.chdir(tmp_path)
+
+    def answer(folder, number, *_):
+        if number < 0:
+            return [{"objective": 2.0, "bound": 0.0}], ""
+        if number == 1:
+            return events((1, 0.1, 3.0)), "cut off"
+        return events((1, 0.1, 3.0), (2, 0.2 + number, 2.0)), ""
+
+    monkeypatch.setattr(fits, "_apart", answer)
+    solvers = "softbench,scikit-learn lbfgs,sag"
+    assert main(["run", "--suite", "regression", "--cases", "digits", "--solver", solvers, "--no-plot"]) == 0
+    (path,) = tmp_path.glob("softbench-results/regression-*.json")
+    assert main(["compare", str(path), str(path)]) == 0
+    assert "softbench auto" in capsys.readouterr().out
+    assert main(["report", str(path), "--out", "fits.html"]) == 0
+    page = (tmp_path / "fits.html").read_text(encoding="utf-8")
+    assert "<h1>Which solver fits softmax regression fastest here</h1>" in page
+    assert 'class="take">softbench auto</td>' in page
+    assert "cut off, 5.0e-01 above the minimum" in page
+    assert 'aria-labelledby="fits-title fits-desc"' in page
+    assert "digits,1797,64,10,float64,softbench auto,2,0.2,0.0" in page
+    other = record.read(path)
+    other["command"] = "run"
+    record.write(other, tmp_path / "run.json")
+    assert main(["report", str(path), "run.json", "--out", "both.html"]) == 2
+    assert "a report is of runs of one suite" in capsys.readouterr().err
+
+
 @pytest.mark.processes
 def test_a_fit_in_a_process_of_its_own(tmp_path):
     config = fits.FitConfig(cases=("digits",), solvers=("softbench", "sag"), seconds=0.5)

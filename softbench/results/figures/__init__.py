@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from softbench.results.figures.drawing import MARKERS, PRINT, Drawing, Theme
-from softbench.results.figures.panels import FIGURES, LIMIT, Picture, accuracy, descents, fractions, times
+from softbench.results.figures.panels import FIGURES, FITS, LIMIT, Picture, accuracy, fits, fractions, times
 from softbench.results.record import Record
 from softbench.results.tables import machine_line
 
-__all__ = ["FIGURES", "Picture", "curves", "overview", "svg"]
+__all__ = ["FIGURES", "FITS", "Picture", "curves", "overview", "svg"]
 
 _PAGE_NAMES: Final = ("ink", "faint", "wall", "grid", "band", "paper", "bad")
 # In an SVG each colour stands for a variable of the page's style sheet.
@@ -79,18 +79,9 @@ def curves(record: Record) -> bytes:
     """
     _quiet_home()
     drawing = Drawing(record, PRINT)
-    cases = [case for case in record["cases"] if any(result.get("curve") for result in case["results"].values())]
-    if not cases:
+    if not fits(drawing):
         raise ValueError("nothing was measured, so there is nothing to draw")
-    figure, columns = drawing.figure, min(3, len(cases))
-    rows = -(-len(cases) // columns)
-    figure.set_size_inches(5.2 * columns, 1.4 + 3.8 * rows)
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel, case in zip(panels, cases, strict=False):
-        descents(drawing, panel, case)
-    for panel in panels[len(cases) :]:
-        panel.set_axis_off()
-    drawing.legend()
+    figure = drawing.figure
     figure.suptitle(
         f"softbench {record.get('version', '')}: seconds of a fit, and how far above the minimum it ends\n"
         + machine_line(record),

@@ -11,7 +11,7 @@ from softbench.results.figures.drawing import Drawing
 from softbench.results.record import CaseRecord
 from softbench.results.units import duration, percent
 
-__all__ = ["FIGURES", "LIMIT", "Picture", "accuracy", "descents", "fractions", "times"]
+__all__ = ["FIGURES", "FITS", "LIMIT", "Picture", "accuracy", "descents", "fits", "fractions", "times"]
 
 LIMIT: Final = "measured limit: the same bytes read or copied"
 _LINEAR_ULP: Final = 10
@@ -175,6 +175,25 @@ def descents(drawing: Drawing, axes: Any, case: CaseRecord) -> None:
     drawing.tidy(axes, f"{case['name']}: {n:,} x {p:,}, {k:,} classes")
 
 
+def fits(drawing: Drawing) -> bool:
+    """The `descents` of every data set, three side by side."""
+    cases = [
+        case for case in drawing.record["cases"] if any(result.get("curve") for result in case["results"].values())
+    ]
+    if not cases:
+        return False
+    columns = min(3, len(cases))
+    rows = -(-len(cases) // columns)
+    drawing.figure.set_size_inches(5.2 * columns, 1.4 + 3.8 * rows)
+    panels = drawing.figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel, case in zip(panels, cases, strict=False):
+        descents(drawing, panel, case)
+    for panel in panels[len(cases) :]:
+        panel.set_axis_off()
+    drawing.legend()
+    return True
+
+
 def _front(drawing: Drawing, axes: Any, points: list[tuple[float, float]], right: float) -> None:
     """The Pareto front: those than which no backend is both faster and more accurate."""
     steps: list[tuple[float, float]] = []
@@ -322,3 +341,14 @@ FIGURES: Final = (
     ),
 )
 """The pictures of a report, in its order."""
+
+FITS: Final = (
+    Picture(
+        "fits",
+        "Seconds of a fit, and how far above the minimum it ends",
+        "A curve per solver, a mark for each number of iterations. The line is 1e-6 of the minimum. Further left and "
+        "lower is better.",
+        fits,
+    ),
+)
+"""The pictures of a report of fits."""

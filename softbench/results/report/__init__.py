@@ -9,13 +9,13 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.resources import files
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from softbench.results.figures import FIGURES, svg
+from softbench.results.figures import FIGURES, FITS, Picture, svg
 from softbench.results.record import Record, dumps
-from softbench.results.report import content
+from softbench.results.report import content, fits
 
 __all__ = ["render"]
 
@@ -23,7 +23,31 @@ LARGEST: Final = 300_000
 """Bytes of a page beyond which its data are compressed: what can be mailed anywhere."""
 _COMPRESSED: Final = "application/gzip;base64"
 
-_TABLES: Final = (content.measurements, content.costs, content.conformance, content.machines)
+
+class _Suite(NamedTuple):
+    """What a report says of runs of one suite."""
+
+    title: str
+    pictures: Sequence[Picture]
+    verdict: Callable[[Sequence[content.Source]], content.Table]
+    tables: Sequence[Callable[[Sequence[content.Source]], content.Table]]
+    csv_text: Callable[[Sequence[content.Source]], str]
+
+
+_SOFTMAX: Final = _Suite(
+    "Which softmax backend to use here",
+    FIGURES,
+    content.verdicts,
+    (content.measurements, content.costs, content.conformance, content.machines),
+    content.csv_text,
+)
+_FITS: Final = _Suite(
+    "Which solver fits softmax regression fastest here",
+    FITS,
+    fits.verdicts,
+    (fits.measurements, content.machines),
+    fits.csv_text,
+)
 
 
 def render(records: Sequence[Record]) -> str:
@@ -44,32 +68,37 @@ def render(records: Sequence[Record]) -> str:
     ImportError
         jinja2 or matplotlib is not installed (``pip install "softbench[bench]"``).
     ValueError
-        No record, or nothing was measured in any of them.
+        No record, nothing was measured in any of them, or some are of calls and some of fits.
     """
     found = content.sources(records)
+    of_fits = [source.record.get("command") == "regression" for source in found]
+    if any(of_fits) and not all(of_fits):
+        raise ValueError("a report is of runs of one suite: some of these are of --suite regression, some are not")
+    suite = _FITS if any(of_fits) else _SOFTMAX
     if not any("median" in r for s in found for case in s.record["cases"] for r in case["results"].values()):
         raise ValueError("nothing was measured, so there is nothing to report")
     data = [json.loads(dumps(source.record)) for source in found]
     texts = {
         "json": ("application/json", json.dumps(data[0] if len(data) == 1 else data, separators=(",", ":"))),
-        "csv": ("text/csv", content.csv_text(found)),
+        "csv": ("text/csv", suite.csv_text(found)),
     }
-    page = _page(found, {name: (kind, _in_script(text)) for name, (kind, text) in texts.items()})
+    page = _page(suite, found, {name: (kind, _in_script(text)) for name, (kind, text) in texts.items()})
     if len(page.encode()) > LARGEST:
-        page = _page(found, {name: (_COMPRESSED, _compressed(text)) for name, (_, text) in texts.items()})
+        page = _page(suite, found, {name: (_COMPRESSED, _compressed(text)) for name, (_, text) in texts.items()})
     return page
 
 
-def _page(found: Sequence[content.Source], data: dict[str, tuple[str, str]]) -> str:
+def _page(suite: _Suite, found: Sequence[content.Source], data: dict[str, tuple[str, str]]) -> str:
     """The page, with data of these types as text."""
     page: str = _template().render(
-        title="softbench: which backend to use",
+        title="softbench: " + suite.title[0].lower() + suite.title[1:],
+        heading=suite.title,
         sources=found,
         overall=[(s.letter, s.record["overall"]) for s in found if s.record.get("overall")],
         warnings=[(s.letter, text) for s in found for text in _warnings(s.record)],
-        verdict=content.verdicts(found),
-        pictures=[_pictures(source) for source in found],
-        tables=[make(found) for make in _TABLES],
+        verdict=suite.verdict(found),
+        pictures=[_pictures(source, suite.pictures) for source in found],
+        tables=[make(found) for make in suite.tables],
         data=data,
     )
     return page
@@ -87,9 +116,9 @@ def _template() -> Any:
     return environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
 
 
-def _pictures(source: content.Source) -> dict[str, Any]:
+def _pictures(source: content.Source, pictures: Sequence[Picture]) -> dict[str, Any]:
     drawn = []
-    for picture in FIGURES:
+    for picture in pictures:
         text = svg(picture, source.record, f"{picture.name}{source.letter}")
         if text:
             drawn.append({"picture": picture, "svg": text, "id": f"{picture.name}{source.letter}"})

@@ -22,7 +22,11 @@ __all__ = [
     "csv_text",
     "machines",
     "measurements",
+    "number",
+    "source_cells",
+    "source_heading",
     "sources",
+    "text",
     "verdicts",
 ]
 
@@ -74,12 +78,14 @@ def sources(records: Sequence[Record]) -> list[Source]:
     return [Source(record, letters[i % len(letters)]) for i, record in enumerate(records)]
 
 
-def _text(value: str, kind: str = "") -> Cell:
+def text(value: str, kind: str = "") -> Cell:
+    """A cell that sorts by what it says."""
     return Cell(value, value, kind)
 
 
-def _number(value: float | None, text: str, kind: str = "number") -> Cell:
-    return Cell(text if value is not None else "-", value, kind)
+def number(value: float | None, said: str, kind: str = "number") -> Cell:
+    """A cell that sorts by a number, or has none."""
+    return Cell(said if value is not None else "-", value, kind)
 
 
 def _about_case(case: CaseRecord) -> list[Cell]:
@@ -88,9 +94,9 @@ def _about_case(case: CaseRecord) -> list[Cell]:
     where = {"out": ", into out=", "in place": ", in place"}.get(case["result"], "")
     axis = "" if case["axis"] in (-1, 1) else f", axis {case['axis']}"
     return [
-        _text(case["op"] + target + where + axis, "name"),
+        text(case["op"] + target + where + axis, "name"),
         Cell(f"{n:,} x {k:,}", n * k, "number"),
-        _text(case["dtype"]),
+        text(case["dtype"]),
     ]
 
 
@@ -101,11 +107,13 @@ _CASE: Final = (
 )
 
 
-def _source_cells(source: Source) -> list[Cell]:
-    return [_text(source.letter)] if source.letter else []
+def source_cells(source: Source) -> list[Cell]:
+    """Which run a row belongs to, where there are several."""
+    return [text(source.letter)] if source.letter else []
 
 
-def _source_heading(found: Sequence[Source]) -> tuple[tuple[str, str], ...]:
+def source_heading(found: Sequence[Source]) -> tuple[tuple[str, str], ...]:
+    """The heading above `source_cells`."""
     return (("run", "which of the runs above"),) if found[0].letter else ()
 
 
@@ -119,9 +127,9 @@ def verdicts(found: Sequence[Source]) -> Table:
         cases = {case["name"]: case for case in source.record["cases"]}
         for advice in source.record.get("recommendations", []):
             case = cases[advice["case"]]
-            rows.append([*_source_cells(source), *_about_case(case), *_verdict(advice, case)])
+            rows.append([*source_cells(source), *_about_case(case), *_verdict(advice, case)])
     headings = (
-        *_source_heading(found),
+        *source_heading(found),
         *_CASE,
         ("take", "the fastest backend among those that are right; names joined by = are a tie"),
         ("time", "median of its warm calls"),
@@ -145,7 +153,7 @@ def _verdict(advice: Recommendation, case: CaseRecord) -> list[Cell]:
     before = advice["cold"][-2]["backend"] if len(advice["cold"]) > 1 else ""
     return [
         Cell(" = ".join([advice["fastest"], *tied]), advice["fastest"], "tie" if tied else "take"),
-        _number(result["median"], duration(result["median"])),
+        number(result["median"], duration(result["median"])),
         runner_up,
         _fraction(result),
         _error(result),
@@ -178,9 +186,9 @@ def measurements(found: Sequence[Source]) -> Table:
         for case in source.record["cases"]:
             best = min((r["median"] for r in case["results"].values() if "median" in r), default=None)
             for name, result in sorted(case["results"].items(), key=lambda item: item[1].get("median", float("inf"))):
-                rows.append([*_source_cells(source), *_about_case(case), _text(name, "name"), *_measured(result, best)])
+                rows.append([*source_cells(source), *_about_case(case), text(name, "name"), *_measured(result, best)])
     headings = (
-        *_source_heading(found),
+        *source_heading(found),
         *_CASE,
         ("backend", ""),
         ("time", "median of its warm calls"),
@@ -204,15 +212,15 @@ def _measured(result: Result, best: float | None) -> list[Cell]:
     call = result.get("costs", {}).get("call")
     remark = "above the limit: not believed" if result.get("impossible") else ""
     return [
-        _number(result["median"], duration(result["median"])),
+        number(result["median"], duration(result["median"])),
         Cell(f"{duration(low)} to {duration(high)}", low, "number"),
-        _number(
+        number(
             relative, "fastest" if relative == 1.0 else ratio(relative or 0.0), "best" if relative == 1.0 else "number"
         ),
         _fraction(result),
-        _number(result.get("bandwidth"), bandwidth(result.get("bandwidth", 0.0))),
+        number(result.get("bandwidth"), bandwidth(result.get("bandwidth", 0.0))),
         _error(result),
-        _number(call, size(call or 0)),
+        number(call, size(call or 0)),
         Cell(remark, remark, "faint"),
     ]
 
@@ -226,11 +234,9 @@ def costs(found: Sequence[Source]) -> Table:
     for source in found:
         for name, backend in source.record["backends"].items():
             if "startup" in backend:
-                rows += [
-                    [*_source_cells(source), _text(name, "name"), *cells] for cells in _costs(source, name, backend)
-                ]
+                rows += [[*source_cells(source), text(name, "name"), *cells] for cells in _costs(source, name, backend)]
     headings = (
-        *_source_heading(found),
+        *source_heading(found),
         ("backend", ""),
         ("operation", "of the first call"),
         ("dtype", ""),
@@ -248,9 +254,9 @@ def _costs(source: Source, name: str, backend: BackendRecord) -> Iterator[list[C
     there, back = _copies(source.record, name)
     for call in startup["first_calls"]:
         yield [
-            _text(call["op"] + (", soft targets" if call["target"] == "soft" else "")),
-            _text(call["dtype"]),
-            *(_number(v, duration(v or 0.0)) for v in (startup["imported"], call["cold"], call["cached"], there, back)),
+            text(call["op"] + (", soft targets" if call["target"] == "soft" else "")),
+            text(call["dtype"]),
+            *(number(v, duration(v or 0.0)) for v in (startup["imported"], call["cold"], call["cached"], there, back)),
         ]
 
 
@@ -279,9 +285,9 @@ def conformance(found: Sequence[Source]) -> Table:
     rows = []
     for source in found:
         for name, backend in source.record["backends"].items():
-            rows.append([*_source_cells(source), _text(name, "name"), *_conforms(backend)])
+            rows.append([*source_cells(source), text(name, "name"), *_conforms(backend)])
     headings = (
-        *_source_heading(found),
+        *source_heading(found),
         ("backend", ""),
         ("cases passed", "of the conformance kit"),
         *((label, "largest error in float32, ulp (and what is allowed)") for label in _FUNCTIONS.values()),
@@ -325,7 +331,7 @@ def machines(found: Sequence[Source]) -> Table:
     """Machine, versions and threads, a column per run."""
     facts = [_facts(source.record) for source in found]
     keys = dict.fromkeys(key for fact in facts for key in fact)
-    rows = [[_text(key, "name"), *(_text(fact.get(key, "-")) for fact in facts)] for key in keys]
+    rows = [[text(key, "name"), *(text(fact.get(key, "-")) for fact in facts)] for key in keys]
     return Table("machine", "Machine and versions", (("", ""), *((s.letter or "this run", "") for s in found)), rows)
 
 
