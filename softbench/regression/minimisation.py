@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softbench.regression.result import FitResult, suboptimality_bound
-from softbench.regression.solvers import SOLVERS, Descent
+from softbench.regression.solvers import SOLVERS, Descent, threads_for
 
 __all__ = ["minimise"]
 
@@ -15,8 +15,10 @@ F64 = NDArray[np.float64]
 
 def minimise(descent: Descent, solver: str, reason: str, start: tuple[F64, F64]) -> FitResult:
     """Run a solver from coefficients and an intercept; ``descent.evaluation`` is where it ends."""
-    status = SOLVERS[solver](descent, descent.begin(*start))
-    objective, at, tol = descent.objective, descent.evaluation, descent.tol
+    objective, tol = descent.objective, descent.tol
+    with threads_for(objective):
+        status = SOLVERS[solver](descent, descent.begin(*start))
+    at = descent.evaluation
     evaluations = objective.evaluations
     plain = isinstance(objective.penalty.coef, float)
     bound = suboptimality_bound(objective, at) if plain else at.value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +17,7 @@ from softbench.regression.coordinates import Coordinates, dense_parts
 from softbench.regression.objective import Evaluation, Objective
 from softbench.regression.result import Status
 
-__all__ = ["SOLVERS", "Descent"]
+__all__ = ["SOLVERS", "Descent", "threads_for"]
 
 F64 = NDArray[np.float64]
 
@@ -25,6 +26,8 @@ _HALVINGS: Final = 30
 _CORRECTIONS: Final = 10
 """Pairs of steps and gradients that L-BFGS keeps, as scikit-learn's."""
 _CG_STEPS: Final = 250
+_THREADS_FROM: Final = 1 << 23
+"""Multiply-adds of an evaluation from which a second thread of a library can be worth waking."""
 _FEW_PAIRS: Final = 9
 """Pairs of classes up to which `_curvatures` has a product of matrices for each."""
 _LENGTHENED: Final = 0.1
@@ -124,6 +127,14 @@ def lbfgs(descent: Descent, u: F64) -> Status:
 
 
 @cache
+def _libraries() -> Any:
+    """Libraries for linear algebra that are loaded, SciPy's and NumPy's."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
+
+
+@cache
 def _scipys_libraries() -> Any:
     """What SciPy brings for linear algebra and shares with nobody: as packages of PyPI do.
 
@@ -131,12 +142,17 @@ def _scipys_libraries() -> Any:
     took ten times as long as all else of a small fit. What NumPy uses too is left alone, for backends multiply with it.
     """
     import scipy.linalg
-    from threadpoolctl import ThreadpoolController
 
-    package, libraries = Path(scipy.__file__).parent, ThreadpoolController()
+    package, libraries = Path(scipy.__file__).parent, _libraries()
     places = package, package.with_name("scipy.libs")
     files = [str(library["filepath"]) for library in libraries.info()]
     return libraries.select(filepath=[f for f in files if any(Path(f).is_relative_to(place) for place in places)])
+
+
+def threads_for(objective: Objective) -> AbstractContextManager[Any]:
+    """Libraries on one thread while it is open, if all products of ``objective`` are small: see `_scipys_libraries`."""
+    small = objective.n * objective.p * objective.k < _THREADS_FROM
+    return _libraries().limit(limits=1) if small else nullcontext()
 
 
 def newton_cg(descent: Descent, u: F64) -> Status:

@@ -398,6 +398,22 @@ def test_coordinates_make_no_wide_copy_of_features():
         tracemalloc.stop()
 
 
+def test_libraries_have_one_thread_for_small_products_and_their_own_number_again():
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def counts():
+        return {lib["num_threads"] for lib in threadpoolctl.threadpool_info() if lib["user_api"] == "blas"}
+
+    before, during, objective_of = counts(), [], Objective.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Objective, "__call__", lambda self, *args: during.append(counts()) or objective_of(self, *args))
+        X, y = blobs()
+        sb.SoftmaxRegression().fit(X, y)
+        assert during
+        assert all(found == {1} for found in during)
+    assert counts() == before
+
+
 def test_lbfgs_wakes_no_threads_for_its_small_matrices():
     threadpoolctl = pytest.importorskip("threadpoolctl")
 
@@ -413,6 +429,7 @@ def test_lbfgs_wakes_no_threads_for_its_small_matrices():
     objective_of = Objective.__call__
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Objective, "__call__", lambda self, *args: during.append(counts()) or objective_of(self, *args))
+        patch.setattr(solvers, "_THREADS_FROM", 0)  # as of a larger problem
         sb.SoftmaxRegression(solver="lbfgs").fit(X, y)
     assert all(counted[path] == 1 for counted in during[1:] for path in own)  # the first is before L-BFGS-B starts
     assert len(during) > 2
