@@ -54,6 +54,8 @@ def test_figures_are_those_of_the_committed_records(name: str) -> None:
     assert name in figures.FIGURES
     if name == "run":
         assert figures.has_picture(), "the picture is of another run"
+        assert figures.has_report(), "the report is of another run"
+        assert (ROOT / figures.REPORT).stat().st_size < 300_000
     assert not figures.stale(name), f"python -m benchmarks.studies figures writes another {name!r}"
 
 
@@ -119,8 +121,10 @@ def test_a_run_is_taken_in_with_its_own_picture(tmp_path: Path, monkeypatch: pyt
     figures.take_in(run, tmp_path)
     assert (tmp_path / figures.RUN).read_bytes() == run.read_bytes()
     assert figures.has_picture(tmp_path)
+    assert figures.has_report(tmp_path)
     write(record | {"started": "2026-02-03T00:00:00+00:00"}, tmp_path / figures.RUN)
     assert not figures.has_picture(tmp_path)
+    assert not figures.has_report(tmp_path)
     write(record | {"complete": False}, run)
     with pytest.raises(ValueError, match="not of a whole softbench run"):
         figures.take_in(run, tmp_path)

@@ -11,6 +11,9 @@ refused, in the documents as in ``run``.
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import re
 import shutil
 import sys
@@ -21,15 +24,30 @@ from typing import Final, NamedTuple
 from benchmarks.studies import goals, kernels, portability
 from benchmarks.studies.common import parser
 from softbench.results.record import Record, Result, read
+from softbench.results.report import render
 from softbench.results.store import disturbed
 from softbench.results.tables import machine_line
 from softbench.results.units import duration, percent, ulps
 
-__all__ = ["FIGURES", "ROOT", "RUN", "Figure", "figures", "generated", "has_picture", "run_table", "stale", "take_in"]
+__all__ = [
+    "FIGURES",
+    "ROOT",
+    "RUN",
+    "Figure",
+    "figures",
+    "generated",
+    "has_picture",
+    "has_report",
+    "run_table",
+    "stale",
+    "take_in",
+]
 
 ROOT: Final = Path(__file__).parents[2]
 
 RUN: Final = "docs/softbench-run.json"
+REPORT: Final = "results/epyc-zen4-2core-avx512/report.html"
+"""The same run as the page that ``softbench report`` makes."""
 GOALS: Final = "docs/goals-epyc-zen4-2core.json"
 CYCLES: Final = "docs/cycles-epyc-zen4-2core.json"
 PORTABILITY: Final = "docs/portability-epyc-zen4-2core.json"
@@ -178,6 +196,18 @@ def take_in(run: Path, root: Path = ROOT) -> None:
         raise ValueError(f"{run} has no {' and no '.join(missing)}")
     for suffix in (".json", ".png"):
         shutil.copyfile(run.with_suffix(suffix), (root / RUN).with_suffix(suffix))
+    (root / REPORT).parent.mkdir(parents=True, exist_ok=True)
+    (root / REPORT).write_text(render([record]), encoding="utf-8")
+
+
+def has_report(root: Path = ROOT) -> bool:
+    """Whether the report of this kind of machine holds the record of ``softbench run``."""
+    found = re.search(
+        r'<script type="([^"]*)" id="data-json">(.*?)</script>', (root / REPORT).read_text(encoding="utf-8"), re.DOTALL
+    )
+    assert found is not None
+    text = gzip.decompress(base64.b64decode(found[2])) if "gzip" in found[1] else found[2]
+    return bool(json.loads(text) == json.loads((root / RUN).read_text(encoding="utf-8")))
 
 
 def figures(arguments: Sequence[str]) -> int:
