@@ -74,11 +74,8 @@ class DaskBackend(LinearBlocks):
         return {"device": "cpu", "dask": version, "local": self.local.name, **memory.workers()._asdict()}
 
     def _per_row(self, function: Callable[..., Any], a: Any, dtype: Any, kernel: str, dtype_name: str) -> View:
-        found = self.da.blockwise(
-            functools.partial(function, local=self.local, kernel=kernel, dtype=dtype_name), "i", a, "ij",
-            concatenate=True, dtype=dtype, meta=np.empty(0, dtype),
-        )  # fmt: skip
-        return self.view(found)
+        named = functools.partial(function, local=self.local, kernel=kernel, dtype=dtype_name)
+        return self.view(self._on_blocks(named, "i", (a, "ij"), dtype=dtype))
 
     # -- kernels ---------------------------------------------------------------------------------------
 
@@ -149,30 +146,20 @@ class DaskBackend(LinearBlocks):
 
     def _local_losses(self, kernel: str, a: Any, target: Target) -> View:
         form, pairs = self._local_target(a, target)
-        found = self.da.blockwise(
-            tasks.losses, "i", a, "ij", *pairs, local=self.local, kernel=kernel, form=form, concatenate=True,
-            dtype=F64, meta=np.empty(0),
-        )  # fmt: skip
-        return self.view(found)
+        options = {"local": self.local, "kernel": kernel, "form": form}
+        return self.view(self._on_blocks(tasks.losses, "i", (a, "ij"), *pairs, dtype=F64, **options))
 
     def _local_gradient(self, a: Any, target: Target, divisor: Any) -> View:
         form, pairs = self._local_target(a, target)
-        found = self.da.blockwise(
-            tasks.gradients, "ij", a, "ij", *number(divisor), *pairs, local=self.local, form=form, concatenate=True,
-            dtype=a.dtype, meta=np.empty((0, 0), a.dtype),
-        )  # fmt: skip
-        return self.view(found)
+        pairs, options = [(a, "ij"), number(divisor), *pairs], {"local": self.local, "form": form}
+        return self.view(self._on_blocks(tasks.gradients, "ij", *pairs, dtype=a.dtype, **options))
 
-    def _local_target(self, a: Any, target: Target) -> tuple[tuple[Any, ...], list[Any]]:
+    def _local_target(self, a: Any, target: Target) -> tuple[tuple[Any, ...], list[tuple[Any, str | None]]]:
         if isinstance(target, SoftTarget):
-            return (True, False, False, 0.0), [target.q.array.rechunk(a.chunks), "ij"]
+            return (True, False, False, 0.0), [(target.q.array.rechunk(a.chunks), "ij")]
         labels, w, s = self._index(a, target)
-        pairs: list[Any] = [labels, "i"]
-        if s is not None:
-            pairs += [s, "i"]
-        if w is not None:
-            pairs += [w, "w"]
-        return (False, s is not None, w is not None, target.smoothing), pairs
+        given = [(array, index) for array, index in ((labels, "i"), (s, "i"), (w, "w")) if array is not None]
+        return (False, s is not None, w is not None, target.smoothing), given
 
     # -- blocks that hold some classes -----------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable
@@ -12,11 +13,11 @@ import numpy as np
 from softbench.interface import Array, messages
 from softbench.interface.dtypes import name_of, numpy_dtype, sum_tolerance
 from softbench.interface.host_arrays import NumpyArrayOps
-from softbench_backends.dask import checks, memory
+from softbench_backends.dask import checks, memory, tasks
 from softbench_backends.dask.tasks import Local
 from softbench_backends.library_arrays import LibraryArrays, View
 
-__all__ = ["F64", "FAN", "DaskArrays", "Sums", "flat", "number"]
+__all__ = ["F64", "FAN", "DaskArrays", "Sums", "number"]
 
 FAN: Final = 8
 """Blocks that are combined at a time."""
@@ -197,10 +198,9 @@ class DaskArrays(LibraryArrays):
         a = y.array
         w = None if class_weight is None else class_weight.array.rechunk((a.chunks[1],))
         s = None if sample_weight is None else sample_weight.array.rechunk((a.chunks[0],))
-        found = self.da.blockwise(
-            checks.soft_rows, "ij", a, "ij", *flat(((w, "j"), (s, "i"), number(divisor))),
+        found = self._on_blocks(
+            checks.soft_rows, "ij", (a, "ij"), (w, "j"), (s, "i"), number(divisor),
             dtype=numpy_dtype(dtype), to=dtype, smoothing=smoothing, n_classes=a.shape[1],
-            meta=np.empty((0, 0), numpy_dtype(dtype)),
         )  # fmt: skip
         return self.view(found)
 
@@ -209,13 +209,10 @@ class DaskArrays(LibraryArrays):
         a: Any = labels.array if labels is not None else sample_weight.array  # type: ignore[union-attr]
         s = None if sample_weight is None or labels is None else sample_weight.array.rechunk(a.chunks)
         w = None if class_weight is None else class_weight.array.rechunk(-1)
-        counted = self.da.blockwise(
-            checks.row_weights, "i", a, "i", *flat(((s, "i"), (w, "w"))), of_labels=labels is not None,
-            concatenate=True, dtype=F64, meta=np.empty(0),
-        )  # fmt: skip
-        parts = self._sums(counted)
-        return self.view(self.da.blockwise(checks.sum_of_parts, "", parts, "s", concatenate=True, dtype=F64,
-                                           meta=np.float64(0.0)))  # fmt: skip
+        counted = self._on_blocks(
+            checks.row_weights, "i", (a, "i"), (s, "i"), (w, "w"), of_labels=labels is not None, dtype=F64
+        )
+        return self.view(self._on_blocks(checks.sum_of_parts, "", (self._sums(counted), "s"), dtype=F64))
 
     def total(self, values: Array, divisor: Any = None) -> Any:
         """Sum of losses in a fixed tree, over ``divisor`` if given; a 0-d array."""
@@ -225,10 +222,7 @@ class DaskArrays(LibraryArrays):
             )
             return self.from_host(np.asarray(found), "result")
         parts = values.array if isinstance(values, Sums) else self._sums(values.array)
-        finished = self.da.blockwise(
-            checks.finished_total, "", parts, "s", *number(divisor), concatenate=True, dtype=F64, meta=np.float64(0.0),
-        )  # fmt: skip
-        return self.view(finished)
+        return self.view(self._on_blocks(checks.finished_total, "", (parts, "s"), number(divisor), dtype=F64))
 
     def _sums(self, values: Any) -> Any:
         """Sums of ``(N,)`` in parts, ``(3,)``."""
@@ -239,17 +233,24 @@ class DaskArrays(LibraryArrays):
 
     # -- blockwise and reduction -----------------------------------------------------------------------
 
+    def _on_blocks(
+        self, function: Callable[..., Any], index: str, *pairs: tuple[Any, str | None], dtype: Any, **options: Any
+    ) -> Any:
+        """`dask.array.blockwise`; along an index that the result has not there is one block."""
+        named = function.func if isinstance(function, functools.partial) else function
+        return self.da.blockwise(
+            functools.partial(tasks.on_blocks, function), index, *flat(pairs), align_arrays=False, dtype=dtype,
+            token=named.__name__.strip("_"), meta=np.empty((0,) * len(index), dtype), **options,
+        )  # fmt: skip
+
     def _per_block(self, function: Callable[..., Any], a: Any, *, dtype: Any, **options: Any) -> Any:
         """A function of each block, of the block's shape."""
-        index = tuple(range(a.ndim))
-        return self.da.blockwise(function, index, a, index, dtype=dtype, meta=np.empty((0,) * a.ndim, dtype), **options)
+        index = "ijklmnopqrstuvwxyz"[: a.ndim]
+        return self._on_blocks(function, index, (a, index), dtype=dtype, **options)
 
     def _parts(self, function: Callable[..., Any], a: Any, width: int, *pairs: tuple[Any, str | None]) -> Any:
         """``width`` numbers for each row and block of classes."""
-        return self.da.blockwise(
-            function, "ij", a, "ij", *flat(pairs), adjust_chunks={"j": width}, concatenate=True, align_arrays=False,
-            dtype=F64, meta=np.empty((0, 0)),
-        )  # fmt: skip
+        return self._on_blocks(function, "ij", (a, "ij"), *pairs, adjust_chunks={"j": width}, dtype=F64)
 
     def _combined(self, parts: Any, combine: Callable[..., Any], width: int) -> Any:
         """Parts of blocks of classes side by side as those of rows, in a fixed tree."""
@@ -264,19 +265,11 @@ class DaskArrays(LibraryArrays):
         """A function of each block and more, of the block's shape: a second look, until which blocks are held."""
         dtype = a.dtype if dtype is None else dtype
         self.check_memory(a, "logits", held=len(a.chunks[1]) * max(1.0, dtype.itemsize / a.dtype.itemsize))
-        found = self.da.blockwise(
-            function, "ij", a, "ij", *flat(pairs), concatenate=True, align_arrays=False, dtype=dtype,
-            meta=np.empty((0, 0), dtype),
-        )  # fmt: skip
-        return self.view(found)
+        return self.view(self._on_blocks(function, "ij", (a, "ij"), *pairs, dtype=dtype))
 
     def _of_kept(self, function: Callable[..., Any], kept: Any, dtype: Any, *pairs: tuple[Any, str | None]) -> View:
         """A function of what is kept of rows, one number each."""
-        found = self.da.blockwise(
-            function, "i", kept, "is", *flat(pairs), concatenate=True, align_arrays=False, dtype=dtype,
-            meta=np.empty(0, dtype),
-        )  # fmt: skip
-        return self.view(found)
+        return self.view(self._on_blocks(function, "i", (kept, "is"), *pairs, dtype=dtype))
 
 
 def flat(pairs: tuple[tuple[Any, str | None], ...]) -> list[Any]:

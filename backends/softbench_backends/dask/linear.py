@@ -8,6 +8,8 @@ then the gradients, or the product, as they come from the local backend.
 from __future__ import annotations
 
 import functools
+import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 
 from softbench.interface import Array, Features, IndexTarget, LinearTarget, SoftRows
 from softbench_backends.dask import checks
-from softbench_backends.dask.arrays import F64, FAN, DaskArrays, Sums, flat, number
+from softbench_backends.dask.arrays import F64, FAN, DaskArrays, Sums, number
 from softbench_backends.dask.tasks import Local
 from softbench_backends.library_arrays import View
 
@@ -78,48 +80,51 @@ class LinearBlocks(DaskArrays):
     ) -> tuple[View, View, View]:  # fmt: skip
         """Sums over blocks of rows: losses in parts ``(3,)``, ``(K, p)`` and ``(K,)``."""
         a, (k, p) = x.array, coef.shape
-        form, arrays = target_arrays(target)
+        form, arrays = target_arrays(a, target)
         if part is hessian_part:
             options["kept"] = probs is not None
-            arrays = arrays if probs is None else [(probs.array, "iy"), *arrays]
+            arrays = arrays if probs is None else [_beside(a, probs), *arrays]
         width = 3 + (k * p + k if options.get("gradients", True) else 0)
-        parts = self.da.blockwise(
-            part, "ij", a, "ij", *flat((_piece(coef), _piece(intercept), *more)), *number(divisor), *_folded(target),
-            *flat(_beside(a, arrays)), local=self.local, form=form, adjust_chunks={"i": 1, "j": width},
-            concatenate=True, align_arrays=False, dtype=F64, meta=np.empty((0, 0)), **options,
+        parts = self._on_blocks(
+            part, "ij", (a, "ij"), _piece(coef), _piece(intercept), *more, number(divisor), _folded(target),
+            *arrays, local=self.local, form=form, adjust_chunks={"i": 1, "j": width}, dtype=F64, **options,
         )  # fmt: skip
         sums = self.da.reduction(
             parts, add, add, axis=0, keepdims=True, dtype=F64, split_every=FAN, combine=add,
             concatenate=True, meta=np.empty((0, 0)),
-        )[0].rechunk(-1)  # fmt: skip
-        ends = 3, 3 + k * p, 3 + k * p + k
-        return (
-            Sums(sums[:3], (3,), F64, self.da),
-            self.view(sums[ends[0] : ends[1]].reshape(k, p)) if width > 3 else None,  # type: ignore[return-value]
-            self.view(sums[ends[1] : ends[2]]),
-        )
+        )  # fmt: skip
+
+        def piece(start: int, **sizes: int) -> Any:
+            cut = functools.partial(_cut, start=start, shape=tuple(sizes.values()))
+            return self._on_blocks(cut, "".join(sizes), (sums, "ij"), new_axes=sizes, dtype=F64)
+
+        losses = Sums(piece(0, s=3), (3,), F64, self.da)
+        if width == 3:
+            return losses, None, None  # type: ignore[return-value]
+        return losses, self.view(piece(3, k=k, p=p)), self.view(piece(3 + k * p, k=k))
 
     def _each_row(self, kernel: str, x: View, coef: View, intercept: View | None, target: Any = None) -> View:
         """A result for each row of linear logits."""
         a, k = x.array, coef.shape[0]
-        form, arrays = ((), []) if target is None else target_arrays(target)
-        folded = () if target is None else _folded(target)
+        form, arrays = ((), []) if target is None else target_arrays(a, target)
+        folded = () if target is None else (_folded(target),)
         index, dtype = ("ik", coef.dtype) if kernel == "linear_softmax" else ("i", F64)
         dtype = np.dtype(np.int64) if kernel == "linear_argmax" else dtype
-        found = self.da.blockwise(
-            each_row, index, a, "ij", *flat((_piece(coef), _piece(intercept))), *folded,
-            *flat(_beside(a, arrays)), local=self.local, kernel=kernel, form=form,
-            new_axes={"k": k} if "k" in index else {}, concatenate=True, align_arrays=False, dtype=dtype,
-            meta=np.empty((0,) * len(index), dtype),
+        found = self._on_blocks(
+            each_row, index, (a, "ij"), _piece(coef), _piece(intercept), *folded, *arrays,
+            local=self.local, kernel=kernel, form=form, new_axes={"k": k} if "k" in index else {}, dtype=dtype,
         )  # fmt: skip
         return self.view(found)
 
 
-def _piece(view: View | None) -> tuple[Any, str | None]:
-    """Coefficients as one piece, of indices that no other array has."""
+def _piece(view: View | None) -> tuple[Any, None]:
+    """An array that every task gets whole; it has no index, so that Dask fuses tasks with those of their rows."""
     if view is None:
         return None, None
-    return view.array.rechunk(-1), "cd"[: view.ndim] if view.ndim == 2 else "e"
+    if view.source is not None:
+        held = view.source.copy()  # the caller's may be another by the time that results are computed
+        return importlib.import_module("dask").delayed(held, pure=True, traverse=False), None
+    return view.array.rechunk(-1).to_delayed().item(), None
 
 
 def _folded(target: Any) -> tuple[Any, str | None]:
@@ -127,21 +132,19 @@ def _folded(target: Any) -> tuple[Any, str | None]:
     return number(getattr(target, "divisor", 1.0))
 
 
-def _beside(a: Any, arrays: list[tuple[Any, str]]) -> tuple[tuple[Any, str], ...]:
-    """Arrays of a target in the blocks of the rows, whole otherwise."""
-    return tuple(
-        (array.rechunk((a.chunks[0], *(-1,) * (array.ndim - 1)) if index[0] == "i" else -1), index)
-        for array, index in arrays
-    )
-
-
-def target_arrays(target: LinearTarget) -> tuple[Form, list[tuple[Any, str]]]:
-    """A target as what tells tasks its form, and its arrays with how they lie beside the rows ``i``."""
+def target_arrays(a: Any, target: LinearTarget) -> tuple[Form, list[tuple[Any, str | None]]]:
+    """A target as what tells tasks its form, and its arrays beside rows ``a``: in their blocks, or whole."""
     soft = isinstance(target, SoftRows)
     y = target.y if isinstance(target, SoftRows) else target.labels
-    arrays = ((y, "iy" if soft else "i"), (target.sample_weight, "i"), (target.class_weight, "w"))
-    form = (soft, *(array is not None for array, _ in arrays), target.smoothing)
-    return form, [(view.array, index) for view, index in arrays if view is not None]
+    given = (y, target.sample_weight, target.class_weight)
+    form = (soft, *(view is not None for view in given), target.smoothing)
+    pairs = [_beside(a, view) for view in given[:2] if view is not None]
+    return form, pairs if target.class_weight is None else [*pairs, _piece(target.class_weight)]
+
+
+def _beside(a: Any, view: View) -> tuple[Any, str]:
+    """A value, or a vector, for each row of ``a``: in its blocks."""
+    return view.array.rechunk((a.chunks[0], *(-1,) * (view.ndim - 1))), "ij"[: view.ndim]
 
 
 def _target(form: Form, arrays: tuple[Array, ...], over: Any) -> LinearTarget:
@@ -200,6 +203,11 @@ def each_row(
         return getattr(rows, kernel)(block, w, intercept, np.empty(shape, dtype))
 
     return np.asarray(local.run(call))
+
+
+def _cut(sums: Array, start: int, shape: tuple[int, ...]) -> Array:
+    """An array out of the vector of sums ``(1, L)``."""
+    return sums[0, start : start + math.prod(shape)].reshape(shape)
 
 
 def add(parts: Array, axis: Any = None, keepdims: Any = None) -> Array:

@@ -48,6 +48,17 @@ def threads_here() -> int | None:
     return None if threading.current_thread() is threading.main_thread() else 1
 
 
+def on_blocks(function: Callable[..., Any], *blocks: Any, **options: Any) -> Any:
+    """``function`` of blocks; `dask.array.blockwise` puts those along a summed index into lists, here of one."""
+    return function(*map(_alone, blocks), **options)
+
+
+def _alone(block: Any) -> Any:
+    while type(block) is list:
+        (block,) = block
+    return block
+
+
 # -- functions of blocks: the first argument is `Local` ------------------------------------------------------
 
 
