@@ -1,5 +1,6 @@
 """The dask backend: lazy results that depend on chunks alone, accurate however classes are cut, in little memory."""
 
+import contextlib
 import itertools
 import os
 import subprocess
@@ -70,6 +71,26 @@ def test_the_kit_is_met_however_arrays_are_cut(blocks, scheduler, local):
         report = run(sb.get_backend("dask", local=local, blocks=blocks), "quick", select=chosen)
     assert report.ok, "\n".join(f"{r.id}: {r.message}" for r in report.of("failed")[:10])
     assert len(report.of("passed")) > 60
+
+
+def test_the_kit_is_met_by_worker_processes(distributed_client):
+    from softbench.conformance import contract, run
+
+    chosen = [name for name in contract.sample() if not name.startswith(("concurrency", "large-results", "every-n/"))]
+    report = run(sb.get_backend("dask", local="numpy", blocks=(2, 3)), "quick", select=chosen[::6])
+    assert report.ok, "\n".join(f"{r.id}: {r.message}" for r in report.of("failed")[:10])
+    assert len(report.of("passed")) > 10
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("blocks", [(1, 1), (3, 4)])
+def test_the_kit_is_met_by_worker_processes_in_all_that_it_samples(distributed_client, blocks):
+    from softbench.conformance import contract, run
+
+    chosen = [name for name in contract.sample() if not name.startswith("concurrency")]
+    report = run(sb.get_backend("dask", local="numpy", blocks=blocks), "quick", select=chosen)
+    assert report.ok, "\n".join(f"{r.id}: {r.message}" for r in report.of("failed")[:10])
+    print(f"{len(report.of('passed'))} cases passed")
 
 
 @pytest.mark.parametrize("op", ["logsumexp", "softmax", "log_softmax", "loss", "gradient"])
@@ -262,6 +283,109 @@ def test_the_limit_counts_the_worker_itself_and_blocks_that_are_held(monkeypatch
         be.softmax(classes)
 
 
+# -- where blocks come from -----------------------------------------------------------------------------------
+
+
+def test_arrays_of_zarr_are_read_block_by_block(tmp_path):
+    zarr = pytest.importorskip("zarr", reason="zarr is not installed: pip install zarr")
+    stored = zarr.open(tmp_path / "logits.zarr", mode="w", shape=X.shape, chunks=(17, 7), dtype=X.dtype)
+    stored[:] = X
+    be = sb.get_backend("dask", local="numpy")
+    lazy = da.from_zarr(tmp_path / "logits.zarr")
+    assert lazy.chunks == ((17, 17, 17, 9), (7, 7, 7, 3))
+    for op in CALLS:
+        targets, options = CALLS[op]
+        due = _computed(getattr(be, op)(da.from_array(X, lazy.chunks), *targets, **options))
+        assert all(map(np.array_equal, _computed(getattr(be, op)(lazy, *targets, **options)), due)), op
+    be.softmax(lazy).rechunk((17, 7)).to_zarr(tmp_path / "probabilities.zarr")
+    found = zarr.open(tmp_path / "probabilities.zarr", mode="r")[:]
+    assert judging.judge("softmax", found, X).ok
+
+
+class Card(np.lib.mixins.NDArrayOperatorsMixin):
+    """An array of another memory: NumPy's functions give one of these, and it never becomes a NumPy array by itself."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    shape = property(lambda self: self.memory.shape)
+    dtype = property(lambda self: self.memory.dtype)
+    ndim = property(lambda self: self.memory.ndim)
+    size = property(lambda self: self.memory.size)
+    nbytes = property(lambda self: self.memory.nbytes)
+
+    def __len__(self):
+        return len(self.memory)
+
+    def __array__(self, *arguments, **options):
+        raise TypeError("no implicit conversion to a NumPy array")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        return _on_card(getattr(ufunc, method)(*map(_off_card, inputs), **options))
+
+    def __array_function__(self, function, types, arguments, options):
+        return _on_card(function(*_off_card(arguments), **_off_card(options)))
+
+    def __getitem__(self, where):
+        return _on_card(self.memory[_off_card(where)])
+
+    def __getattr__(self, name):
+        if name.startswith("__") or name == "memory":
+            raise AttributeError(name)
+        found = getattr(self.memory, name)
+        if not callable(found):
+            return _on_card(found)
+        return lambda *arguments, **options: _on_card(found(*_off_card(arguments), **_off_card(options)))
+
+
+def _off_card(value):
+    if isinstance(value, dict):
+        return {name: _off_card(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_off_card, value))
+    return value.memory if isinstance(value, Card) else value
+
+
+def _on_card(value):
+    return Card(value) if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+class CardBackend(type(sb.get_backend("numpy").rows)):
+    """Row kernels that take nothing but such arrays."""
+
+    def empty(self, shape, dtype):
+        return Card(super().empty(shape, dtype))
+
+    def softmax(self, x, out):
+        assert isinstance(x, Card)
+        assert isinstance(out, Card)
+        return Card(super().softmax(x.memory, out.memory))
+
+    def loss(self, x, target, loss):
+        assert isinstance(x, Card)
+        assert isinstance(target.labels, Card)
+        target = target._replace(labels=target.labels.memory)
+        return Card(super().loss(x.memory, target, loss.memory))
+
+
+def test_blocks_of_another_memory_go_to_the_kernels_and_come_back_as_they_are(monkeypatch):
+    from softbench_backends.dask.tasks import Local
+
+    monkeypatch.setattr(Local, "rows", lambda self: CardBackend())
+    be = sb.get_backend("dask", local="numpy")
+    x = da.from_array(Card(X), chunks=(17, K), asarray=False)
+    y = da.from_array(Card(LABELS), chunks=17, asarray=False)
+    p = be.softmax(x)
+    for i in range(4):
+        assert isinstance(p.blocks[i].compute(), Card)
+    assert np.array_equal(p.compute().memory, sb.softmax(X, backend="numpy"))
+    losses = be.loss(x, y, reduction="none")
+    assert isinstance(losses.blocks[0].compute(), Card)
+    assert np.array_equal(losses.compute().memory, sb.loss(X, LABELS, reduction="none", backend="numpy"))
+    with pytest.raises(TypeError, match=r"Card.*all classes.*rechunk"):
+        be.softmax(da.from_array(Card(X), chunks=(17, 5), asarray=False))
+
+
 # -- linear logits ---------------------------------------------------------------------------------------------
 
 
@@ -311,6 +435,47 @@ def test_tasks_beside_others_use_one_thread(monkeypatch):
         seen.clear()
         sb.get_backend("dask", local="numba", threads=2).softmax(x).compute()
     assert set(seen) == {min(2, numba.config.NUMBA_NUM_THREADS)}
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "worker"])
+def test_blas_has_one_thread_in_each_task_and_its_own_number_afterwards(monkeypatch, scheduler):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    from softbench_backends.numpy import NumpyBackend
+
+    def threads():
+        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+    seen, real = [], NumpyBackend.linear_loss_and_gradient
+    monkeypatch.setattr(
+        NumpyBackend, "linear_loss_and_gradient", lambda *given: (seen.append(threads()), real(*given))[1]
+    )
+    x, y = da.ones((4000, 20), chunks=(500, 20)), np.arange(4000) % 3
+    be = sb.get_backend("dask", local="numpy")
+    with threadpoolctl.threadpool_limits(2, user_api="blas"), _scheduler(scheduler):
+        before = threads()
+        assert be.info()["threads_per_task"] == 1
+        dask.compute(*be.linear_loss_and_gradient(x, np.ones((3, 20)), None, y)[:2])
+        assert threads() == before
+    assert before, "no BLAS was found"
+    assert len(seen) >= 8
+    assert all(set(numbers) == {1} for numbers in seen)
+
+
+@contextlib.contextmanager
+def _scheduler(name):
+    """Two threads of this process, as a pool of Dask's or as a worker of a cluster."""
+    if name == "threads":
+        with dask.config.set(scheduler="threads", num_workers=2):
+            yield
+        return
+    distributed = pytest.importorskip("distributed")
+    options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
+    with (
+        distributed.LocalCluster(**options, silence_logs=50) as cluster,
+        distributed.Client(cluster),
+        dask.config.set(scheduler=None),
+    ):
+        yield
 
 
 def test_the_workqueue_layer_is_no_danger_to_concurrent_tasks():

@@ -71,7 +71,10 @@ class DaskBackend(LinearBlocks):
     def info(self) -> dict[str, object]:
         """The local backend, and who computes."""
         version = importlib.import_module("dask").__version__
-        return {"device": "cpu", "dask": version, "local": self.local.name, **memory.workers()._asdict()}
+        found = memory.workers()
+        threads = self.local.threads or (None if found.scheduler == "synchronous" else 1)
+        about = {"device": "cpu", "dask": version, "local": self.local.name, **found._asdict()}
+        return {**about, "threads_per_task": "all" if threads is None else threads}
 
     def _per_row(self, function: Callable[..., Any], a: Any, dtype: Any, kernel: str, dtype_name: str) -> View:
         named = functools.partial(function, local=self.local, kernel=kernel, dtype=dtype_name)

@@ -238,9 +238,10 @@ class DaskArrays(LibraryArrays):
     ) -> Any:
         """`dask.array.blockwise`; along an index that the result has not there is one block."""
         named = function.func if isinstance(function, functools.partial) else function
+        meta = np.empty_like(pairs[0][0]._meta, shape=(0,) * len(index), dtype=dtype)  # of the blocks' own library
         return self.da.blockwise(
             functools.partial(tasks.on_blocks, function), index, *flat(pairs), align_arrays=False, dtype=dtype,
-            token=named.__name__.strip("_"), meta=np.empty((0,) * len(index), dtype), **options,
+            token=named.__name__.strip("_"), meta=meta, **options,
         )  # fmt: skip
 
     def _per_block(self, function: Callable[..., Any], a: Any, *, dtype: Any, **options: Any) -> Any:
@@ -249,7 +250,12 @@ class DaskArrays(LibraryArrays):
         return self._on_blocks(function, index, (a, index), dtype=dtype, **options)
 
     def _parts(self, function: Callable[..., Any], a: Any, width: int, *pairs: tuple[Any, str | None]) -> Any:
-        """``width`` numbers for each row and block of classes."""
+        """``width`` numbers for each row and block of classes; TypeError for blocks that NumPy cannot compute on."""
+        if not isinstance(a._meta, np.ndarray):
+            raise TypeError(
+                f"blocks are of type {type(a._meta).__name__} and hold some of the classes: expected NumPy arrays, or "
+                f"blocks with all classes of their rows. For these call rechunk with -1 for the axis of the classes"
+            )
         return self._on_blocks(function, "ij", (a, "ij"), *pairs, adjust_chunks={"j": width}, dtype=F64)
 
     def _combined(self, parts: Any, combine: Callable[..., Any], width: int) -> Any:

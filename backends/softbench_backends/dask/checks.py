@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.interface import IGNORED, Array
+from softbench.interface import IGNORED, INVALID, Array
 from softbench.interface.dtypes import numpy_dtype
 from softbench.interface.half_precision import widen
 from softbench.interface.host_arrays import NumpyArrayOps
@@ -78,6 +78,9 @@ def no_sum(x: Array, tolerance: float) -> Array:
 
 def labels(x: Array, n_classes: int, ignore_index: int | None) -> Array:
     """Labels of any integer dtype as a class, IGNORED or INVALID."""
+    if not isinstance(x, np.ndarray):  # of a device
+        classes = np.where((x >= 0) & (x < n_classes), x, INVALID)
+        return np.where(x == ignore_index, IGNORED, classes).astype(np.int64)
     return _HOST.index_labels(x, n_classes, ignore_index, False)
 
 

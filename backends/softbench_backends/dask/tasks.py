@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -31,8 +34,43 @@ class Local(NamedTuple):
         """``kernel(rows)`` with this task's threads."""
         rows = self.rows()
         threads = threads_here() if self.threads is None else self.threads
-        with np.errstate(all="ignore"), contextlib.nullcontext() if threads is None else rows.limit_threads(threads):
+        with np.errstate(all="ignore"), contextlib.ExitStack() as limits:
+            if threads is not None:
+                limits.enter_context(rows.limit_threads(threads))
+                limits.enter_context(_BLAS.limited(threads))
             return kernel(rows)
+
+
+class _BlasThreads:
+    """The threads of BLAS, which are the process's: limited by the first of its tasks, given back by the last."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tasks = 0
+        self._limit: Any = None
+
+    @contextlib.contextmanager
+    def limited(self, threads: int) -> Iterator[None]:
+        """While any task of this process is in here, BLAS has the threads that the first of them asked for."""
+        with self._lock:
+            self._tasks += 1
+            if self._tasks == 1:
+                self._limit = _blas_libraries().limit(limits=threads, user_api="blas")
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._tasks -= 1
+                if self._tasks == 0:
+                    self._limit.restore_original_limits()
+
+
+@functools.cache
+def _blas_libraries() -> Any:
+    return importlib.import_module("threadpoolctl").ThreadpoolController()
+
+
+_BLAS: Final = _BlasThreads()
 
 
 def threads_here() -> int | None:
@@ -43,8 +81,6 @@ def threads_here() -> int | None:
             return 1 if distributed.get_worker().state.nthreads >= 1 else None
         except ValueError:  # not in a worker
             pass
-    import threading
-
     return None if threading.current_thread() is threading.main_thread() else 1
 
 
