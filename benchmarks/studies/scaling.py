@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import json
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ from benchmarks.studies.common import parser
 
 SCHEMA: Final = "softbench.scaling/1"
 _ROUNDS: Final = 7
+SETS: Final = ((4, 1), (16, 1), (200_000, 50_000), (2_000_000, 250_000), (2_000_000, 62_500))
+"""Rows and rows per block: blocks of one row show what tasks cost that compute nothing; 80 MB; 800 MB."""
 _NETWORK: Final = 1.25e9
 """Bytes per second into or out of a worker in the simulation: 10 Gbit/s. An assumption."""
 
@@ -46,7 +49,8 @@ def measure() -> dict[str, Any]:
     versions = {module.__name__: module.__version__ for module in (dask, distributed, np, softbench)}
     record: dict[str, Any] = {"schema": SCHEMA, "versions": versions, "one_block": _one_block()}
     record["workers"] = _workers()
-    record["bytes"] = _bytes()
+    record["alone"] = _alone()
+    record["bytes"] = bytes_between()
     record["model"] = _model(record["workers"])
     record["simulated"] = simulated(record["model"])
     return record
@@ -90,7 +94,7 @@ def _one_block() -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _client(workers: int) -> Iterator[Any]:
+def client_of(workers: int) -> Iterator[Any]:
     """A client of worker processes of one thread each."""
     import distributed
 
@@ -102,61 +106,110 @@ def _client(workers: int) -> Iterator[Any]:
         yield client
 
 
-def _workers() -> list[dict[str, Any]]:
-    """The fused linear oracle, row by row in blocks, on one worker process and on two, in turns."""
+def evaluation(client: Any, n: int, p: int, k: int, rows: int) -> Callable[[], Any]:
+    """The fused linear oracle of ``n`` rows in blocks of ``rows`` that the workers hold."""
     import dask.array as da
+    import distributed
 
     be = softbench.get_backend("dask", local="numba", threads=1)
-    n, p, k, found = 200_000, 100, 50, []
     coef = np.random.default_rng(0).normal(size=(k, p)).astype(np.float32)
-    with _client(1) as one, _client(2) as two:
-        for rows in (50_000, 12_500, 2_500):
-            calls = {}
-            for client in (one, two):
-                with client.as_current():
-                    x = da.random.default_rng(0).standard_normal((n, p), dtype=np.float32, chunks=(rows, p))
-                    x, y = client.persist([x, da.arange(n, chunks=rows) % k])
-                    x.sum().compute(scheduler=client.get)
-                    lazy = be.linear_loss_and_gradient(x, coef, None, y, validate=False)[:2]
+    with client.as_current():
+        x = da.random.default_rng(0).standard_normal((n, p), dtype=np.float32, chunks=(rows, p))
+        x, y = client.persist([x, da.arange(n, chunks=rows) % k])
+        distributed.wait([x, y])
+        lazy = be.linear_loss_and_gradient(x, coef, None, y, validate=False)[:2]
+    return lambda: client.gather(client.compute(lazy))
 
-                def evaluate(client: Any = client, lazy: Any = lazy) -> Any:
-                    return client.gather(client.compute(lazy))
 
-                calls["1" if client is one else "2"] = evaluate
+def _workers() -> list[dict[str, Any]]:
+    """The fused linear oracle, row by row in blocks, on one worker process and on two, in turns."""
+    p, k, found = 100, 50, []
+    with client_of(1) as one, client_of(2) as two:
+        for n, rows in SETS:
+            calls = {str(number): evaluation(client, n, p, k, rows) for number, client in ((1, one), (2, two))}
             seconds = _interleaved(calls)
+            ratios = sorted(a / b for a, b in zip(seconds["1"], seconds["2"], strict=True))
             entry: dict[str, Any] = {"shape": [n, p, k], "rows": rows, "tasks": n // rows}
+            entry["ratio"] = {"median": statistics.median(ratios), "low": ratios[0], "high": ratios[-1]}
             for name, values in seconds.items():
                 entry[name] = {"median": statistics.median(values), "low": min(values), "high": max(values)}
             found.append(entry)
-            del calls, x, y, lazy
+            del calls
     return found
 
 
-def _bytes() -> dict[str, Any]:
-    """What two workers send each other for logsumexp of eight blocks of classes."""
+def _alone() -> dict[str, Any]:
+    """The same oracle in one process and in two at once, without Dask: what this machine's cores allow."""
+    context = multiprocessing.get_context("spawn")
+    shape, seconds = (50_000, 100, 50), {}
+    for number in (1, 2, 1, 2):  # in turns
+        barrier, answers = context.Barrier(number), context.Queue()
+        started = [context.Process(target=_compute_alone, args=(shape, barrier, answers)) for _ in range(number)]
+        for process in started:
+            process.start()
+        seconds.setdefault(str(number), []).extend(answers.get() for _ in range(number * _ROUNDS))
+        for process in started:
+            process.join()
+    spreads = {name: {"median": statistics.median(t), "low": min(t), "high": max(t)} for name, t in seconds.items()}
+    return {"shape": list(shape), **spreads}
+
+
+def _compute_alone(shape: tuple[int, int, int], barrier: Any, answers: Any) -> None:
+    n, p, k = shape
+    be, rng = softbench.get_backend("numba"), np.random.default_rng(0)
+    x, y = rng.standard_normal((n, p), dtype=np.float32), np.arange(n) % k
+    coef = rng.normal(size=(k, p)).astype(np.float32)
+    with be.rows.limit_threads(1):
+        be.linear_loss_and_gradient(x, coef, None, y, validate=False)
+        for _ in range(_ROUNDS):
+            barrier.wait()
+            start = time.perf_counter()
+            be.linear_loss_and_gradient(x, coef, None, y, validate=False)
+            answers.put(time.perf_counter() - start)
+
+
+def bytes_between() -> dict[str, Any]:
+    """What two workers send each other for logsumexp of eight blocks of classes, and what they must send.
+
+    Where the blocks lie is Dask's choice. Those of a row of blocks come together on one worker: two numbers per row
+    of each block that lies elsewhere must travel, on the worker that has most of them. If each worker combined its own
+    blocks first, two numbers per row would do.
+    """
     import dask.array as da
+    import distributed
 
     def sent(dask_worker: Any) -> int:
         return int(dask_worker.transfer_outgoing_bytes_total)
 
     be = softbench.get_backend("dask", local="numpy")
-    n, k, blocks = 20_000, 800, 8
-    with _client(2) as client, client.as_current():
-        x = client.persist(da.random.default_rng(0).standard_normal((n, k), chunks=(5_000, k // blocks)))
-        x.sum().compute(scheduler=client.get)
+    n, k, blocks, rows = 20_000, 800, 8, 5_000
+    with client_of(2) as client, client.as_current():
+        x = client.persist(da.random.default_rng(0).standard_normal((n, k), chunks=(rows, k // blocks)))
+        distributed.wait(x)
+        where = {tuple(key[1:]): places[0] for key, places in client.who_has(x).items()}
+        elsewhere = combined = 0
+        for i in range(n // rows):
+            places = [where[i, j] for j in range(blocks)]
+            most = max(map(places.count, places))
+            elsewhere += blocks - most
+            combined += len(set(places)) - 1
         before = sum(client.run(sent).values())
         client.gather(client.compute(be.logsumexp(x).sum()))
         moved = sum(client.run(sent).values()) - before
-    return {"shape": [n, k], "blocks": blocks, "moved": moved, "statistics": n * blocks * 2 * 8, "logits": n * k * 8}
+    pair = rows * 2 * 8
+    return {"shape": [n, k], "blocks": blocks, "moved": moved, "floor": elsewhere * pair,
+            "combined_floor": combined * pair, "logits": n * k * 8}  # fmt: skip
 
 
 def _model(workers: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds per task and per row and feature and class, of evaluations on one worker, by least squares."""
-    rows = np.array([[entry["tasks"], np.prod([float(size) for size in entry["shape"]])] for entry in workers])
+    """Seconds of an evaluation on one worker: some at all, per task, and per row, feature and class; least squares."""
     seconds = np.array([entry["1"]["median"] for entry in workers])
-    tasks_only = np.array([entry["tasks"] for entry in workers], float)
-    slope, rest = np.polyfit(tasks_only, seconds, 1)
-    return {"per_task": float(max(slope, 0.0)), "per_multiplication": float(max(rest, 0.0) / rows[0, 1])}
+    columns = [[1.0, entry["tasks"], np.prod([float(size) for size in entry["shape"]])] for entry in workers]
+    scaled = np.array(columns) / seconds[:, None]  # relative errors
+    fixed, per_task, per_multiplication = (
+        float(max(value, 0.0)) for value in np.linalg.lstsq(scaled, np.ones(len(seconds)))[0]
+    )
+    return {"fixed": fixed, "per_task": per_task, "per_multiplication": per_multiplication}
 
 
 def simulated(model: dict[str, float]) -> list[dict[str, Any]]:
@@ -176,13 +229,14 @@ def simulate(
 ) -> tuple[float, float]:
     """Seconds of one evaluation, and the share of them in which workers compute.
 
-    Events: one scheduler hands out one task after another, ``per_task`` each; a worker computes one at a time; a task
-    of the tree waits for its ``fan`` parts, of which all but one come over the network, one worker's line at a time.
+    Events: after what every evaluation takes, one scheduler hands out one task after another, ``per_task`` each; a
+    worker computes one at a time; a task of the tree waits for its ``fan`` parts, of which all but one come over the
+    network, one worker's line at a time.
     """
     per_task, compute = model["per_task"], model["per_multiplication"] * multiplications
     free = [(0.0, worker) for worker in range(workers)]
     heapq.heapify(free)
-    scheduler, ends, computed = 0.0, [], 0.0
+    scheduler, ends, computed = model["fixed"], [], 0.0
     for _ in range(blocks):
         scheduler += per_task
         ready, worker = heapq.heappop(free)
@@ -200,6 +254,10 @@ def simulate(
     return ends[0], computed / (workers * ends[0])
 
 
+def _spread(seconds: dict[str, float]) -> str:
+    return f"{1e3 * seconds['median']:.0f} ms ({1e3 * seconds['low']:.0f}-{1e3 * seconds['high']:.0f})"
+
+
 def table(record: dict[str, Any]) -> list[str]:
     """The tables of docs/scaling.md."""
     lines = ["| one block | local backend | through dask | more |", "|---|---|---|---|"]
@@ -207,19 +265,33 @@ def table(record: dict[str, Any]) -> list[str]:
         direct, through = entry["direct"] * 1e6, entry["dask"] * 1e6
         n, k = entry["shape"]
         lines.append(f"| softmax {n} x {k} | {direct:,.0f} us | {through:,.0f} us | {through - direct:,.0f} us |")
-    lines += ["", "| rows per block | tasks | one worker | two workers | times as fast |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| rows | of features | tasks | one worker | two workers | times as fast |",
+        "|---|---|---|---|---|---|",
+    ]
     for entry in record["workers"]:
-        one, two = entry["1"], entry["2"]
-        shown = [f"{1e3 * t['median']:.0f} ms ({1e3 * t['low']:.0f}-{1e3 * t['high']:.0f})" for t in (one, two)]
-        faster = one["median"] / two["median"]
-        lines.append(f"| {entry['rows']:,} | {entry['tasks']} | {shown[0]} | {shown[1]} | {faster:.2f} |")
+        n, p, _ = entry["shape"]
+        ratio, *shown = entry["ratio"], *(_spread(entry[name]) for name in ("1", "2"))
+        faster = f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})"
+        data = f"{n * p * 4 / 1e6:,.0f} MB" if n > entry["tasks"] else "none"
+        lines.append(f"| {n:,} | {data} | {entry['tasks']} | {shown[0]} | {shown[1]} | {faster} |")
+    alone = record["alone"]
+    lines += [
+        "", "| without Dask | one process | two at once, each |", "|---|---|---|",
+        f"| {alone['shape'][0]:,} rows | {_spread(alone['1'])} | {_spread(alone['2'])} |",
+    ]  # fmt: skip
     moved = record["bytes"]
     n, k = moved["shape"]
     lines += [
-        "", "| logsumexp | bytes between two workers | two numbers per row and block | the logits |",
-        "|---|---|---|---|",
-        f"| {n:,} x {k}, {moved['blocks']} blocks of classes | {moved['moved'] / 1e6:.1f} MB | "
-        f"{moved['statistics'] / 1e6:.1f} MB | {moved['logits'] / 1e6:.0f} MB |",
+        "", "| logsumexp | between two workers | must travel: two numbers | if combined first | the logits |",
+        "|---|---|---|---|---|",
+        f"| {n:,} x {k}, {moved['blocks']} blocks of classes | {moved['moved'] / 1e6:.2f} MB | "
+        f"{moved['floor'] / 1e6:.2f} MB | {moved['combined_floor'] / 1e6:.2f} MB | {moved['logits'] / 1e6:.0f} MB |",
+        "", "| fitted | seconds |", "|---|---|",
+        f"| an evaluation | {record['model']['fixed']:.3g} |",
+        f"| a task | {record['model']['per_task']:.3g} |",
+        f"| a row, feature and class | {record['model']['per_multiplication']:.3g} |",
         "", "| workers (simulated) | blocks | a block of X | one pass | workers are busy |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for entry in record["simulated"]:
