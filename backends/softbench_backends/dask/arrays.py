@@ -288,7 +288,7 @@ def flat(pairs: tuple[tuple[Any, str | None], ...]) -> list[Any]:
 
 def number(divisor: Any) -> tuple[Any, str | None]:
     """A divisor as an argument of blockwise: a 0-d array, a sum and what that rounds away ``(2,)``, or a number."""
-    return (divisor.array, "z"[: divisor.ndim]) if isinstance(divisor, View) else (divisor, None)
+    return (divisor.array.rechunk(-1), "z"[: divisor.ndim]) if isinstance(divisor, View) else (divisor, None)
 
 
 def _cast(x: Array, to: str) -> Array:
