@@ -11,6 +11,7 @@ import pytest
 
 import softbench as sb
 from softbench.accuracy import judging
+from softbench.interface import IndexTarget
 
 dask = pytest.importorskip("dask", reason='dask is not installed: pip install "softbench[dask]"')
 da = pytest.importorskip("dask.array")
@@ -317,6 +318,12 @@ class Card(np.lib.mixins.NDArrayOperatorsMixin):
     def __len__(self):
         return len(self.memory)
 
+    def __bool__(self):
+        return bool(self.memory)
+
+    def __int__(self):
+        return int(self.memory)
+
     def __array__(self, *arguments, **options):
         raise TypeError("no implicit conversion to a NumPy array")
 
@@ -364,8 +371,7 @@ class CardBackend(type(sb.get_backend("numpy").rows)):
     def loss(self, x, target, loss):
         assert isinstance(x, Card)
         assert isinstance(target.labels, Card)
-        target = target._replace(labels=target.labels.memory)
-        return Card(super().loss(x.memory, target, loss.memory))
+        return Card(super().loss(x.memory, IndexTarget(target.labels.memory), loss.memory))
 
 
 def test_blocks_of_another_memory_go_to_the_kernels_and_come_back_as_they_are(monkeypatch):

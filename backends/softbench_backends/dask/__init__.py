@@ -161,7 +161,8 @@ class DaskBackend(LinearBlocks):
         if isinstance(target, SoftTarget):
             return (True, False, False, 0.0), [(target.q.array.rechunk(a.chunks), "ij")]
         labels, w, s = self._index(a, target)
-        given = [(array, index) for array, index in ((labels, "i"), (s, "i"), (w, "w")) if array is not None]
+        found: tuple[tuple[Any, str | None], ...] = ((labels, "i"), (s, "i"), (w, "w"))
+        given = [pair for pair in found if pair[0] is not None]
         return (False, s is not None, w is not None, target.smoothing), given
 
     # -- blocks that hold some classes -----------------------------------------------------------------

@@ -292,4 +292,6 @@ def number(divisor: Any) -> tuple[Any, str | None]:
 
 
 def _cast(x: Array, to: str) -> Array:
+    if not isinstance(x, np.ndarray):  # of a device
+        return x.astype(numpy_dtype(to))
     return NumpyArrayOps().as_rows(x.reshape(1, -1), 1, to).reshape(x.shape)

@@ -138,7 +138,7 @@ def target_arrays(a: Any, target: LinearTarget) -> tuple[Form, list[tuple[Any, s
     y = target.y if isinstance(target, SoftRows) else target.labels
     given = (y, target.sample_weight, target.class_weight)
     form = (soft, *(view is not None for view in given), target.smoothing)
-    pairs = [_beside(a, view) for view in given[:2] if view is not None]
+    pairs: list[tuple[Any, str | None]] = [_beside(a, view) for view in given[:2] if view is not None]
     return form, pairs if target.class_weight is None else [*pairs, _piece(target.class_weight)]
 
 
