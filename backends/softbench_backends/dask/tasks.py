@@ -55,7 +55,7 @@ class _BlasThreads:
         with self._lock:
             self._tasks += 1
             if self._tasks == 1:
-                self._limit = _blas_libraries().limit(limits=threads, user_api="blas")
+                self._limit = _blas_libraries(len(sys.modules)).limit(limits=threads, user_api="blas")
         try:
             yield
         finally:
@@ -65,8 +65,9 @@ class _BlasThreads:
                     self._limit.restore_original_limits()
 
 
-@functools.cache
-def _blas_libraries() -> Any:
+@functools.lru_cache(1)
+def _blas_libraries(modules: int) -> Any:
+    """Looked for again when there are more modules, which may have loaded others."""
     return importlib.import_module("threadpoolctl").ThreadpoolController()
 
 
