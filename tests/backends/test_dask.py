@@ -1,6 +1,5 @@
 """The dask backend: lazy results that depend on chunks alone, accurate however classes are cut, in little memory."""
 
-import contextlib
 import itertools
 import os
 import subprocess
@@ -441,47 +440,6 @@ def test_tasks_beside_others_use_one_thread(monkeypatch):
         seen.clear()
         sb.get_backend("dask", local="numba", threads=2).softmax(x).compute()
     assert set(seen) == {min(2, numba.config.NUMBA_NUM_THREADS)}
-
-
-@pytest.mark.parametrize("scheduler", ["threads", "worker"])
-def test_blas_has_one_thread_in_each_task_and_its_own_number_afterwards(monkeypatch, scheduler):
-    threadpoolctl = pytest.importorskip("threadpoolctl")
-    from softbench_backends.numpy import NumpyBackend
-
-    def threads():
-        return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
-
-    seen, real = [], NumpyBackend.linear_loss_and_gradient
-    monkeypatch.setattr(
-        NumpyBackend, "linear_loss_and_gradient", lambda *given: (seen.append(threads()), real(*given))[1]
-    )
-    x, y = da.ones((4000, 20), chunks=(500, 20)), np.arange(4000) % 3
-    be = sb.get_backend("dask", local="numpy")
-    with threadpoolctl.threadpool_limits(2, user_api="blas"), _scheduler(scheduler):
-        before = threads()
-        assert be.info()["threads_per_task"] == 1
-        dask.compute(*be.linear_loss_and_gradient(x, np.ones((3, 20)), None, y)[:2])
-        assert threads() == before
-    assert before, "no BLAS was found"
-    assert len(seen) >= 8
-    assert all(set(numbers) == {1} for numbers in seen)
-
-
-@contextlib.contextmanager
-def _scheduler(name):
-    """Two threads of this process, as a pool of Dask's or as a worker of a cluster."""
-    if name == "threads":
-        with dask.config.set(scheduler="threads", num_workers=2):
-            yield
-        return
-    distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 1, "threads_per_worker": 2, "processes": False, "dashboard_address": None}
-    with (
-        distributed.LocalCluster(**options, silence_logs=50) as cluster,
-        distributed.Client(cluster),
-        dask.config.set(scheduler=None),
-    ):
-        yield
 
 
 def test_the_workqueue_layer_is_no_danger_to_concurrent_tasks():

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,44 +32,8 @@ class Local(NamedTuple):
         """``kernel(rows)`` with this task's threads."""
         rows = self.rows()
         threads = threads_here() if self.threads is None else self.threads
-        with np.errstate(all="ignore"), contextlib.ExitStack() as limits:
-            if threads is not None:
-                limits.enter_context(rows.limit_threads(threads))
-                limits.enter_context(_BLAS.limited(threads))
+        with np.errstate(all="ignore"), contextlib.nullcontext() if threads is None else rows.limit_threads(threads):
             return kernel(rows)
-
-
-class _BlasThreads:
-    """The threads of BLAS, which are the process's: limited by the first of its tasks, given back by the last."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._tasks = 0
-        self._limit: Any = None
-
-    @contextlib.contextmanager
-    def limited(self, threads: int) -> Iterator[None]:
-        """While any task of this process is in here, BLAS has the threads that the first of them asked for."""
-        with self._lock:
-            self._tasks += 1
-            if self._tasks == 1:
-                self._limit = _blas_libraries(len(sys.modules)).limit(limits=threads, user_api="blas")
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._tasks -= 1
-                if self._tasks == 0:
-                    self._limit.restore_original_limits()
-
-
-@functools.lru_cache(1)
-def _blas_libraries(modules: int) -> Any:
-    """Looked for again when there are more modules, which may have loaded others."""
-    return importlib.import_module("threadpoolctl").ThreadpoolController()
-
-
-_BLAS: Final = _BlasThreads()
 
 
 def threads_here() -> int | None:
