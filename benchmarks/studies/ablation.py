@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+import llvmlite.binding as llvm
 import numpy as np
 from numba import njit
 
@@ -93,6 +94,32 @@ def _no_short_rows(short_rows: Any) -> None:
     short_rows.LONGEST.update(dict.fromkeys(short_rows.LONGEST, 0))
 
 
+def _table_exponential(exponential: Any) -> None:
+    """float32: ``exp(t) 2^n`` from a table of the 16 powers ``2^(j/16)``, by AVX-512's permutation, and a cubic."""
+    from llvmlite import ir
+
+    lanes = importlib.import_module(f"{_PACKAGE}.lanes")
+    polynomial, vector = exponential._narrow_exp, ir.VectorType(ir.IntType(32), 16)
+    # Bits of the powers, less what the shift of ``16 n + j`` below leaves of ``j``.
+    powers = np.exp2(np.arange(16) / 16).astype(np.float32).view(np.uint32) - (np.arange(16, dtype=np.uint32) << 19)
+    magic = 1.5 * 2.0**19  # numbers of this size are multiples of 1/16
+
+    def from_table(d: Any, r: Any) -> Any:
+        if d.bits != 32 or d.n < 16:
+            return polynomial(d, r)
+        z = lanes.fma(d, 1.0 / exponential.LN2, magic)
+        high, low = exponential.FORMATS[32].ln2
+        t = lanes.fma(z - magic, -high, d) + lanes.fma(z - magic, -low, r)
+        bits, table = z.as_bits(), ir.Constant(vector, [int(power) for power in powers])
+        found = [lanes._call(z, "llvm.x86.avx512.permvar.si.512", vector, table, part.value) for part in bits.parts(16)]
+        while len(found) > 1:
+            found = [a.shuffle(list(range(2 * a.n)), b) for a, b in zip(found[::2], found[1::2], strict=True)]
+        scale = ((bits << 19) + found[0]).as_float()
+        return lanes.fma(lanes.fma(lanes.fma(t, 1 / 6, 0.5), t, 1.0) * t, scale, scale)
+
+    exponential._narrow_exp = from_table
+
+
 TECHNIQUES: Final = (
     Technique(
         "no shorter exponential, no writing behind",
@@ -124,6 +151,11 @@ TECHNIQUES: Final = (
     ),
     Technique("pages of the result visited again", "transposition", _set("along_rows", _along_rows), _OTHER_AXIS),
     Technique("memory of results not kept", "results", _set("_keeper", lambda: None), _NEW),
+    *(
+        (Technique("a table of 16 powers (not in use)", "exponential", _table_exponential, _LONG + _LABELLED),)
+        if llvm.get_host_cpu_features().get("avx512f")
+        else ()
+    ),
 )
 AS_IT_IS: Final = "as it is"
 
