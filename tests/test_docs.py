@@ -106,6 +106,7 @@ def test_a_figure_above_the_limit_is_refused() -> None:
 
 def test_a_run_is_taken_in_with_its_own_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib")
+    pytest.importorskip("jinja2", reason="the report needs jinja2")
     monkeypatch.syspath_prepend(str(ROOT / "tests/results"))
     full_record = importlib.import_module("full_record")
     from benchmarks.studies import figures
