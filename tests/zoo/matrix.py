@@ -31,7 +31,8 @@ Three samples say something of these. Of 112 wrong backends written without a lo
 63; the kinds of the others are those of `kinds.py`. Of 20 more, written later by one who knew these kinds, the
 standard profile rejected 19; the twentieth (`last-maximum-in-threads`) is in the zoo since. A third sample was
 written by one who had read this page: of 39 backends that break the contract as it then stood, the standard profile
-rejected 32 before anything was changed. The other seven (`equal-weights-are-none`, `half-smoothing-is-most`,
+rejected 32. It was not a blind test: the first eight were judged while the kit was at work, and two by single cases
+only. The other seven (`equal-weights-are-none`, `half-smoothing-is-most`,
 `labels-wrap-to-ignored`, `sums-on-average`, `many-cached-by-ends`, `sums-by-environment`, `scratch-by-thread-number`)
 are in the zoo since, and so are three that leave traces in their process, of which the contract said nothing. What
 machine-made mutants of the kernels say is on [another page](mutation.md).
