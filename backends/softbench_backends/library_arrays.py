@@ -253,9 +253,10 @@ class NamespaceChecks:
         """Labels as int64: a class, IGNORED or INVALID; with ``validate`` one wait for the device."""
         arrays: Any = self
         xp = labels.xp
-        wide = arrays.astype(labels, "int64")  # a uint64 beyond int64 turns negative: no class either
+        wide = arrays.astype(labels, "int64")  # a uint64 beyond int64 turns negative: no class either, nor ignored
         bad = (wide < 0) | (wide >= n_classes)
-        if ignore_index is not None:
+        ignores = ignore_index is not None and (ignore_index >= 0 or name_of(labels.dtype) != "uint64")
+        if ignores:
             ignored = wide == ignore_index
             bad = bad & ~ignored
         if validate:
@@ -265,7 +266,7 @@ class NamespaceChecks:
                 raise messages.no_class(row, values[row], n_classes, ignore_index)
         else:
             wide = xp.where(bad, xp.full_like(wide, INVALID), wide)
-        if ignore_index is not None:
+        if ignores:
             wide = xp.where(ignored, xp.full_like(wide, IGNORED), wide)
         elif validate and name_of(labels.dtype) == "int64":
             return labels
