@@ -6,6 +6,7 @@ import contextlib
 import heapq
 import json
 import multiprocessing
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +17,12 @@ import numpy as np
 
 import softbench
 from benchmarks.studies.common import parser
+from softbench import processes
 
 SCHEMA: Final = "softbench.scaling/1"
 _ROUNDS: Final = 7
+_LONGEST: Final = 3600.0
+"""Seconds after which a process of this study ends, whatever it waits for."""
 SETS: Final = ((4, 1), (16, 1), (200_000, 50_000), (2_000_000, 250_000), (2_000_000, 62_500))
 """Rows and rows per block: blocks of one row show what tasks cost that compute nothing; 80 MB; 800 MB."""
 _NETWORK: Final = 1.25e9
@@ -139,7 +143,7 @@ def _alone() -> dict[str, Any]:
     """The same oracle in one process and in two at once, in turns, without Dask: what this machine's cores allow."""
     context, shape = multiprocessing.get_context("spawn"), (500_000, 100, 50)
     pipes = [context.Pipe() for _ in range(2)]
-    started = [context.Process(target=_compute_alone, args=(shape, there)) for _, there in pipes]
+    started = [context.Process(target=_compute_alone, args=(os.getpid(), shape, there)) for _, there in pipes]
     for process in started:
         process.start()
     here = [pipe for pipe, _ in pipes]
@@ -158,7 +162,8 @@ def _alone() -> dict[str, Any]:
     return {"shape": list(shape), "gain": _summary(gains), **{name: _summary(t) for name, t in seconds.items()}}
 
 
-def _compute_alone(shape: tuple[int, int, int], asked: Any) -> None:
+def _compute_alone(parent: int, shape: tuple[int, int, int], asked: Any) -> None:
+    processes.end_with_parent(parent, _LONGEST)
     n, p, k = shape
     be, rng = softbench.get_backend("numba"), np.random.default_rng(0)
     x, y = rng.standard_normal((n, p), dtype=np.float32), np.arange(n) % k
