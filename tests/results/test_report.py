@@ -126,6 +126,7 @@ def test_it_is_small_and_names_no_other_host(one):
     assert not re.search(r"@import|url\((?!#)", one)
 
 
+@pytest.mark.thorough
 def test_a_default_run_of_all_peers_can_be_mailed():
     """Data and all: of a large page they are compressed."""
     run = read(RUN)
