@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from softbench.results.figures import FIGURES, FITS, Picture, svg
 from softbench.results.record import Record, dumps
 from softbench.results.report import content, fits
+from softbench.results.report.cells import Source, Table, sources
 
 __all__ = ["render"]
 
@@ -29,9 +30,9 @@ class _Suite(NamedTuple):
 
     title: str
     pictures: Sequence[Picture]
-    verdict: Callable[[Sequence[content.Source]], content.Table]
-    tables: Sequence[Callable[[Sequence[content.Source]], content.Table]]
-    csv_text: Callable[[Sequence[content.Source]], str]
+    verdict: Callable[[Sequence[Source]], Table]
+    tables: Sequence[Callable[[Sequence[Source]], Table]]
+    csv_text: Callable[[Sequence[Source]], str]
 
 
 _SOFTMAX: Final = _Suite(
@@ -70,7 +71,7 @@ def render(records: Sequence[Record]) -> str:
     ValueError
         No record, nothing was measured in any of them, or some are of calls and some of fits.
     """
-    found = content.sources(records)
+    found = sources(records)
     of_fits = [source.record.get("command") == "regression" for source in found]
     if any(of_fits) and not all(of_fits):
         raise ValueError("a report is of runs of one suite: some of these are of --suite regression, some are not")
@@ -88,7 +89,7 @@ def render(records: Sequence[Record]) -> str:
     return page
 
 
-def _page(suite: _Suite, found: Sequence[content.Source], data: dict[str, tuple[str, str]]) -> str:
+def _page(suite: _Suite, found: Sequence[Source], data: dict[str, tuple[str, str]]) -> str:
     """The page, with data of these types as text."""
     page: str = _template().render(
         title="softbench: " + suite.title[0].lower() + suite.title[1:],
@@ -116,7 +117,7 @@ def _template() -> Any:
     return environment.from_string((here / "page.html.j2").read_text(encoding="utf-8"))
 
 
-def _pictures(source: content.Source, pictures: Sequence[Picture]) -> dict[str, Any]:
+def _pictures(source: Source, pictures: Sequence[Picture]) -> dict[str, Any]:
     drawn = []
     for picture in pictures:
         text = svg(picture, source.record, f"{picture.name}{source.letter}")

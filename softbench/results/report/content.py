@@ -4,88 +4,30 @@ from __future__ import annotations
 
 import csv
 import io
-import string
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from softbench.results.record import BackendRecord, CaseRecord, Recommendation, Record, Result, timed_results
-from softbench.results.tables import machine_line
+from softbench.results.report.cells import (
+    Cell,
+    Source,
+    Table,
+    compared,
+    number,
+    source_cells,
+    source_heading,
+    text,
+    why_not,
+)
 from softbench.results.units import bandwidth, duration, percent, ratio, size, ulps
 
-__all__ = [
-    "Cell",
-    "Source",
-    "Table",
-    "conformance",
-    "costs",
-    "csv_text",
-    "machines",
-    "measurements",
-    "number",
-    "source_cells",
-    "source_heading",
-    "sources",
-    "text",
-    "verdicts",
-]
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One record among those of a report, and how it is told from the others."""
-
-    record: Record
-    letter: str
-    """A, B, ...; empty in a report of one record."""
-
-    @property
-    def title(self) -> str:
-        """Letter, machine and time of the run."""
-        started = self.record.get("started", "")[:16].replace("T", " ")
-        text = f"{machine_line(self.record)}; softbench {self.record.get('version', '?')}, {started} UTC"
-        return f"{self.letter}: {text}" if self.letter else text
+__all__ = ["conformance", "costs", "csv_text", "machines", "measurements", "verdicts"]
 
 
 _TOLD: Final = 20
 """Failures of the kit that are told in the page; the JSON has all."""
 _MESSAGE: Final = 200
 """Characters of a message."""
-
-
-class Cell(NamedTuple):
-    """What stands in a table, what it sorts by, and of what class it is for the style sheet."""
-
-    text: str
-    value: float | str | None = None
-    kind: str = ""
-    detail: str = ""
-    """What is shown when the cell is opened."""
-
-
-class Table(NamedTuple):
-    """A table with its caption and headings; a heading's second part explains it."""
-
-    name: str
-    caption: str
-    headings: Sequence[tuple[str, str]]
-    rows: Sequence[Sequence[Cell]]
-
-
-def sources(records: Sequence[Record]) -> list[Source]:
-    """The records with letters, if there are several."""
-    letters = string.ascii_uppercase if len(records) > 1 else [""] * len(records)
-    return [Source(record, letters[i % len(letters)]) for i, record in enumerate(records)]
-
-
-def text(value: str, kind: str = "") -> Cell:
-    """A cell that sorts by what it says."""
-    return Cell(value, value, kind)
-
-
-def number(value: float | None, said: str, kind: str = "number") -> Cell:
-    """A cell that sorts by a number, or has none."""
-    return Cell(said if value is not None else "-", value, kind)
 
 
 def _about_case(case: CaseRecord) -> list[Cell]:
@@ -105,16 +47,6 @@ _CASE: Final = (
     ("rows x classes", "shape of the logits"),
     ("dtype", "of the logits"),
 )
-
-
-def source_cells(source: Source) -> list[Cell]:
-    """Which run a row belongs to, where there are several."""
-    return [text(source.letter)] if source.letter else []
-
-
-def source_heading(found: Sequence[Source]) -> tuple[tuple[str, str], ...]:
-    """The heading above `source_cells`."""
-    return (("run", "which of the runs above"),) if found[0].letter else ()
 
 
 # -- which to take -------------------------------------------------------------------------------------------------
@@ -205,18 +137,14 @@ def measurements(found: Sequence[Source]) -> Table:
 
 def _measured(result: Result, best: float | None) -> list[Cell]:
     if "median" not in result:
-        reason = result.get("failed") or result.get("skipped") or "not measured"
-        return [*[Cell("-", None, "number")] * 7, Cell(reason, reason, "bad" if "failed" in result else "faint")]
+        return [*[Cell("-", None, "number")] * 7, why_not(result)]
     low, high = result["interval"] if "interval" in result else result["quartiles"]
-    relative = result["median"] / best if best else None
     call = result.get("costs", {}).get("call")
     remark = "above the limit: not believed" if result.get("impossible") else ""
     return [
         number(result["median"], duration(result["median"])),
         Cell(f"{duration(low)} to {duration(high)}", low, "number"),
-        number(
-            relative, "fastest" if relative == 1.0 else ratio(relative or 0.0), "best" if relative == 1.0 else "number"
-        ),
+        compared(result["median"] / best if best else None),
         _fraction(result),
         number(result.get("bandwidth"), bandwidth(result.get("bandwidth", 0.0))),
         _error(result),
@@ -316,11 +244,11 @@ def _conforms(backend: BackendRecord) -> list[Cell]:
             cells.append(Cell(f"{ulps(float(error))} ({gate:g})", float(error), "bad" if error > gate else "number"))
     wrong, declared = kit["failures"], kit.get("deviations", [])
     parts = [f"{len(wrong)} failed" if wrong else "", f"{len(declared)} as declared" if declared else ""]
-    text = ", ".join(filter(None, parts)) or "nothing"
+    summary = ", ".join(filter(None, parts)) or "nothing"
     told = [failure[:_MESSAGE] for failure in wrong[:_TOLD]]
     if len(wrong) > _TOLD:
         told.append(f"and {len(wrong) - _TOLD} more: they are in the JSON")
-    cells.append(Cell(text, len(wrong) + len(declared), "bad" if wrong else "", "\n".join([*told, *declared])))
+    cells.append(Cell(summary, len(wrong) + len(declared), "bad" if wrong else "", "\n".join([*told, *declared])))
     return cells
 
 

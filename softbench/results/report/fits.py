@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from typing import Final
 
 from softbench.results.record import CaseRecord, Result
-from softbench.results.report.content import Cell, Source, Table, number, source_cells, source_heading, text
+from softbench.results.report.cells import (
+    Cell,
+    Source,
+    Table,
+    compared,
+    number,
+    source_cells,
+    source_heading,
+    text,
+    why_not,
+)
 from softbench.results.units import duration, ratio, size
 
 __all__ = ["csv_text", "measurements", "verdicts"]
@@ -84,18 +94,11 @@ def _measured(result: Result, best: float) -> list[Cell]:
     taken = result.get("costs", {}).get("call")
     memory = number(taken, size(taken or 0))
     if "median" not in result:
-        reason = result.get("failed") or result.get("skipped") or "not measured"
-        return [
-            number(None, ""),
-            number(None, ""),
-            memory,
-            Cell(reason, reason, "bad" if "failed" in result else "faint"),
-        ]
-    times = result["median"] / best
+        return [number(None, ""), number(None, ""), memory, why_not(result)]
     remark = result.get("setting", "")
     return [
         number(result["median"], duration(result["median"])),
-        number(times, "fastest" if times == 1.0 else ratio(times), "best" if times == 1.0 else "number"),
+        compared(result["median"] / best),
         memory,
         Cell(remark, remark, "faint"),
     ]
