@@ -23,7 +23,7 @@ from softbench.conformance import contract
 from softbench.conformance.backend_under_test import Worst, error_rows
 from softbench.conformance.case import Case
 from softbench.conformance.profiles import Profile
-from softbench.conformance.runner import selected, stale_deviations
+from softbench.conformance.runner import is_whole, selected, stale_deviations
 from softbench.conformance.verdicts import Report, Result
 from softbench.loading import Source
 from softbench.machine import usable_cores
@@ -81,7 +81,7 @@ def judge_apart(
     start = time.perf_counter()
     try:
         run.judge()
-        whole = select is None and profile != "quick" and not (run.few_shapes or run.report.stopped)
+        whole = is_whole(select, profile, run.few_shapes) and not run.report.stopped
         run.late += stale_deviations(run.deviations, list(run.results.values()), whole=whole)
     except KeyboardInterrupt:
         run.report.interrupted = True

@@ -6,6 +6,8 @@ one call is a function over a `softbench.conformance.backend_under_test.BackendU
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -31,6 +33,7 @@ __all__ = [
     "Raises",
     "Requirement",
     "check",
+    "is_installed",
     "labels_of",
 ]
 
@@ -171,6 +174,12 @@ def _result_dtype(op: str, dtype: str, reduction: str) -> str:
     if op in ("loss", "log_loss") and reduction != "none":
         return "float64"
     return result_dtype(dtype) or dtype
+
+
+@functools.cache
+def is_installed(module: str) -> bool:
+    """Whether a module that some cases need is here; found out once."""
+    return importlib.util.find_spec(module) is not None
 
 
 def _needs(*dtypes: str) -> frozenset[str]:

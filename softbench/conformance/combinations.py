@@ -6,8 +6,6 @@ not: ``K % 16 = 1 and reduction=mean`` says more than one K of many.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
@@ -16,7 +14,7 @@ import numpy as np
 from softbench.accuracy import oracle
 from softbench.conformance import covering
 from softbench.conformance.backend_under_test import BackendUnderTest
-from softbench.conformance.case import Requirement, check
+from softbench.conformance.case import Requirement, check, is_installed
 from softbench.conformance.common_cause import common_cause
 from softbench.conformance.factors import ARRAYS
 from softbench.conformance.failures import Failure, LazyText, NotApplicable, call_text, mismatch
@@ -112,15 +110,10 @@ _LEAVES_OUT: Final[dict[str, tuple[str, ...]]] = {
 # -- one call ------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _has_bfloat16() -> bool:
-    return importlib.util.find_spec("ml_dtypes") is not None
-
-
 def _can_be_asked(backend: BackendUnderTest, problem: Problem) -> bool:
     if problem.k > backend.max_k or problem.n * problem.k > max(backend.max_elements, problem.k):
         return False
-    if "bfloat16" in problem.levels.values() and not _has_bfloat16():
+    if "bfloat16" in problem.levels.values() and not is_installed("ml_dtypes"):
         return False  # a distribution's dtype: cases of such logits are not asked at all
     layouts = [problem.levels.get(factor, "C") for factor in ("layout", "target layout", "out", "weights")]
     return backend.host or all(layout in ("C", "none", "float64") for layout in layouts)

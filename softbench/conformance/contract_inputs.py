@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import decimal
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -12,7 +11,7 @@ import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import OPS, VIEWS, View, batch
-from softbench.conformance.case import FLOATS, NONE, WIDE, Raises, Requirement, check, must_raise
+from softbench.conformance.case import FLOATS, NONE, WIDE, Raises, Requirement, check, is_installed, must_raise
 from softbench.conformance.failures import Failure, NotApplicable, NotRefused, mismatch
 from softbench.errors import NotProvidedError
 
@@ -89,7 +88,7 @@ def _refused_kind(backend: BackendUnderTest, kind: str, op: str) -> None:
 
 
 def _sparse() -> Any:
-    if importlib.util.find_spec("scipy") is None:
+    if not is_installed("scipy"):
         raise NotApplicable("scipy is not installed")
     import scipy.sparse
 

@@ -7,7 +7,6 @@ process of its own: `softbench.conformance.apart`.
 from __future__ import annotations
 
 import fnmatch
-import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable
@@ -17,7 +16,7 @@ import numpy as np
 
 from softbench.conformance import contract
 from softbench.conformance.backend_under_test import BackendUnderTest, under_test
-from softbench.conformance.case import Case
+from softbench.conformance.case import Case, is_installed
 from softbench.conformance.declarations import problems
 from softbench.conformance.failures import Failure, NotApplicable, crash
 from softbench.conformance.profiles import PROFILES, Profile
@@ -100,7 +99,7 @@ def run(
             report.results.append(judge_case(found, case))
             if progress is not None:
                 progress(done, len(chosen), report.results[-1])
-        whole = select is None and profile != "quick" and not found.few_shapes
+        whole = is_whole(select, profile, found.few_shapes)
         report.results += stale_deviations(found.deviations, report.results, whole=whole)
     except KeyboardInterrupt:
         report.interrupted = True
@@ -226,7 +225,7 @@ def skip_reason(backend: BackendUnderTest, case: Case) -> str:
     if "host" in case.needs and not backend.host:
         return "concerns arrays in host memory"
     for module in sorted(case.needs - {"host"}):
-        if importlib.util.find_spec(module) is None:
+        if not is_installed(module):
             return _HINTS.get(module, f"{module} is not installed")
     if case.max_k > backend.max_k:
         return f"takes {case.max_k} classes, more than a backend of cost {backend.cost!r} is asked for"
@@ -238,6 +237,11 @@ def skip_reason(backend: BackendUnderTest, case: Case) -> str:
 def judge_declarations(backend: BackendUnderTest) -> list[Result]:
     """Failures of what the backend declares in attributes that the kit does not read."""
     return [Result(f"declarations/{name}", "failed", problem) for name, problem in problems(backend.rows)]
+
+
+def is_whole(select: object, profile: Profile, few_shapes: bool) -> bool:
+    """Whether a run asks everything, so that a declared deviation that does not occur is stale."""
+    return select is None and profile != "quick" and not few_shapes
 
 
 def stale_deviations(deviations: dict[str, str], results: list[Result], whole: bool) -> list[Result]:
