@@ -1,6 +1,7 @@
 """What each technique of the numba backend is worth: ``python -m benchmarks.studies ablation [PATTERN ...]``.
 
-The backend is loaded once as it is and once for every technique with that one turned off, all in one process; on the
+The backend is loaded once as it is and once for every technique with that one turned off, or turned on if it is not in
+use, all in one process; on the
 cases that a technique is for they take turns (`softbench.measure.timing`) beside the parallel copy of the same bytes.
 Every variant is compiled anew, which takes a few seconds each.
 """

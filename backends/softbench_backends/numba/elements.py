@@ -60,7 +60,7 @@ class Elements:
         stored = self._narrowed(v, normal)
         if self.converts and self.element == BFLOAT16:
             stored = self.builder.or_(stored, self._zero(p, v.n))
-        written = self._store(stored, p, i, v.n, VECTOR_BYTES // computed(self.element).bitwidth * self.align * 8)
+        written = self._store(stored, p, i, v.n, vector_bytes(self.element))
         one = ir.Constant(ir.IntType(32), 1)
         written.set_metadata("nontemporal", self.builder.module.add_metadata([one]))
 

@@ -189,8 +189,8 @@ def _narrow_exp(d: Lanes, r: Lanes) -> Lanes:
 def coarse_exp(x: Lanes, m: Lanes) -> Lanes:
     """`narrow_exp` for results in half precision: within 2^-16.5, less than a fortieth of a unit of float16.
 
-    Most of that is the rounding of the difference, which is none where ``x`` and ``m`` are in half precision and of
-    like size.
+    Half of that is the polynomial's. The rest is the rounding of the difference, which is none where ``x`` and ``m``
+    are in half precision and of like size.
     """
     if not has_fma():
         return narrow_exp(x, m)

@@ -46,11 +46,7 @@ class _Bfloat(ir.Type):
 def narrow(context: Any, half: Half, x: Lanes, normal: bool = False) -> Lanes:
     """The bits, 16 of each, of float32 numbers rounded to ``half`` ones; ``normal``: none of them is subnormal."""
     if half == BFLOAT16:
-        if normal and x.n > 1 and rounds_bfloat16(context):
-            half_vector = ir.VectorType(_Bfloat(), x.n)
-            rounded = x.builder.fptrunc(x.value, half_vector)
-            return Lanes(x.builder, x.builder.bitcast(rounded, ir.VectorType(ir.IntType(16), x.n)))
-        return _rounded_bfloat16(x)
+        return _rounded_by_instruction(x) if normal and rounds_bfloat16(context) else _rounded_bfloat16(x)
     if converts_float16(context):
         return x.to(16).as_bits()
     return _rounded_float16(x)
@@ -77,6 +73,11 @@ def _rounded_float16(x: Lanes) -> Lanes:
     large = select(magnitude > _INF, magnitude.constant(0x7E00) | ((magnitude >> 13) & 0x1FF), 0x7C00)
     finite = select(magnitude < 113 << 23, subnormal, rounded)
     return (select(magnitude < 0x477FF000, finite, large) | ((bits >> 16) & 0x8000)).to_integer(16)
+
+
+def _rounded_by_instruction(x: Lanes) -> Lanes:
+    rounded = x.builder.fptrunc(x.value, ir.VectorType(_Bfloat(), x.n))
+    return Lanes(x.builder, x.builder.bitcast(rounded, ir.VectorType(ir.IntType(16), x.n)))
 
 
 def _rounded_bfloat16(x: Lanes) -> Lanes:
