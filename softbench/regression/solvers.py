@@ -255,14 +255,14 @@ def _lengthened(
     Far from the minimum the loss falls like an exponential function, and Newton's step gains a factor of e whatever
     there is to gain. An evaluation costs a fraction of a step.
     """
-    size = 1.0
-    at = found[1]
+    size, (_, at) = 1.0, found
     while float(descent.coordinates.gradient_of(at) @ step) < _LENGTHENED * slope:
         size *= 2.0
         longer = u + size * step
-        at = descent.evaluate(longer)
-        if not at.value < found[1].value:
+        further = descent.evaluate(longer)
+        if not further.value < at.value:
             break
+        at = further
         found = longer, at
     return found
 
