@@ -75,6 +75,7 @@ class _Problem:
         if "loss" in function:
             given.append(backend.put(self.target))
             options = self.options | options
+        options = {key: backend.put(value) for key, value in options.items()}
         found = getattr(backend.be, function)(*given, **options)
         return tuple(backend.get(part) for part in (found if isinstance(found, tuple) else (found,)))
 
@@ -230,8 +231,9 @@ def _hessian(backend: BackendUnderTest, form: str, dtype: str) -> None:
         kept = problem.call(backend, "linear_softmax")[0]
         given = [backend.put(part) for part in (problem.x, problem.coef, problem.intercept, direction, along)]
         for probs in (None, backend.put(kept)):
+            options = {key: backend.put(value) for key, value in problem.options.items()}
             found = backend.be.linear_hessian_product(
-                *given, target=backend.put(problem.target), probs=probs, **problem.options
+                *given, target=backend.put(problem.target), probs=probs, **options
             )
             got = [backend.get(part) for part in found]
             for part, due, scale in (
@@ -266,14 +268,14 @@ REQUIREMENTS = (
         "losses within the gates of `loss` for the logits as rounded, gradients of coefficients and intercept within "
         f"{SUM_GATE:g} u sum_i abs(g_ik x_ij) (soft targets: sum_i (abs(g_ik) + m_i p_ik) abs(x_ij)), whatever the "
         "weights, smoothing, ignored rows and target",
-        checks=check(_FUSED, _values, name="values", needs=("host",), profile="deep", form=tuple(_FORMS), dtype=WIDE)
-        + check(_FUSED, _common_offset, needs=("host",), profile="deep", dtype=WIDE),
+        checks=check(_FUSED, _values, name="values", profile="deep", form=tuple(_FORMS), dtype=WIDE)
+        + check(_FUSED, _common_offset, profile="deep", dtype=WIDE),
     ),
     Requirement(
         "linear-predictions",
         "classes and probabilities of linear logits",
         "within the gate of `softmax`; the first class on ties",
-        checks=check("linear-predictions", _predictions, needs=("host",), profile="deep", dtype=WIDE),
+        checks=check("linear-predictions", _predictions, profile="deep", dtype=WIDE),
     ),
     Requirement(
         "linear-features",
@@ -281,21 +283,19 @@ REQUIREMENTS = (
         "dense ones give the bits of C order, sparse ones are within the same gates; no rows: mean NaN, gradients 0",
         checks=check("linear-features", _layouts, needs=("host",), profile="deep", dtype=WIDE)
         + check("linear-features", _sparse, needs=("host", "scipy"), profile="deep", form=("csr", "csc"), dtype=WIDE)
-        + check("linear-features", _no_rows, needs=("host",), profile="deep", dtype=WIDE),
+        + check("linear-features", _no_rows, profile="deep", dtype=WIDE),
     ),
     Requirement(
         "linear-rows",
         "ignored rows, rows with NaN, calls from several threads",
         "ignored rows add exactly nothing; NaN elsewhere spoils loss and gradient; the same bits at every call",
-        checks=check("linear-rows", _selected, needs=("host",), profile="deep", dtype=WIDE)
-        + check("linear-rows", _repeatable, needs=("host",), profile="deep", dtype=WIDE),
+        checks=check("linear-rows", _selected, profile="deep", dtype=WIDE)
+        + check("linear-rows", _repeatable, profile="deep", dtype=WIDE),
     ),
     Requirement(
         "linear-hessian",
         "product of the Hessian with a direction",
         f"within {2 * SUM_GATE:g} u of the sum of its terms' sizes, with kept probabilities and without",
-        checks=check(
-            "linear-hessian", _hessian, form=("plain", "weighted"), needs=("host",), profile="deep", dtype=WIDE
-        ),
+        checks=check("linear-hessian", _hessian, form=("plain", "weighted"), profile="deep", dtype=WIDE),
     ),
 )

@@ -132,7 +132,7 @@ class LinearProblem:
         self.inputs.append(("target", t))
         if holds_labels(t, "logits", (self.n,), (self.n, k), f"X of {self.n} rows"):
             labels = rows.index_labels(t, k, ignored, validate)
-            self.target = IndexTarget(labels, s, w, eps)
+            self.target = IndexTarget(labels, s, w, eps, may_ignore=ignored is not None)
             if mean:
                 self.divisor = float(self.n) if w is s is ignored is None else rows.divisor(labels, s, w)
             return
@@ -150,7 +150,7 @@ class LinearProblem:
     def _check_distribution(self, y: Array) -> None:
         """`NumpyArrayOps.check_distribution` in blocks, so that what it needs does not grow with the rows."""
         rows, step = self.rows, max(1, (1 << 16) // y.shape[1])
-        if rows.kind == "distributed":  # which checks its own blocks
+        if rows.kind != "cpu":  # on a device it needs nothing that grows, and distributed blocks are checked one by one
             rows.check_distribution(rows.as_rows(y, 1, y.dtype.name))
             return
         try:

@@ -15,11 +15,10 @@ import numpy as np
 from softbench.interface import messages
 from softbench.interface.dtypes import compute_dtype, formats, name_of, sum_tolerance
 from softbench.interface.integers import shifted_rows
-from softbench.interface.linear import Features
 from softbench.interface.row_backend import Kind, RowBackend
 from softbench.interface.targets import IndexTarget, SoftTarget, Target
 
-__all__ = ["NO_TARGET", "DeviceBackend", "KernelTarget", "kernel_target", "operation_of", "shadow"]
+__all__ = ["NO_TARGET", "DeviceBackend", "KernelTarget", "kernel_target", "operands", "operation_of", "shadow"]
 
 Array = Any
 
@@ -141,10 +140,6 @@ class DeviceBackend(RowBackend):
         """Always: what is accepted on a device is no copy."""
         return True
 
-    def accept_features(self, obj: Any, argument: str) -> Features:
-        """NotProvidedError: linear logits are computed on CPUs only."""
-        raise messages.no_linear_logits(self.name)
-
     def shares_memory(self, a: Array, b: Array) -> bool:
         """Whether two arrays overlap, from their addresses, shapes and strides."""
         return super().shares_memory(shadow(self.address(a), a), shadow(self.address(b), b))
@@ -257,7 +252,7 @@ class DeviceBackend(RowBackend):
     ) -> Array:
         """``s_i w_k ((1 - smoothing) y_ik + smoothing / K) / divisor``; in float32 for half precision rows."""
         q = self.empty(y.shape, compute_dtype(dtype))
-        self.fold(_target(None, sample_weight, class_weight, smoothing, y, divisor), q)
+        self.fold(operands(None, sample_weight, class_weight, smoothing, y, divisor), q)
         return q
 
     def divisor(self, labels: Array | None, sample_weight: Array | None, class_weight: Array | None) -> Array:
@@ -272,7 +267,7 @@ class DeviceBackend(RowBackend):
     def total(self, values: Array, divisor: Any = None) -> Array:
         """Sum of float64 ``values`` in an order that depends on N alone, over ``divisor``; waits for nothing."""
         out = self.empty((), "float64")
-        self.sum_values(values, NO_TARGET if divisor is None else _target(divisor=divisor), out)
+        self.sum_values(values, NO_TARGET if divisor is None else operands(divisor=divisor), out)
         return out
 
     # -- row kernels -----------------------------------------------------------------------------------
@@ -323,11 +318,11 @@ def operation_of(target: Target) -> str:
 def kernel_target(target: Target, divisor: Any = 1.0) -> KernelTarget:
     """A target and the divisor of a mean as kernels receive them."""
     if isinstance(target, IndexTarget):
-        return _target(target.labels, target.sample_weight, target.class_weight, target.smoothing, None, divisor)
-    return _target(q=target.q, divisor=divisor)
+        return operands(target.labels, target.sample_weight, target.class_weight, target.smoothing, None, divisor)
+    return operands(q=target.q, divisor=divisor)
 
 
-def _target(
+def operands(
     labels: Array | None = None,
     sample_weight: Array | None = None,
     class_weight: Array | None = None,

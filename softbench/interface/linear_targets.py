@@ -63,7 +63,8 @@ def target_block(backend: NumpyArrayOps, target: LinearTarget, rows: slice, dtyp
     """The target of a block of rows."""
     sample_weight = None if target.sample_weight is None else target.sample_weight[rows]
     if isinstance(target, IndexTarget):
-        return IndexTarget(target.labels[rows], sample_weight, target.class_weight, target.smoothing)
+        labels = target.labels[rows]
+        return IndexTarget(labels, sample_weight, target.class_weight, target.smoothing, target.may_ignore)
     y: Any = target.y
     y = backend.as_rows(y[rows], 1, y.dtype.name)
     if not target.folded:

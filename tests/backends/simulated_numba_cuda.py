@@ -19,11 +19,14 @@ import pytest
 from numba import cuda
 
 from softbench.accuracy.judging import judge
+from softbench.conformance import run
 from softbench.front.backend import Backend
+from softbench.interface import device_linear
 from softbench.interface.row_plan import Regime, RowPlan
-from softbench_backends.numba_cuda import NumbaCudaBackend, rows
+from softbench_backends.numba_cuda import NumbaCudaBackend, linear, rows
 from softbench_backends.numba_cuda.device import SIMULATED, device
 from softbench_backends.numba_cuda.launch import launch
+from softbench_backends.numpy import NumpyBackend
 
 assert SIMULATED, "set NUMBA_ENABLE_CUDASIM=1 before numba is imported"
 
@@ -395,6 +398,30 @@ def test_sums_are_exact_to_the_last_rounding(be, n):
     assert got.shape == ()
     assert abs(got - exact) <= 1e-15 * max(1.0, abs(exact))
     assert np.isnan(be.to_numpy(be.rows.wrap(be.rows.total(view, 0), None)))
+
+
+def test_linear_logits_keep_the_contract(be):
+    rows = "loss", "predictions", "features", "rows", "hessian"
+    report = run(be.rows, profile="deep", select=[f"linear-{row}/*float32*" for row in rows])
+    assert len(report.of("passed")) > 10
+    assert not [f"{result.id}: {result.message}" for result in report.of("failed")]
+
+
+def test_chunks_of_rows_add_up_to_all_of_them(be, monkeypatch):
+    """Seven rows in chunks of two, each with sums of two; of ignored rows nothing is read."""
+    monkeypatch.setattr(device_linear, "_ELEMENTS", 1)
+    for module in (device_linear, linear):
+        monkeypatch.setattr(module, "SUMMED_ROWS", 2)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((7, 3)), np.array([0, 1, 1, 0, 1, 0, 1])
+    x[y == 1] = np.nan
+    w, v = rng.standard_normal((2, 3)), rng.standard_normal((2, 3))
+    numpy = Backend(NumpyBackend())
+    due = *numpy.linear_loss_and_gradient(x, w, v[:, 0].copy(), y, ignore_index=1), numpy.linear_argmax(x, w)
+    X, W, Y = (be.asarray(array) for array in (np.asfortranarray(x), w, y))
+    found = *be.linear_loss_and_gradient(X, W, be.asarray(v[:, 0].copy()), Y, ignore_index=1), be.linear_argmax(X, W)
+    for got, expected in zip(found, due, strict=True):
+        np.testing.assert_allclose(be.to_numpy(got), expected, rtol=1e-13)
 
 
 def test_threads_may_call_at_once(be):

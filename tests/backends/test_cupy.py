@@ -26,7 +26,7 @@ from cuda_on_cpu.judging import draw, judge_all
 import softbench
 from softbench.conformance import run
 from softbench.front.backend import Backend
-from softbench.interface import IGNORED, INVALID
+from softbench.interface import IGNORED, INVALID, device_linear
 from softbench.interface.row_plan import Regime
 from softbench_backends.cupy import CupyBackend, plan
 from softbench_backends.cupy import device as device_module
@@ -389,3 +389,44 @@ def test_calls_without_a_device_go_through() -> None:
 
     for name, call in gpu.call_table().items():
         assert 0 < gpu.seconds(call, 5) < 1, name
+
+
+# -- linear logits -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu_static
+def test_keeps_the_contract_of_linear_logits(rows: CupyOnCpu) -> None:
+    report = run(rows, profile="deep", select=["linear-*"])
+    failed = [f"{result.id}: {result.message}" for result in report.of("failed")]
+    assert not failed, "\n".join(failed[:20])
+    assert len(report.of("passed")) > 20
+
+
+@pytest.mark.gpu_static
+def test_chunks_of_rows_add_up_to_all_of_them(rows: CupyOnCpu, be: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((300, 5)), rng.integers(0, 3, 300)
+    w, b, v, c = (rng.standard_normal(shape) for shape in ((3, 5), (3,), (3, 5), (3,)))
+    calls: tuple[Any, ...] = (
+        lambda given: given.linear_loss_and_gradient(x, w, b, y, ignore_index=1, sample_weight=x[:, 0] ** 2),
+        lambda given: given.linear_loss(x, w, b, y, reduction="none"),
+        lambda given: given.linear_softmax(x, w, b),
+        lambda given: given.linear_argmax(x, w, b),
+        lambda given: given.linear_hessian_product(x, w, b, v, c, target=y, class_weight=[1.0, 2.0, 3.0]),
+        lambda given: given.linear_hessian_product(x, w, None, v, probs=given.linear_softmax(x, w)),
+    )
+    monkeypatch.setattr(device_linear, "_ELEMENTS", 1)
+    rows.device.launched.clear()
+    for call in calls:
+        for found, due in zip(call(be), call(softbench.get_backend("numpy")), strict=True):
+            if due is None:
+                continue
+            np.testing.assert_allclose(found, due, rtol=1e-13, atol=1e-15)
+    added = [kernel for kernel, _ in rows.device.launched if kernel == "add_parts<double>"]
+    assert len(added) == 3 * 2 * 3  # chunks; of coefficients and intercept; three calls
+
+
+def test_sparse_features_are_refused_with_the_remedy(be: Backend) -> None:
+    x = pytest.importorskip("scipy.sparse").csr_array(np.eye(3))
+    with pytest.raises(TypeError, match=r"sparse matrices are taken as none.*X\.toarray\(\)"):
+        be.linear_argmax(x, np.ones((2, 3)))

@@ -35,6 +35,9 @@ REPRESENTATIVES = [
     "segment_write<double, SMOOTH, 2>",
     "argmax<float, 4>",
     "check_labels<u64>",
+    "add_parts<float>",
+    "curvature<float>",
+    "curvature<double>",
     "sum_chunks",
 ]
 

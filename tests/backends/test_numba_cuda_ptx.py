@@ -328,6 +328,29 @@ def test_loops_over_rows_have_none_of_these_faults_either(sm_90, dtype):
     assert vectors(sm_90.ptx(kernels.log_loss_soft(dtype, plan, dtype), types, 32))[0] >= 2
 
 
+@STATIC
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_kernels_of_linear_logits_have_none_of_these_faults(sm_90, dtype):
+    from softbench_backends.numba_cuda import linear
+    from softbench_backends.numba_cuda.records import target_types
+
+    threads = linear._TILE**2
+    product = dtype, dtype, dtype, "int64", dtype, "int", "int", "int"
+    for summed, has_bias, ignores in ((0, True, False), (linear.SUMMED_ROWS, False, True)):
+        ptx = sm_90.ptx(linear._product_kernel(dtype, summed, has_bias, ignores), product, threads)
+        assert faults(ptx) == ["32-bit offsets"]
+        assert (
+            count(ptx, r"\bmul\.lo\.[su]32") == count(ptx, r"\bdiv\.u32") == 1
+        )  # a division of small numbers, no offset
+        assert count(ptx, r"\bfma\.rn\.f" + dtype[-2:]) >= linear._TILE  # an unrolled tile
+        if dtype == "float32":
+            assert not count(ptx, r"\.f64")
+    assert not faults(sm_90.ptx(linear._add_kernel(), (dtype, "float64", "float64", "int", "int"), 256))
+    for labelled, soft in ((True, False), (False, True)):
+        kernel = linear._curvature_kernel(dtype, labelled, soft, linear._LANES, linear._ROWS)
+        assert not faults(sm_90.ptx(kernel, (dtype, dtype, target_types(dtype), "int", "int"), 256))
+
+
 def faults(ptx):
     """What a row kernel must not contain."""
     found = {

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from softbench.interface import Array, Availability
-from softbench.interface.device_backend import NO_TARGET, DeviceBackend, KernelTarget
+from softbench.interface import IGNORED, Array, Availability
+from softbench.interface.device_backend import NO_TARGET, KernelTarget
+from softbench.interface.device_linear import SUMMED_ROWS, LinearDeviceBackend
 from softbench.interface.dtypes import ITEMSIZE, compute_dtype, name_of, numpy_dtype
 from softbench.interface.host_arrays import Layout
 from softbench.interface.integers import shifted_rows
@@ -32,7 +33,7 @@ _FLAT_BLOCK: Final = 256
 _FLAT_GRID: Final = 1 << 16  # kernels over single elements loop beyond this many blocks
 
 
-class CupyBackend(DeviceBackend):
+class CupyBackend(LinearDeviceBackend):
     """Row kernels in CUDA C++ through CuPy; takes and returns CuPy, Numba and torch arrays."""
 
     name = "cupy"
@@ -226,6 +227,46 @@ class CupyBackend(DeviceBackend):
         division = np.int32(divides), target.divisor, np.float64(target.divisor_value)
         arguments = chunks, np.int64(count), *division, np.int32(out.size == 2), out
         self.device.launch("sum_total", Launch((1, 1), plan.SUM_BLOCK), arguments)
+
+    # -- linear logits ---------------------------------------------------------------------------------
+
+    def rows_part(self, x: Array, first: int, count: int) -> Array:
+        """A slice."""
+        return x[first : first + count]
+
+    def multiply(self, block: Array, coef: Array, intercept: Array | None) -> Array:
+        """By cuBLAS."""
+        logits = self._contiguous(block @ coef.T)
+        if intercept is not None:
+            logits += intercept
+        return logits
+
+    def multiply_parts(self, g: Array, block: Array, labels: Array | None, parts: Array) -> None:
+        """By cuBLAS, as many products at once as there are parts."""
+        if labels is not None:
+            block = self.xp.where((labels == IGNORED)[:, None], block.dtype.type(0), block)
+        (n, k), p = g.shape, block.shape[1]
+        whole = n // SUMMED_ROWS
+        end = whole * SUMMED_ROWS
+        if whole:
+            turned = g[:end].reshape(whole, SUMMED_ROWS, k).transpose(0, 2, 1)
+            self.xp.matmul(turned, block[:end].reshape(whole, SUMMED_ROWS, p), out=parts[:whole])
+        if end < n:
+            parts[whole] = g[end:].T @ block[end:]
+
+    def add_parts(self, parts: Array, total: Array, rest: Array) -> None:
+        """In the order of the rows."""
+        kernel, sizes = f"add_parts<{plan.STORAGE[parts.dtype.name]}>", (np.int64(len(parts)), np.int64(total.size))
+        self._flat(kernel, total.size, parts, *sizes, total, rest)
+
+    def curvature(self, probs: Array, u: Array, target: KernelTarget) -> None:
+        """Sums over a row in float64."""
+        n, k = u.shape
+        loop = plan.loop_plan(k)
+        weights = target.labels, target.sample_weight, target.class_weight, np.float64(target.smoothing), target.q
+        by = target.divisor, np.float64(target.divisor_value)
+        sizes = np.int64(n), np.int64(k), np.int32(loop.lanes)
+        self._per_row(f"curvature<{plan.STORAGE[u.dtype.name]}>", n, loop, probs, u, *sizes, *weights, *by)
 
     # -- row kernels -----------------------------------------------------------------------------------
 

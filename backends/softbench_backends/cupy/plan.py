@@ -212,6 +212,8 @@ def instances(dtypes: tuple[str, ...] = tuple(STORAGE), clusters: bool = True) -
                 if operation.lower() in SUMS_OF.values():
                     names.append(f"segment_sums<{storage}, {operation}, {width}>")
                 names.append(f"segment_write<{storage}, {operation}, {width}>")
-        if compute != storage:
+        if compute == storage:
+            names += [f"add_parts<{storage}>", f"curvature<{storage}>"]
+        else:
             names.append(f"convert<{storage}, {compute}>")
     return names

@@ -9,6 +9,7 @@ that library's allocator and queued on its current stream.
 * `arithmetic`, `lanes`, `plan`: exact shift and exponential; exchanges; which thread holds what, in which regime
 * `sums`, `finishing`, `operations`, `losses`: what is summed over a row, how it is finished, what operations add
 * `tiles`, `kernels`, `loops`: row kernels; `copies`, `checks`, `weights`, `totals`: kernels of the array primitives
+* `linear`: products of matrices, sums of them, Hessians of rows
 * `views`, `array_libraries`: device memory, array libraries; `launch`, `rows`: compiling and launching
 
 Under ``NUMBA_ENABLE_CUDASIM=1`` everything runs on Numba's simulator: the same kernels, in Python threads. That is a
@@ -34,6 +35,7 @@ import numpy as np
 
 from softbench.interface import Array, Availability, Kind
 from softbench.interface.device_backend import NO_TARGET, DeviceBackend, KernelTarget
+from softbench.interface.device_linear import LinearDeviceBackend
 from softbench.interface.dtypes import name_of
 from softbench.interface.host_arrays import Layout
 
@@ -74,7 +76,7 @@ def _probe() -> Availability:
     return Availability(False, _KIND, reason, "an NVIDIA driver and a CUDA device")
 
 
-class NumbaCudaBackend(DeviceBackend):
+class NumbaCudaBackend(LinearDeviceBackend):
     """CUDA kernels written in Python; torch, CuPy, Numba and DLPack arrays."""
 
     name = "numba_cuda"
@@ -83,10 +85,20 @@ class NumbaCudaBackend(DeviceBackend):
     cost = "simulated" if _KIND == "simulator" else "compiled"
 
     def __init__(self) -> None:
-        from softbench_backends.numba_cuda import array_libraries, checks, copies, rows, totals, views, weights
+        from softbench_backends.numba_cuda import (
+            array_libraries,
+            checks,
+            copies,
+            linear,
+            rows,
+            totals,
+            views,
+            weights,
+        )
 
         self._libraries, self._views, self._rows = array_libraries, views, rows
         self._copies, self._checks, self._weights, self._totals = copies, checks, weights, totals
+        self._linear = linear
         # The library whose logits came in last, per thread: results are made and work is queued there.
         self._call = threading.local()
 
@@ -291,6 +303,30 @@ class NumbaCudaBackend(DeviceBackend):
 
     def _scratch(self, n: int) -> View:
         return self.empty((n,), "float64")
+
+    # -- linear logits -------------------------------------------------------------------------------------------
+
+    def rows_part(self, x: View, first: int, count: int) -> View:
+        """A slice."""
+        return x.with_form((count, x.shape[1]), x.strides, first * x.strides[0])
+
+    def multiply(self, block: View, coef: View, intercept: View | None) -> View:
+        """In tiles."""
+        logits = self.empty((block.shape[0], coef.shape[0]), block.dtype)
+        self._linear.multiply(block, coef, intercept, logits, self._stream)
+        return logits
+
+    def multiply_parts(self, g: View, block: View, labels: View | None, parts: View) -> None:
+        """In tiles; rows that are ignored are not read."""
+        self._linear.multiply_parts(g, block, labels, parts, self._stream)
+
+    def add_parts(self, parts: View, total: View, rest: View) -> None:
+        """In the order of the rows."""
+        self._linear.add_parts(parts, total, rest, self._stream)
+
+    def curvature(self, probs: View, u: View, target: KernelTarget) -> None:
+        """Sums over a row in float64."""
+        self._linear.curvature(probs, u, target, self._stream)
 
     # -- row kernels ---------------------------------------------------------------------------------------------
 
