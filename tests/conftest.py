@@ -60,8 +60,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if not item.get_closest_marker("deep")]
 
 
-_COMPILES = re.compile(r"numba(?!_cuda|_warmup)|backends/test_(half_precision|strided)")
-"""Node ids of tests that compile kernels of the numba backend in the process that runs them."""
+_TOGETHER = {
+    "kernels": re.compile(r"numba(?!_cuda|_warmup)|backends/test_(half_precision|strided)"),
+    "digits": re.compile(r"test_workloads.*digits"),
+}
+"""Node ids of tests for which the process that runs them compiles kernels of the numba backend, or fits the digits."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -73,7 +76,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
     class KernelsTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "kernels" if _COMPILES.search(nodeid) else nodeid
+            return next((name for name, ids in _TOGETHER.items() if ids.search(nodeid)), nodeid)
 
     return KernelsTogether(config, log)
 

@@ -90,6 +90,7 @@ def test_labels_of_every_width(rows: CupyOnCpu) -> None:
     assert rows.index_labels(huge, 3, -1, False).tolist() == [INVALID, INVALID]  # -1 is not 2^64 - 1
 
 
+@pytest.mark.gpu_static
 def test_checks_do_not_wait_while_a_graph_is_captured(rows: CupyOnCpu, be: Backend) -> None:
     x, labels = draw("normal-1", 3, 4, "float32"), np.array([0, 1, 2])
     rows.device.is_capturing = True
@@ -116,6 +117,7 @@ def test_sums_are_exact_to_a_rounding_and_divide_by_device_scalars(rows: CupyOnC
     assert rows.total(np.empty(0)) == 0
 
 
+@pytest.mark.gpu_static
 @pytest.mark.parametrize("reduction", ["none", "mean"])
 def test_only_rows_of_extreme_weights_leave_the_device(be: Backend, reduction: str) -> None:
     x = draw("normal-4", 4, 5, "float32")

@@ -25,6 +25,8 @@ from softbench_backends.numba.short_rows import LONGEST  # noqa: E402
 from softbench_backends.numba.threads import SERIAL_SIZE  # noqa: E402
 
 DTYPES = [np.float32, np.float64]
+SAMPLE = [np.float32, pytest.param(np.float64, marks=pytest.mark.thorough)]
+"""Both, the second in the tier of what compiles long."""
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def test_threads_do_not_change_a_bit(
         assert_same_bits(result, together[name], name)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", SAMPLE)
 @pytest.mark.parametrize("k", [1, 2, 15, 16, 17, 33, 64, 65, 300])
 def test_a_row_alone_is_the_row_in_a_batch(backend: NumbaBackend, dtype: Any, k: int) -> None:
     x = logits(40, k, dtype)
@@ -266,7 +268,7 @@ def test_memory_that_runs_out_on_any_thread_is_a_memory_error(chunks: int) -> No
 # -- memory --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", SAMPLE)
 @pytest.mark.parametrize("k", [5, 16, 31, 50, 1000, 40_000, 140_001])
 def test_nothing_is_written_outside_the_result(backend: NumbaBackend, dtype: Any, k: int) -> None:
     n = 3
@@ -372,8 +374,8 @@ def test_large_targets_are_judged_as_by_the_base_class(
             backend.check_distribution(y)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("k", [10, 200])
+@pytest.mark.parametrize("dtype", SAMPLE)
+@pytest.mark.parametrize("k", [10, pytest.param(200, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("spread", [1, 1000])
 def test_an_infinite_target_at_the_argmax_is_an_infinite_loss(
     backend: NumbaBackend, dtype: Any, k: int, spread: int
@@ -389,7 +391,7 @@ def test_an_infinite_target_at_the_argmax_is_an_infinite_loss(
 # -- labels that are no classes ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", SAMPLE)
 @pytest.mark.parametrize("k", [65, 256, 1000, 20000])
 def test_results_written_behind_the_next_row_are_the_same(
     backend: NumbaBackend, dtype: Any, k: int, monkeypatch: Any
@@ -461,6 +463,7 @@ def test_ignored_rows_are_not_read_and_invalid_ones_are_nan(
 # -- probabilities too small for a normal number --------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("dtype", "low"), [(np.float32, -104.0), (np.float64, -745.5)])
 @pytest.mark.parametrize(("n", "k"), [(400, 10), (30, 400), (1, 70_000)])
 def test_subnormal_results_are_within_one_spacing(dtype: Any, low: float, n: int, k: int) -> None:
@@ -484,7 +487,8 @@ def test_subnormal_results_are_within_one_spacing(dtype: Any, low: float, n: int
 # -- the two shapes of kernel meet ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_short_and_long_rows_agree(backend: NumbaBackend, dtype: Any) -> None:
     k = LONGEST[np.dtype(dtype).itemsize]
     short = logits(21, k, dtype)

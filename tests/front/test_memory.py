@@ -64,6 +64,7 @@ def test_a_buffer_that_is_read_only_is_refused():
     assert writable.tolist() == [0.5, 0.5]
 
 
+@pytest.mark.thorough
 def test_a_frame_is_written_where_its_memory_can_be_had():
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"a": [9.0, 9.0]})
@@ -88,6 +89,7 @@ def test_out_on_the_memory_of_another_argument_is_refused(kind, name):
     assert (memory == 0.25).all()
 
 
+@pytest.mark.thorough
 def test_out_on_the_memory_of_a_frame_of_targets_is_refused():
     pd = pytest.importorskip("pandas")
     x = np.random.default_rng(0).normal(size=(2, 33))
@@ -167,6 +169,7 @@ def test_masks_in_a_list_are_not_dropped():
         sb.loss(np.zeros((1, 2)), [0], class_weight=[np.ma.masked, 1.0])
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("dtype", ["Float32", "Float64", "Int8", "UInt64", "double[pyarrow]"])
 def test_nullable_columns_are_the_numbers_they_hold(dtype):
     pd = pytest.importorskip("pandas")
@@ -180,6 +183,7 @@ def test_nullable_columns_are_the_numbers_they_hold(dtype):
     assert np.array_equal(sb.softmax(frame[0]), sb.softmax(numbers[:, 0]))
 
 
+@pytest.mark.thorough
 def test_nullable_columns_mix_where_nothing_is_lost():
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"a": pd.array([1, 2], "Int32"), "b": [0.5, 0.25], "c": pd.array([1.5, 2.5], "Float64")})
@@ -191,6 +195,7 @@ def test_nullable_columns_mix_where_nothing_is_lost():
         sb.softmax(frame.assign(a=pd.array(["x", "y"], "string")))
 
 
+@pytest.mark.thorough
 def test_missing_values_are_named_by_row_and_column():
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"a": pd.array([1, 2], "Int32"), "b": pd.array([0.5, None], "Float64")})

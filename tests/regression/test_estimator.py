@@ -15,6 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import softbench as sb
@@ -33,6 +34,20 @@ SOLVERS = ("lbfgs", "newton-cg", "newton-cholesky")
 @parametrize_with_checks([sb.SoftmaxRegression()])
 def test_conventions(estimator, check):
     check(estimator)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "check",
+    [
+        "check_classifier_data_not_an_array",
+        "check_dataframe_column_names_consistency",
+        "check_sample_weights_pandas_series",
+    ],
+)
+def test_conventions_of_tables(check):
+    pytest.importorskip("pandas")
+    getattr(estimator_checks, check)("SoftmaxRegression", sb.SoftmaxRegression())
 
 
 @pytest.mark.deep
@@ -195,6 +210,7 @@ def test_features_too_large_to_be_squared_are_named():
         sb.SoftmaxRegression().fit(X, y)
 
 
+@pytest.mark.thorough
 def test_a_badly_scaled_feature_is_named():
     X, y = datasets.load_wine(return_X_y=True, as_frame=True)
     model = sb.SoftmaxRegression(solver="lbfgs", precondition="none", max_iter=20)
@@ -284,6 +300,7 @@ def test_all_weights_zero():
         sb.SoftmaxRegression().fit(X, y, np.zeros(len(X)))
 
 
+@pytest.mark.thorough
 def test_tables_names_and_pickles():
     pd = pytest.importorskip("pandas")
     X, y = datasets.load_iris(return_X_y=True, as_frame=True)
@@ -299,6 +316,7 @@ def test_tables_names_and_pickles():
     assert isinstance(X, pd.DataFrame)
 
 
+@pytest.mark.thorough
 def test_polars():
     pl = pytest.importorskip("polars")
     X, y = datasets.load_iris(return_X_y=True, as_frame=True)

@@ -84,6 +84,7 @@ def a_run(rng, cases=10, factor=1.0):
     return records.run(made)
 
 
+@pytest.mark.thorough
 def test_two_runs_of_the_same_are_the_same():
     """Of 50 comparisons of 30 results each, at most two have an alarm: less than one in twenty."""
     rng = np.random.default_rng(1)
@@ -99,6 +100,7 @@ def test_a_planted_slowdown_is_found():
     assert sum(verdict == "slower" for row in found for verdict in row) > 0.9 * sum(map(len, found))
 
 
+@pytest.mark.thorough
 def test_without_the_correction_there_would_be_alarms(monkeypatch):
     """The test above can fail: the samples of two processes alone differ surely, and often by more than the least."""
     rng = np.random.default_rng(1)
