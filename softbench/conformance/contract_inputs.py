@@ -13,6 +13,7 @@ from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import OPS, VIEWS, View, batch
 from softbench.conformance.case import FLOATS, NONE, WIDE, Raises, Requirement, check, is_installed, must_raise
 from softbench.conformance.failures import Failure, NotApplicable, NotRefused, mismatch
+from softbench.conformance.layouts import LAYOUTS
 from softbench.errors import NotProvidedError
 
 __all__ = ["REQUIREMENTS"]
@@ -33,6 +34,21 @@ def _integers(backend: BackendUnderTest, dtype: str) -> None:
     for op in (op for op in ops if op in ("loss", "gradient")):
         said = f"{op} of {dtype} logits"
         mismatch(backend.call(op, x, labels, **NONE), backend.call(op, wide, labels, **NONE), said, than=" (float64)")
+
+
+def _integer_layouts(backend: BackendUnderTest, dtype: str) -> None:
+    """Integers of either sign in any layout are those of a contiguous array."""
+    narrow = np.iinfo(dtype)
+    x = np.array([[narrow.min // 2, 5, 100, 3], [7, 0, 3, 1], [1, narrow.max // 2, 2, 90]], dtype)
+    labels = np.array([0, 2, 1])
+    for name, lay in LAYOUTS.items():
+        there = lay(x)
+        here = np.array(there, dtype, order="C")
+        for op in backend.provided("softmax", "log_softmax", "logsumexp", "argmax", "loss", "gradient"):
+            arguments: tuple[Any, ...] = (labels,) if op in ("loss", "gradient") else ()
+            options = NONE if arguments else {}
+            due = backend.call(op, here, *arguments, **options)
+            mismatch(backend.call(op, there, *arguments, **options), due, f"{op} of {name} {dtype} logits")
 
 
 def _form(backend: BackendUnderTest, view: View, dtype: str) -> None:
@@ -107,6 +123,7 @@ _KINDS: Final[dict[str, tuple[Callable[[], Any], tuple[str, ...]]]] = {
     "str": (lambda: np.array([["1", "2"], ["3", "4"]]), ("str",)),
     "bytes": (lambda: np.array([[b"1", b"2"], [b"3", b"4"]]), ("bytes",)),
     "datetime": (lambda: np.zeros((2, 2), "datetime64[s]"), ("datetime",)),
+    "timedelta": (lambda: np.zeros((2, 2), "timedelta64[s]"), ("timedelta",)),
     "structured": (_structured, ("void",)),
     "masked": (lambda: np.ma.masked_array(np.zeros((2, 2)), mask=np.eye(2, dtype=bool)), ("mask",)),
     "masked-list": (lambda: [np.ma.masked_array([0.0, 1.0], mask=[True, False]), np.zeros(2)], ("mask",)),
@@ -123,6 +140,7 @@ DTYPES = Requirement(
     "bool logits TypeError; integers -> float64; float16/bfloat16 in, same dtype out; longdouble: TypeError on every "
     "built-in backend (never a silent downcast)",
     checks=check("dtypes", _integers, dtype=_INTEGERS)
+    + check("dtypes", _integer_layouts, needs=("host",), profile="standard", dtype=_INTEGERS)
     + check("dtypes", _form, name="result", view=VIEWS, dtype=FLOATS)
     + check("dtypes", _refused_kind, name="refused", kind=("bool",), op=OPS)
     + check("dtypes", _longdouble, needs=("host",), op=OPS),
@@ -175,8 +193,8 @@ def _pandas(backend: BackendUnderTest) -> None:
     pd = importlib.import_module("pandas")
 
     rows = batch(5, 4, "float64")
-    frame = pd.DataFrame(rows.x, index=list("edcba"), columns=list("wxyz"))
-    labels = pd.Series(rows.known, index=list("abcde"))
+    frame = pd.DataFrame(rows.x, index=list("edcba"), columns=list("zxyw"))
+    labels = pd.Series(rows.known, index=list("cadbe"))
     weight = pd.Series(rows.s, index=list("bcdea"))
     result = backend.be.softmax(frame)
     if type(result) is not np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,6 +48,19 @@ def _layout(backend: BackendUnderTest, layout: str, view: View, dtype: str) -> N
         f"{view.name} of {layout} {dtype} arrays",
         than=" (contiguous)",
     )
+
+
+def _windows(backend: BackendUnderTest, view: View, dtype: str) -> None:
+    """Rows that share memory with each other, as sliding windows of a series do."""
+    n, k = backend.rows_of(33, 9), 33
+    rows = batch(n, k, dtype)
+
+    def overlapping(a: Array) -> Array:
+        return np.lib.stride_tricks.sliding_window_view(a.reshape(-1)[: n + k - 1], k)
+
+    other = replace(rows, x=overlapping(rows.x), p=overlapping(rows.p))
+    said = f"{view.name} of {dtype} rows that are windows of one series"
+    mismatch(view.run(backend, other), view.run(backend, other.mapped(np.array)), said, than=" (contiguous)")
 
 
 _STEPS: Final = {"strided": 2, "negative-stride": -1}
@@ -130,6 +144,7 @@ LAYOUTS = Requirement(
         view=[v for v in VIEWS if v.name in ("softmax", "smoothed-gradient", "soft-loss")],
         dtype=("float32", "float16"),
     )
+    + check("layouts", _windows, needs=("host",), profile="standard", view=VIEWS, dtype=WIDE)
     + check("layouts", _memmap, needs=("host",), dtype=WIDE)
     + check("layouts", _unwritten, needs=("host",), name="inputs-unwritten", view=VIEWS, dtype=WIDE),
 )
@@ -171,11 +186,35 @@ def _square(backend: BackendUnderTest, view: View) -> None:
 
 
 def _keepdims(backend: BackendUnderTest) -> None:
-    x = batch(6, 4, "float64").x.reshape(2, 3, 4)
-    for axis in (0, 1, 2, -1):
-        kept = backend.call("logsumexp", x, axis=axis, keepdims=True)
-        due = np.expand_dims(backend.call("logsumexp", x, axis=axis), axis)
-        mismatch(kept, due, f"logsumexp of a (2,3,4) array, axis={axis}, keepdims=True,")
+    """The axis stays where it was, with length 1: any axis, counted from either end."""
+    for shape in ((5,), (3, 4), (2, 3, 4), (2, 3, 1, 4)):
+        x = batch(math.prod(shape[:-1]), shape[-1], "float64").x.reshape(shape)
+        for axis in range(-len(shape), len(shape)):
+            kept = backend.call("logsumexp", x, axis=axis, keepdims=True)
+            due = np.expand_dims(backend.call("logsumexp", x, axis=axis), axis)
+            mismatch(kept, due, f"logsumexp of a {shape} array, axis={axis}, keepdims=True,")
+
+
+class _Index:
+    """A number by its `__index__` alone, as other libraries have."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __index__(self) -> int:
+        return self.number
+
+
+_AXES: Final = {"int64": np.int64(-2), "int8": np.int8(-2), "uint8": np.uint8(0), "index": _Index(-2)}
+
+
+def _kind_of_axis(backend: BackendUnderTest, view: View, kind: str) -> None:
+    """An axis is any integer: those of NumPy, and what says which integer it is."""
+    rows = batch(3, 3, "float64")
+    logits, target, options = view.arguments(rows)
+    result = backend.call(view.op, logits.T, None if target is None else target.T, axis=_AXES[kind], **options)
+    said = f"{view.name} along axis={type(_AXES[kind]).__name__}(...)"
+    mismatch(result.T, view.run(backend, rows), said, than=" (along the last)")
 
 
 def _one_row(backend: BackendUnderTest, view: View) -> None:
@@ -208,6 +247,7 @@ AXES = Requirement(
     check("axes", _any_axis, name="any-axis", view=VIEWS, axis=(0, 1, 2))
     + check("axes", _square, name="square", view=VIEWS)
     + check("axes", _one_row, name="one-row", view=VIEWS)
+    + check("axes", _kind_of_axis, name="kind-of-axis", profile="standard", view=VIEWS, kind=_AXES)
     + check("axes", _keepdims),
 )
 

@@ -22,6 +22,7 @@ from softbench.conformance.case import (
 )
 from softbench.conformance.contract_targets import BY_LABEL, PROBS, THREE
 from softbench.conformance.failures import Failure, NotApplicable, mismatch
+from softbench.conformance.layouts import LAYOUTS
 from softbench.interface.dtypes import numpy_dtype
 
 __all__ = ["REQUIREMENTS"]
@@ -51,6 +52,25 @@ def _refused_weights(which: str, right: int) -> tuple[Example, ...]:
         for op, logits in BY_LABEL
         for name, (value, expect) in bad.items()
     )
+
+
+_FORMS: Final = ("float32", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+
+
+def _forms(backend: BackendUnderTest, dtype: str) -> None:
+    """Weights of any real dtype, in any layout and byte order, are those of float64."""
+    rows = batch(5, 3, "float64")
+    s, w = np.array([3, 0, 2, 1, 100]), np.array([1, 4, 2])
+    for op in backend.provided("loss", "gradient", "log_loss"):
+        for target in (rows.known, rows.q):
+            logits = rows.p if op == "log_loss" else rows.x
+            for name, lay in LAYOUTS.items():
+                there = {"sample_weight": lay(s.astype(dtype)), "class_weight": lay(w.astype(dtype))}
+                plain = {which: np.array(weights, np.float64) for which, weights in there.items()}
+                form = "index" if target.ndim == 1 else "soft"
+                said = f"{op} of {form} targets with {name} {dtype} weights"
+                due = backend.call(op, logits, target, **plain)
+                mismatch(backend.call(op, logits, target, **there), due, said, than=" (float64)")
 
 
 SAMPLE_WEIGHT = Requirement(
@@ -99,6 +119,7 @@ SAMPLE_WEIGHT = Requirement(
         Example("log_loss", PROBS, labels_of(0, 1, 2), options={"sample_weight": _S}, name="mean"),
     )
     + _refused_weights("sample_weight", 3),
+    check("sample-weight", _forms, needs=("host",), profile="standard", dtype=_FORMS),
 )
 
 _NOTHING: Final = {"sample_weight": np.array([0.0, 1.0])}

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from softbench.conformance.factors import ARRAYS, FACTORS, Array
 
-__all__ = ["PATH", "coverage", "levels_of", "main", "rows"]
+__all__ = ["PATH", "coverage", "levels_of", "main", "rows", "written"]
 
 PATH: Final = Path(__file__).with_name("covering_arrays.txt")
 
@@ -124,21 +124,19 @@ def _is(factor: str, levels: tuple[str, ...]) -> dict[str, Any]:
     return {"operator": "in", "left": factor, "values": list(levels)}
 
 
-def _write() -> None:
-    parts = [_HEAD]
-    for name, array in ARRAYS.items():
-        parts.append(f"\n[{name}]\n# {', '.join(array.factors)}\n")
-        numbers = [[levels_of(name, f).index(row[f]) for f in array.factors] for row in _make(name)]
-        parts += [" ".join(map(str, line)) + "\n" for line in sorted(numbers)]
-    PATH.write_text("".join(parts), encoding="utf-8")
+def written(name: str) -> str:
+    """The section of an array in the file, made anew."""
+    factors = ARRAYS[name].factors
+    numbers = sorted([levels_of(name, f).index(row[f]) for f in factors] for row in _make(name))
+    return "".join([f"\n[{name}]\n# {', '.join(factors)}\n", *(" ".join(map(str, line)) + "\n" for line in numbers)])
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Say what is covered, after making the arrays anew with ``--write``; exit status 1 if something is not."""
     parser = argparse.ArgumentParser(prog="python -m softbench.conformance.covering", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="make the arrays anew")
+    parser.add_argument("--write", action="store_true", help="make the arrays anew: under a minute")
     if parser.parse_args(arguments).write:
-        _write()
+        PATH.write_text(_HEAD + "".join(map(written, ARRAYS)), encoding="utf-8")
     complete = True
     for name, array in ARRAYS.items():
         found = coverage(name)

@@ -242,9 +242,9 @@ def _marked_index(backend: BackendUnderTest, op: str, dtype: str) -> None:
                 near(result[i : i + 1], due[i : i + 1], gap, dtype, text, "with it at class 0")
 
 
-def _many_rows(backend: BackendUnderTest, view: View, dtype: str) -> None:
+def _many_rows(backend: BackendUnderTest, view: View, dtype: str, exponent: int = 17) -> None:
     """More rows than a 16-bit grid or any chunk holds, not a multiple of any: a small batch again and again."""
-    n = {"compiled": (1 << 17) + 3, "interpreted": 1003, "simulated": 67}[backend.cost]
+    n = {"compiled": (1 << exponent) + 3, "interpreted": 1003, "simulated": 67}[backend.cost]
     few = batch(67, 3, dtype)
     result = view.run(backend, few.take(np.arange(n) % 67))
     due = view.run(backend, few)[np.arange(n) % 67]
@@ -293,10 +293,13 @@ REQUIREMENTS = (
     ),
     Requirement(
         "many-rows",
-        "N = 2^17 + 3",
+        "N = 2^17 + 3; in the deep profile 2^20 + 3",
         "the rows one by one, bit for bit",
         checks=check("many-rows", _many_rows, name="repeated", view=VIEWS, dtype=("float32",))
-        + check("many-rows", _many_rows, name="repeated", profile="standard", view=VIEWS, dtype=("float64",)),
+        + check("many-rows", _many_rows, name="repeated", profile="standard", view=VIEWS, dtype=("float64",))
+        + check(
+            "many-rows", _many_rows, name="repeated", profile="deep", view=VIEWS, dtype=("float32",), exponent=(20,)
+        ),
     ),
     Requirement(
         "large-results",

@@ -330,7 +330,7 @@ def _cast(array: Array, dtype: np.dtype[Any]) -> Array:
         return widen(array)
     if is_half(dtype):
         cast = np.empty(array.shape, dtype)
-        narrow(array, cast)
+        narrow(widen(array), cast)  # NumPy has no cast between the two kinds of halves
         return cast
     with np.errstate(over="ignore"):  # a float64 loss may be too large for float32: inf is the rounded result
         return array.astype(dtype)

@@ -50,6 +50,15 @@ def test_the_standard_profile_asks_every_pair_of_every_function(name):
         assert len(dtypes) == len(covering.levels_of(name, by_dtype)) or family.startswith("log_loss")
 
 
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.deep if name == "classes" else pytest.mark.thorough) for name in ARRAYS],
+)
+def test_the_library_makes_the_committed_array(name):
+    """What ``--write`` does, number by number: the largest of them takes half a minute."""
+    assert covering.written(name) in covering.PATH.read_text(encoding="utf-8")
+
+
 def test_a_row_that_is_missing_shows(monkeypatch):
     left = covering.rows("many")[1:]
     monkeypatch.setattr(covering, "rows", lambda name: left)

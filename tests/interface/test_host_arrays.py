@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 
+from softbench.interface.dtypes import numpy_dtype
 from softbench.interface.host_arrays import NumpyArrayOps
 from softbench.interface.labels import IGNORED, INVALID
 
@@ -175,6 +176,14 @@ def test_blocks_are_views_of_strided_logits_or_converted(dtype):
             assert np.array_equal(blocks, x.reshape(shape))
     same = x.astype(dtype)
     assert np.shares_memory(HOST.as_blocks(same, 1, dtype), same)
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("bfloat16", "float16"), ("float16", "bfloat16")])
+def test_one_kind_of_half_precision_becomes_the_other(given, wanted):
+    targets = np.array([[0.25, 0.75]], numpy_dtype(given))
+    rows = HOST.as_rows(targets, 1, wanted)
+    assert rows.dtype.name == wanted
+    assert rows.tolist() == [[0.25, 0.75]]
 
 
 def test_results_too_large_for_half_precision_are_infinite_in_silence():

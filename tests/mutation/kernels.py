@@ -2,12 +2,14 @@
 
 python tests/mutation/kernels.py --list             # the sample
 python tests/mutation/kernels.py                    # judge what has no verdict yet; an interrupted run goes on
-python tests/mutation/kernels.py --quick            # by the quick profile alone: what passes that has no verdict
-python tests/mutation/kernels.py --results          # score and survivors
+python tests/mutation/kernels.py --quick            # by the quick profile alone; the next run goes on from there
+python tests/mutation/kernels.py --results          # score and survivors, as in docs/mutation.md
 
-Each of loop bounds, offsets, comparisons, constants and operators is a place that can be changed; the sample is drawn
-from all of them with `SEED`. A mutant is a copy of the backends with its change, first on the path of a process that
-runs ``softbench check`` on it: the quick profile, and the standard one where that passes. No other test is asked.
+Each of loop bounds, offsets, comparisons, constants and operators is a place that can be changed. The sample are the
+mutants whose names have the smallest hashes with `SEED`: a change of the kernels replaces those mutants that it touches
+and leaves the others in the sample, with their verdicts. A mutant is a copy of the backends with its change, first on
+the path of a process that runs ``softbench check`` on it, as far as the first case that fails: the quick profile, and
+the standard one where that passes. No other test is asked.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import hashlib
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -77,21 +79,29 @@ class Mutant(NamedTuple):
 
     path: str
     function: str
+    line: str
+    """The line of source that it starts in."""
     change: str
     """What it was and what it has become."""
     turn: int
-    """How many changes of the function before it read the same."""
+    """How many changes of such a line in the function before it read the same."""
 
     @property
     def key(self) -> str:
-        """Its name among the verdicts, which lines added elsewhere do not change."""
-        return f"{self.path}, {self.function}: {self.change}" + (f" (no. {self.turn + 1})" if self.turn else "")
+        """Its name among the verdicts, which nothing but a change of its own line changes."""
+        number = f" (no. {self.turn + 1})" if self.turn else ""
+        return f"{self.path}, {self.function}: {self.change}{number} in: {self.line}"
+
+    @property
+    def lot(self) -> str:
+        """Its place in the draw."""
+        return hashlib.sha256(f"{SEED} {self.key}".encode()).hexdigest()
 
 
 # -- changing ------------------------------------------------------------------------------------------
 
 
-def _places(tree: ast.Module) -> Iterator[tuple[str, ast.AST, list[ast.AST]]]:
+def _places(tree: ast.Module) -> Iterator[tuple[str, ast.expr, list[ast.AST]]]:
     """Expressions in functions, with what each can become. Docstrings, defaults and annotations stay."""
     for function in ast.walk(tree):
         if isinstance(function, ast.FunctionDef):
@@ -129,17 +139,19 @@ def mutants(sample: Sample) -> list[tuple[Mutant, str]]:
         source = path.read_text(encoding="utf-8")
         name = path.relative_to(PACKAGE).as_posix()
         seen: set[int] = set()
-        turns: Counter[tuple[str, str]] = Counter()
+        lines = source.splitlines()
+        turns: Counter[tuple[str, str, str]] = Counter()
         for function, node, changed in _places(ast.parse(source)):
             if id(node) in seen or _is_docstring(node):
                 continue
             seen.add(id(node))
             was = " ".join((ast.get_source_segment(source, node) or "").split())
+            line = lines[node.lineno - 1].strip()
             for new in changed:
                 text = _replaced(source, node, ast.unparse(ast.fix_missing_locations(copy.deepcopy(new))))
                 change = f"{was} -> {ast.unparse(new)}"
-                found.append((Mutant(name, function, change, turns[function, change]), text))
-                turns[function, change] += 1
+                found.append((Mutant(name, function, line, change, turns[function, line, change]), text))
+                turns[function, line, change] += 1
     return found
 
 
@@ -157,8 +169,7 @@ def _replaced(source: str, node: Any, text: str) -> str:
 
 def drawn(name: str) -> list[tuple[Mutant, str]]:
     """The mutants that are judged."""
-    found = mutants(SAMPLES[name])
-    return random.Random(f"{SEED} {name}").sample(found, min(SAMPLES[name].size, len(found)))
+    return sorted(mutants(SAMPLES[name]), key=lambda found: found[0].lot)[: SAMPLES[name].size]
 
 
 # -- judging -------------------------------------------------------------------------------------------
@@ -209,22 +220,38 @@ def judge(sample: Sample, mutant: Mutant, source: str, profiles: tuple[str, ...]
     return f"killed: {(done.stderr.strip().splitlines() or ['no verdict'])[-1][:200]}"
 
 
-def _verdicts() -> dict[str, str]:
-    found: dict[str, str] = json.loads(VERDICTS.read_text(encoding="utf-8")) if VERDICTS.exists() else {}
+def _verdicts() -> dict[str, dict[str, str]]:
+    """By mutant: its ``verdict``, and ``why`` it survives, which is written by hand."""
+    found: dict[str, dict[str, str]] = json.loads(VERDICTS.read_text(encoding="utf-8")) if VERDICTS.exists() else {}
     return found
 
 
-def results() -> None:
-    """Score by sample, and what survives."""
+def _profiles_left(sample: Sample, verdict: str) -> tuple[str, ...]:
+    """The profiles that a mutant has not been put through."""
+    if not verdict:
+        return sample.profiles
+    survived = verdict.removeprefix(SURVIVES).strip() if verdict.startswith(SURVIVES) else sample.profiles[-1]
+    return sample.profiles[sample.profiles.index(survived) + 1 :]
+
+
+def results() -> Iterator[str]:
+    """Score by sample, and what survives, as Markdown."""
     verdicts = _verdicts()
+    yield "| sample | mutants | drawn | judged | killed | survive |"
+    yield "|---|---|---|---|---|---|"
+    survivors = []
     for name, sample in SAMPLES.items():
         chosen = [mutant for mutant, _ in drawn(name)]
-        judged = [mutant for mutant in chosen if mutant.key in verdicts]
-        survivors = [mutant for mutant in judged if verdicts[mutant.key].startswith(SURVIVES)]
-        killed = len(judged) - len(survivors)
-        print(f"{name}: {len(mutants(sample))} mutants, {len(chosen)} drawn, {len(judged)} judged, {killed} killed")
-        for mutant in survivors:
-            print(f"  {mutant.key}: {verdicts[mutant.key]}")
+        judged = [
+            mutant for mutant in chosen if not _profiles_left(sample, verdicts.get(mutant.key, {}).get("verdict", ""))
+        ]
+        passed = [mutant for mutant in judged if verdicts[mutant.key]["verdict"].startswith(SURVIVES)]
+        counts = (len(mutants(sample)), len(chosen), len(judged), len(judged) - len(passed), len(passed))
+        yield f"| {name} | {' | '.join(map(str, counts))} |"
+        survivors += passed
+    yield ""
+    for mutant in survivors:
+        yield f"* `{mutant.key}`: {verdicts[mutant.key].get('why', 'not explained')}"
 
 
 def main() -> None:
@@ -235,21 +262,31 @@ def main() -> None:
     parser.add_argument("--results", action="store_true")
     parser.add_argument("--quick", action="store_true", help="the first profile alone")
     parser.add_argument("--survivors", action="store_true", help="judge these once more")
+    parser.add_argument("--at-most", type=int, metavar="N", help="stop after N mutants")
     parsed = parser.parse_args()
     if parsed.results:
-        results()
+        print("\n".join(results()))
         return
+    judged = 0
     for name in parsed.samples or SAMPLES:
         sample = SAMPLES[name]
         for mutant, source in drawn(name):
-            verdict = _verdicts().get(mutant.key)
+            verdict = _verdicts().get(mutant.key, {}).get("verdict", "")
             if parsed.list:
                 print(f"{mutant.key}: {verdict or 'not judged'}")
-            elif verdict is None or (parsed.survivors and verdict.startswith(SURVIVES)):
+                continue
+            again = parsed.survivors and verdict.startswith(SURVIVES)
+            profiles = _profiles_left(sample, "" if again else verdict)
+            if parsed.quick:
+                profiles = profiles[: len(profiles) - len(sample.profiles) + 1]
+            if profiles and judged != parsed.at_most:
+                judged += 1
                 start = time.monotonic()
-                verdict = judge(sample, mutant, source, sample.profiles[: 1 if parsed.quick else None])
+                verdict = judge(sample, mutant, source, profiles)
                 print(f"{time.monotonic() - start:6.1f} s  {mutant.key}: {verdict}", flush=True)
-                VERDICTS.write_text(json.dumps({**_verdicts(), mutant.key: verdict}, indent=1) + "\n", encoding="utf-8")
+                verdicts = _verdicts()
+                verdicts[mutant.key] = {**verdicts.get(mutant.key, {}), "verdict": verdict}
+                VERDICTS.write_text(json.dumps(verdicts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
