@@ -209,8 +209,14 @@ def scores_of(X: Any, coef: Any, intercept: Any) -> NDArray[Any]:
 def lazy_scores(X: Any, coef: Any, intercept: Any) -> Any:
     """Logits of rows in blocks, lazy."""
     dtype = np.result_type(X.dtype, coef.dtype)
+    rows: Any = get_backend("dask", local="numpy").rows
     return X.map_blocks(
-        scores_of, coef, intercept, chunks=(X.chunks[0], (len(intercept),)), dtype=dtype, meta=np.empty((0, 0), dtype)
+        rows.in_task(scores_of),
+        coef,
+        intercept,
+        chunks=(X.chunks[0], (len(intercept),)),
+        dtype=dtype,
+        meta=np.empty((0, 0), dtype),
     )
 
 
@@ -288,8 +294,9 @@ class BlockedObjective(Objective):
         rows.check_memory(self.X, "X", held=self.k / self.p, extra=4 * 8 * size**2)
         probs = rows.linear_softmax(self._problem.x, w, b, rows.empty((self.n, self.k), self._problem.compute)).array
         da = importlib.import_module("dask.array")
+        of_block = rows.in_task(functools.partial(_of_block, function, self.total_weight, options))
         found = da.blockwise(
-            functools.partial(_of_block, function, self.total_weight, options), "i", self.X, "ij", probs, "ik",
+            of_block, "i", self.X, "ij", probs, "ik",
             *_beside_rows(self.sample_weight), adjust_chunks={"i": 1}, concatenate=True, dtype=object,
             meta=np.empty(0, object),
         )  # fmt: skip

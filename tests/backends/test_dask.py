@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -424,22 +425,110 @@ def test_linear_functions_are_those_in_memory(soft, reduction):
 # -- threads ---------------------------------------------------------------------------------------------------
 
 
-def test_tasks_beside_others_use_one_thread(monkeypatch):
-    numba = pytest.importorskip("numba")
-    from softbench_backends.numba import NumbaBackend
+def _numba_and_blas(*arguments, **options):
+    """A kernel's stand-in that says which threads it has: those of Numba in this thread, those of BLAS."""
+    import numba
+    from threadpoolctl import threadpool_info
 
-    seen = []
-    real = NumbaBackend.softmax
-    monkeypatch.setattr(
-        NumbaBackend, "softmax", lambda self, x, out: (seen.append(numba.get_num_threads()), real(self, x, out))[1]
-    )
-    x = da.ones((4000, 100), chunks=(1000, 100))
-    with dask.config.set(scheduler="threads", num_workers=2):
-        sb.get_backend("dask", local="numba").softmax(x).compute()
-        assert set(seen) == {1}
+    blas = {library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"}
+    return numba.get_num_threads(), *sorted(blas)
+
+
+@pytest.fixture
+def two_threads_of_blas():
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(2, user_api="blas"):
+        yield
+
+
+@pytest.mark.parametrize("local", ["numba", "numpy"])
+def test_a_task_has_one_thread_beside_others_and_as_many_as_it_is_told(local, monkeypatch, two_threads_of_blas):
+    numba = pytest.importorskip("numba")
+    be = sb.get_backend("dask", local=local)
+    kernels, seen = type(sb.get_backend(local).rows), []
+    for name in ("softmax", "linear_loss"):
+        real = getattr(kernels, name)
+        monkeypatch.setattr(kernels, name, lambda *a, real=real: (seen.append(_numba_and_blas()), real(*a))[1])
+    x = da.ones((4000, 100), chunks=(500, 100))
+    before = _numba_and_blas()
+    cores = len(os.sched_getaffinity(0))
+    most = numba.get_num_threads() if local == "numpy" else min(2, numba.config.NUMBA_NUM_THREADS)
+    one = most if local == "numpy" else 1  # NumPy's kernels do not use Numba
+    for due, name, options in (((one, 1), "threads", {}), ((most, min(2, cores)), "threads", {"threads": 2}),
+                               ((numba.get_num_threads(), 2), "synchronous", {})):  # fmt: skip
+        be = sb.get_backend("dask", local=local, **options)
+        with dask.config.set(scheduler=name, num_workers=2):
+            be.softmax(x).compute()
+            be.linear_loss(x, np.ones((4, 100)), None, da.zeros(4000, dtype=int, chunks=500)).compute()
+        assert set(seen) == {due}
+        assert len(seen) == 16
+        assert _numba_and_blas() == before
         seen.clear()
-        sb.get_backend("dask", local="numba", threads=2).softmax(x).compute()
-    assert set(seen) == {min(2, numba.config.NUMBA_NUM_THREADS)}
+
+
+def test_threads_of_blas_are_the_fewest_asked_for_while_tasks_run_and_come_back_after_errors(two_threads_of_blas):
+    from softbench_backends.dask.threads import blas_limited, blas_threads
+
+    def now():
+        (count,) = set(blas_threads().values())
+        return count
+
+    two = min(2, len(os.sched_getaffinity(0)))
+    first, second, third = blas_limited(2), blas_limited(1), blas_limited(2)
+    for context, due in ((first, two), (second, 1), (third, 1)):
+        context.__enter__()
+        assert now() == due
+    for context, due in ((first, 1), (second, two), (third, 2)):
+        context.__exit__(None, None, None)
+        assert now() == due
+    with pytest.raises(ZeroDivisionError), blas_limited(1):
+        raise ZeroDivisionError
+    assert now() == 2
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/schedstat"), reason="the system tells no time of single threads")
+def test_a_product_in_a_task_is_computed_by_as_many_threads(two_threads_of_blas):
+    """By what threads of the process spent: those that are BLAS's own sleep beside tasks of one thread."""
+    import threading
+
+    def nanoseconds():
+        found = {}
+        for thread in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{thread}/schedstat", encoding="ascii") as file:
+                found[thread] = int(file.read().split()[0])
+        return found
+
+    x, coef = da.ones((3000, 600), chunks=(1500, 600)), np.ones((300, 600))
+
+    def helped(threads):
+        be = sb.get_backend("dask", local="numpy", threads=threads)
+        before = nanoseconds()
+        for _ in range(4):
+            be.linear_argmax(x, coef, None).compute(scheduler="synchronous")
+        here = str(threading.get_native_id())
+        spent = {thread: now - before.get(thread, 0) for thread, now in nanoseconds().items()}
+        return sum(ns for thread, ns in spent.items() if thread != here) / spent[here]
+
+    np.ones((600, 600)) @ np.ones((600, 600))  # has threads started
+    time.sleep(0.3)  # that wait for work, and then sleep
+    assert helped(1) < 0.05
+    if len(os.sched_getaffinity(0)) > 1:
+        assert helped(2) > 0.05
+
+
+def test_what_is_told_of_threads(monkeypatch, two_threads_of_blas):
+    cores = len(os.sched_getaffinity(0))
+    with dask.config.set(scheduler="threads", num_workers=2):
+        about = sb.get_backend("dask", local="numba").info()
+        assert about["threads_per_task"] == 1
+        assert about["threads"]["here"]["tasks"] == 2
+        assert about["threads"]["here"]["local"] == 1
+        assert set(about["threads"]["here"]["blas"].values()) == {1}
+        assert about["oversubscribed"] == (["here"] if cores < 2 else [])
+        with dask.config.set(num_workers=cores + 1):
+            assert sb.get_backend("dask", local="numba").info()["oversubscribed"] == ["here"]
+    assert sb.get_backend("dask", local="numba").info()["threads_per_task"] == "all"
 
 
 def test_the_workqueue_layer_is_no_danger_to_concurrent_tasks():
@@ -468,6 +557,32 @@ def test_workers_give_what_one_process_gives(client):
         due = _computed(_call(be, op, chunks))
         with dask.config.set(scheduler=client.get):
             assert all(map(np.array_equal, _computed(_call(be, op, chunks)), due)), op
+
+
+def test_tasks_of_worker_processes_have_the_threads_of_their_worker(distributed_client):
+    """Workers of `LocalCluster` start with one thread of BLAS; here with two, as those without a nanny may."""
+    from threadpoolctl import threadpool_limits
+
+    def block(x):
+        return np.full(x.shape, sum(count * 100**i for i, count in enumerate(_numba_and_blas())))
+
+    client = distributed_client
+    cores, x = len(os.sched_getaffinity(0)), da.ones((8, 1), chunks=1)
+    client.run(lambda: threadpool_limits(2, user_api="blas") and None)
+    before = client.run(_numba_and_blas)
+    for threads, due in ((None, 1), (2, min(2, cores))):
+        be = sb.get_backend("dask", local="numba", threads=threads)
+        found = x.map_blocks(be.rows.in_task(block), dtype=np.int64, meta=np.empty((0, 0), np.int64)).compute()
+        assert np.unique(found).tolist() == [due + 100 * due]
+        assert client.run(_numba_and_blas) == before
+        about = be.info()
+        assert about["threads_per_task"] == due
+        assert len(about["threads"]) == 2
+        for worker in about["threads"].values():
+            assert (worker["tasks"], worker["cores"], worker["local"]) == (1, cores, due)
+            assert set(worker["blas"].values()) == {due}
+        assert bool(about["oversubscribed"]) == (2 * due > cores)
+    client.run(lambda: threadpool_limits(1, user_api="blas") and None)
 
 
 def test_a_killed_worker_loses_nothing(distributed_client):

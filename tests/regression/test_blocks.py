@@ -169,6 +169,30 @@ def test_each_evaluation_reads_each_block_once_and_no_task_returns_more_than_a_b
     assert max(sizes) <= X[:100].nbytes
 
 
+def test_products_of_blocks_have_one_thread_of_blas_beside_others(monkeypatch):
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    from softbench.regression import blocks
+
+    seen = []
+
+    def watched(real):
+        def function(*arguments, **options):
+            seen.append({library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"})
+            return real(*arguments, **options)
+
+        return function
+
+    for name in ("scores_of", "_of_block"):
+        monkeypatch.setattr(blocks, name, watched(getattr(blocks, name)))
+    with threadpool_limits(2, user_api="blas"), dask.config.set(scheduler="threads", num_workers=2):
+        model = sb.SoftmaxRegression(backend="numpy", solver="newton-cholesky", max_iter=1, tol=10.0).fit(lazy(), Y)
+        of_hessians = len(seen)
+        model.decision_function(lazy()).compute()
+    assert 4 <= of_hessians == len(seen) - 4
+    assert all(found == {1} for found in seen)
+
+
 # -- worker processes ------------------------------------------------------------------------------------------
 
 

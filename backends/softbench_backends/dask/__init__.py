@@ -47,7 +47,7 @@ class DaskBackend(LinearBlocks):
 
     name = "dask"
     kind = "distributed"
-    requires = ("dask",)
+    requires = ("dask", "threadpoolctl")
     install = 'pip install "softbench[dask]"'
     native_loss: ClassVar = False
     compiles_per_shape = True  # a graph is made for every call
@@ -69,12 +69,18 @@ class DaskBackend(LinearBlocks):
             raise ValueError(f"local is {local!r}, which has no kernels of rows: expected numba, numpy, python or cupy")
 
     def info(self) -> dict[str, object]:
-        """The local backend, and who computes."""
-        version = importlib.import_module("dask").__version__
+        """The local backend, who computes, and the threads that a task has there, as workers report them.
+
+        ``threads`` has an entry for each worker: the tasks it has at a time, the cores that its process may use, and
+        threads of a task, those of the local backend and of libraries for linear algebra. ``oversubscribed`` are the
+        hosts on which tasks together have more threads than there are cores.
+        """
         found = memory.workers()
-        threads = self.local.threads or (None if found.scheduler == "synchronous" else 1)
-        about = {"device": "cpu", "dask": version, "local": self.local.name, **found._asdict()}
-        return {**about, "threads_per_task": "all" if threads is None else threads}
+        each = self.local.threads or (None if found.scheduler == "synchronous" else 1)
+        about: dict[str, object] = {"device": "cpu", "dask": importlib.import_module("dask").__version__}
+        about |= {"local": self.local.name, **found._asdict(), "threads_per_task": "all" if each is None else each}
+        reports = tasks.reports(self.local._replace(threads=each), found)
+        return {**about, "threads": reports, "oversubscribed": tasks.oversubscribed(reports)}
 
     def _per_row(self, function: Callable[..., Any], a: Any, dtype: Any, kernel: str, dtype_name: str) -> View:
         named = functools.partial(function, local=self.local, kernel=kernel, dtype=dtype_name)

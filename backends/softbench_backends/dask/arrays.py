@@ -231,6 +231,10 @@ class DaskArrays(LibraryArrays):
             combine=checks.add_parts, output_size=3, concatenate=True, meta=np.empty(0),
         )  # fmt: skip
 
+    def in_task(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A function of blocks that is computed with a task's threads: for those that have none of the kernels."""
+        return functools.partial(tasks.limited, function, self.local)
+
     # -- blockwise and reduction -----------------------------------------------------------------------
 
     def _on_blocks(

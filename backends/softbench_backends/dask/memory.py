@@ -8,6 +8,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from softbench_backends.dask.threads import cores
+
 __all__ = ["Need", "Workers", "check", "needed", "suggested", "workers"]
 
 _KEPT: Final = 0.8
@@ -50,9 +52,12 @@ def workers() -> Workers:
     import dask.config
 
     scheduler = dask.config.get("scheduler", None)
-    alone = scheduler in ("synchronous", "sync", "single-threaded")
-    threads = 1 if alone else int(dask.config.get("num_workers", None) or _usable_cores())
-    return Workers("synchronous" if alone else "threads", 1, threads, _installed())
+    if scheduler in ("synchronous", "sync", "single-threaded"):
+        return Workers("synchronous", 1, 1, _installed())
+    pool = int(dask.config.get("num_workers", None) or cores())
+    if scheduler in ("processes", "multiprocessing"):
+        return Workers("processes", pool, 1, _installed() // pool)
+    return Workers("threads", 1, pool, _installed())
 
 
 class Need(NamedTuple):
@@ -117,10 +122,6 @@ def suggested(block: tuple[int, ...], itemsize: int, found: Workers, need: Need)
 
 def _size(size: float) -> str:
     return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _installed() -> int:

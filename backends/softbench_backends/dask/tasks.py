@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-import sys
-import threading
-from collections.abc import Callable
+import importlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target
 from softbench.interface.local_rows import local_rows
+from softbench_backends.dask import threads
+from softbench_backends.dask.memory import Workers
 from softbench_backends.dask.statistics import whole
 
-__all__ = ["Local", "threads_here"]
+__all__ = ["Local", "limited", "report"]
 
 
 class Local(NamedTuple):
@@ -22,29 +24,74 @@ class Local(NamedTuple):
 
     name: str
     threads: int | None
-    """Of each task; None: `threads_here`."""
+    """Of each task; None: `threads.threads_here`."""
 
     def rows(self) -> RowBackend:
         """Its kernels in this process."""
         return local_rows(self.name)
 
+    @contextlib.contextmanager
+    def limits(self) -> Iterator[None]:
+        """While the context lasts, the local backend and libraries for linear algebra have a task's threads."""
+        count = threads.threads_here() if self.threads is None else self.threads
+        if count is None:
+            yield
+            return
+        with self.rows().limit_threads(count), threads.blas_limited(count):
+            yield
+
     def run(self, kernel: Callable[[RowBackend], Any]) -> Any:
         """``kernel(rows)`` with this task's threads."""
         rows = self.rows()
-        threads = threads_here() if self.threads is None else self.threads
-        with np.errstate(all="ignore"), contextlib.nullcontext() if threads is None else rows.limit_threads(threads):
+        with np.errstate(all="ignore"), self.limits():
             return kernel(rows)
 
 
-def threads_here() -> int | None:
-    """Threads for a task in this thread: 1 beside other tasks of a worker or a pool, None (all) where it is alone."""
-    distributed = sys.modules.get("distributed")
-    if distributed is not None:
-        try:
-            return 1 if distributed.get_worker().state.nthreads >= 1 else None
-        except ValueError:  # not in a worker
-            pass
-    return None if threading.current_thread() is threading.main_thread() else 1
+def limited(function: Callable[..., Any], local: Local, *arguments: Any, **options: Any) -> Any:
+    """``function`` of blocks with a task's threads, where it is none of the local backend's kernels."""
+    with local.limits():
+        return function(*arguments, **options)
+
+
+def report(local: Local, dask_worker: Any = None) -> dict[str, Any]:
+    """The threads that a task has in this process, as they are found while it is set up as one.
+
+    Parameters
+    ----------
+    local
+        The local backend, with threads for each task; None: all.
+    dask_worker
+        The worker that this runs in; `distributed.Client.run` gives it. None: none.
+    """
+    rows = local.rows()
+    with local.limits():
+        found = {"cores": threads.cores(), "blas": threads.blas_threads(), "local": rows.info().get("threads", 1)}
+    return found if dask_worker is None else {"tasks": int(dask_worker.state.nthreads), **found}
+
+
+def reports(local: Local, found: Workers) -> dict[str, Any]:
+    """`report` of each worker, by its address; a sentence where one has none."""
+    if found.scheduler != "distributed":
+        tasks = found.workers * found.threads_per_worker
+        return {"here": {"tasks": tasks, **report(local)}}
+    client = importlib.import_module("distributed").default_client()
+    answers: dict[str, Any] = client.run(report, local, on_error="return")
+    return {
+        address: f"{type(answer).__name__}: {answer}" if isinstance(answer, BaseException) else answer
+        for address, answer in answers.items()
+    }
+
+
+def oversubscribed(reports: dict[str, Any]) -> list[str]:
+    """Hosts on which tasks together have more threads than there are cores."""
+    wanted: dict[str, int] = defaultdict(int)
+    cores: dict[str, int] = {}
+    for address, about in reports.items():
+        if isinstance(about, dict):
+            host = address.rpartition(":")[0] or address
+            wanted[host] += about["tasks"] * max(about["local"], *about["blas"].values(), 1)
+            cores[host] = max(about["cores"], cores.get(host, 0))
+    return [host for host in wanted if wanted[host] > cores[host]]
 
 
 def on_blocks(function: Callable[..., Any], *blocks: Any, **options: Any) -> Any:
