@@ -83,16 +83,20 @@ def cases(profile: Profile = "standard") -> list[Case]:
 
 
 @functools.cache
-def sample(profile: Profile = "quick") -> frozenset[str]:
-    """Ids of a few cases of each row, for a look at a backend that compiles every shape anew; all cases if deep."""
+def sample(profile: Profile = "quick", most: int | None = None) -> frozenset[str]:
+    """Ids of a few cases of each row, for a look at a backend that compiles every shape anew; all cases if deep.
+
+    ``most`` is the number of cases of a row, at most, instead of what the profile asks.
+    """
+    most = most or _SAMPLED.get(profile)
     by_row: dict[str, list[str]] = {}
     for case in cases(profile):
         by_row.setdefault(case.id.partition("/")[0], []).append(case.id)
     chosen: list[str] = []
     for ids in by_row.values():
-        if profile in _SAMPLED:
+        if most:
             ids = [name for name in ids if not name.endswith(("float16", "float64"))] or ids  # bfloat16 too
-            ids = ids[:: -(-len(ids) // _SAMPLED[profile])]
+            ids = ids[:: -(-len(ids) // most)]
         chosen += ids
     return frozenset(chosen)
 

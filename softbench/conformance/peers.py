@@ -5,6 +5,7 @@
     python -m softbench.conformance.peers [NAME ...]           # judge, write docs/peers.json and docs/peers.md
     python -m softbench.conformance.peers --quick [NAME ...]   # the same by the quick profile, which takes less memory
     python -m softbench.conformance.peers --check [NAME ...]   # judge by the quick profile; 1 if the page is stale
+    python -m softbench.conformance.peers --sample [NAME ...]  # by one or two cases of each row; 1 if one is not here
 
 Without names every peer is judged that is installed. The page is made of the verdicts in the JSON file alone.
 """
@@ -55,18 +56,20 @@ class Peer(NamedTuple):
     """Keys of `softbench.Backend.info` that are versions."""
     sampled: bool = False
     """Whether ``--check`` asks one or two cases of each row: of what is asked in full under another name, or slow."""
+    sample: int = 2
+    """Cases of a row, at most, that ``--sample`` asks: one where every shape is compiled anew."""
 
 
 PEERS: Final[dict[str, Peer]] = {
     "scipy": Peer("scipy", {}, ("scipy",)),
     "sklearn": Peer("sklearn", {}, ("sklearn",)),
     "torch": Peer("torch", {}, ("torch",)),
-    "jax": Peer("jax", {}, ("jax",)),
+    "jax": Peer("jax", {}, ("jax",), sample=1),
     "onnxruntime": Peer("onnxruntime", {}, ("onnxruntime",)),
     "array_api (NumPy)": Peer("array_api", {}, ("numpy",)),
     "array_api (array_api_strict)": Peer("array_api", {"namespace": "array_api_strict"}, ("array_api_strict",), True),
     "array_api (torch)": Peer("array_api", {"namespace": "torch"}, ("torch",), True),
-    "array_api (JAX)": Peer("array_api", {"namespace": "jax.numpy"}, ("jax.numpy",), True),
+    "array_api (JAX)": Peer("array_api", {"namespace": "jax.numpy"}, ("jax.numpy",), True, sample=1),
 }
 """What is judged. `torch_cuda` is judged on machines with a GPU: ``softbench check torch_cuda``."""
 
@@ -99,13 +102,14 @@ On Linux, `pip` gets a PyTorch with CUDA libraries of several gigabytes; without
 """
 
 
-def judge(peer: Peer, profile: Profile = "standard") -> dict[str, Any]:
-    """The verdict on a peer, as plain data. BackendUnavailableError where it cannot run."""
+def judge(peer: Peer, profile: Profile = "standard", most: int | None = None) -> dict[str, Any]:
+    """The verdict on a peer, by at most so many cases of a row, as plain data. BackendUnavailableError."""
     backend = get_backend(peer.backend, **peer.options)
-    select = contract.sample() if peer.sampled and profile == "quick" else None
+    sampled = most is not None or (peer.sampled and profile == "quick")
+    select = contract.sample("quick", most) if sampled else None
     # Apart: one library's threads must not be there when the kit forks another's process.
     report = judge_apart(Source(peer.backend, options=tuple(peer.options.items())), profile, select=select)
-    return _record(report, peer, dict(backend.rows.deviations), select is not None or _compiles(backend))
+    return _record(report, peer, dict(backend.rows.deviations), sampled or _compiles(backend))
 
 
 def _compiles(backend: Backend) -> bool:
@@ -132,10 +136,10 @@ def _record(report: Report, peer: Peer, declared: dict[str, str], sampled: bool)
     }
 
 
-def stale(name: str, recorded: dict[str, Any]) -> tuple[list[str], str]:
+def stale(name: str, recorded: dict[str, Any], sample: bool = False) -> tuple[list[str], str]:
     """What the quick profile finds otherwise than the page says of a peer, and a sentence on what it found."""
     peer = PEERS[name]
-    found = judge(peer, "quick")
+    found = judge(peer, "quick", peer.sample if sample else None)
     versions = ", ".join(f"{library} {version}" for library, version in found["versions"].items())
     said = f"{name} ({versions}): {found['passed']} cases pass, {found['deviations']} deviate as declared"
     problems = [f"{name}: {failure}" for failure in found["failed"]]
@@ -145,7 +149,7 @@ def stale(name: str, recorded: dict[str, Any]) -> tuple[list[str], str]:
         known = recorded["rows"].get(key)
         if known is None or known["why"] != row["why"]:
             problems.append(f"{name}: {key} ({row['why']}) is not what {PAGE.name} says")
-        elif not row["cases"] and known["cases"] and _judged_whole(peer, key):
+        elif not row["cases"] and known["cases"] and not sample and _judged_whole(peer, key):
             problems.append(f"{name}: declared deviation {key!r} ({row['why']}) no longer occurs")
     problems += [f"{name}: {key} is no longer declared" for key in recorded["rows"].keys() - found["rows"].keys()]
     return problems, said
@@ -198,11 +202,14 @@ def _link(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the page, or with ``--check`` say whether it is stale (exit status 1)."""
+    """Write the page, or with ``--check`` or ``--sample`` say whether it is stale (exit status 1)."""
     parser = argparse.ArgumentParser(prog="python -m softbench.conformance.peers", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which of {', '.join(map(repr, PEERS))}")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--check", action="store_true", help="write nothing; exit status 1 if something differs")
+    how.add_argument(
+        "--sample", action="store_true", help="as --check, by one or two cases of each row; every peer must be here"
+    )
     how.add_argument("--quick", action="store_true", help="judge by the quick profile")
     parsed = parser.parse_args(arguments)
     unknown = [name for name in parsed.names if name not in PEERS]
@@ -211,7 +218,9 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ.setdefault("JAX_ENABLE_X64", "1")  # for code on jax.numpy as it is; read when JAX is imported
     verdicts: dict[str, Any] = json.loads(VERDICTS.read_text(encoding="utf-8"))
     names = parsed.names or list(PEERS)
-    return _check(names, verdicts) if parsed.check else _write(names, verdicts, "quick" if parsed.quick else "standard")
+    if parsed.check or parsed.sample:
+        return _check(names, verdicts, parsed.sample)
+    return _write(names, verdicts, "quick" if parsed.quick else "standard")
 
 
 def _write(names: Iterable[str], verdicts: dict[str, Any], profile: Profile) -> int:
@@ -234,13 +243,14 @@ def _write(names: Iterable[str], verdicts: dict[str, Any], profile: Profile) -> 
     return int(any(entry["failed"] for entry in judged.values()))
 
 
-def _check(names: Iterable[str], verdicts: dict[str, Any]) -> int:
+def _check(names: Iterable[str], verdicts: dict[str, Any], sample: bool) -> int:
     problems: list[str] = []
     for name in names:
         try:
-            found, said = stale(name, verdicts["peers"].get(name, {"versions": {}, "rows": {}}))
+            found, said = stale(name, verdicts["peers"].get(name, {"versions": {}, "rows": {}}), sample)
         except BackendUnavailableError as error:
             print(f"{name} is not judged: {error}")
+            problems += [f"{name} is not judged"] if sample else []
             continue
         print(said, flush=True)
         problems += found

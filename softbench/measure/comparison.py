@@ -268,6 +268,7 @@ class Comparison:
         if error.kind == "StaleResultError" and "accuracy" in result:
             accuracy = result["accuracy"]
             accuracy["ok"], accuracy["detail"] = False, str(error)
+            accuracy.pop("deviation", None)
         result["failed"] = str(error)
 
     def _control(self, name: str, workload: Workload) -> Candidate | None:

@@ -12,17 +12,24 @@ from softbench.measure.inputs import Inputs, make_call
 from softbench.measure.workloads import Workload
 from softbench.results.record import Accuracy
 
-__all__ = ["Judge"]
+__all__ = ["ACCURACY_ROWS", "SOFT_ROW", "Judge"]
 
 _ELEMENTS: Final = {"float64": 1 << 17}  # float64 truth takes extended precision: fewer rows in the same time
 _DEFAULT_ELEMENTS: Final = 1 << 19
+ACCURACY_ROWS: Final = {
+    "softmax": "accuracy-softmax", "log_softmax": "accuracy-log-softmax", "logsumexp": "accuracy-logsumexp",
+    "loss": "accuracy-loss", "gradient": "accuracy-gradient", "log_loss": "accuracy-log-loss",
+}  # fmt: skip
+"""The row of the contract that bounds the errors of a result (of soft targets: `SOFT_ROW`)."""
+SOFT_ROW: Final = "accuracy-soft"
 
 
 class Judge:
     """Judges backends on one workload: whole rows, the first, the last and random ones between.
 
     Losses are asked for row by row (``reduction="none"``): a mean over thousands of rows would hide a wrong one. A
-    backend that declares looser gates is judged by those.
+    backend that declares looser gates is judged by those. One that declares to exceed a gate is not within it either;
+    the verdict has the reason that it gives.
     """
 
     def __init__(self, workload: Workload, inputs: Inputs) -> None:
@@ -46,14 +53,23 @@ class Judge:
             "declared": getattr(rows, "gates", None) or None,
             "flushes_subnormals": bool(getattr(rows, "flushes_subnormals", False)),
         }
-        worst, ok, details = 0.0, True, []
+        worst, problems = 0.0, {}
         for part, result in parts:
             error, problem = self._judge(part, backend.to_numpy(result), declared)
             worst = max(worst, error)
             if problem:
-                ok = False
-                details.append(problem)
-        return {"ok": ok, "max_ulp": worst, "elements": self.logits.size, "detail": "; ".join(details)}
+                problems[part] = problem
+        detail = "; ".join(problems.values())
+        verdict: Accuracy = {"ok": not problems, "max_ulp": worst, "elements": self.logits.size, "detail": detail}
+        reasons = [getattr(rows, "deviations", {}).get(self._row(part)) for part in problems]
+        if problems and all(reasons):
+            verdict["deviation"] = "; ".join(dict.fromkeys(reasons))
+        return verdict
+
+    def _row(self, part: str) -> str:
+        """The row of the contract that bounds the errors of a part of the results; none of argmax."""
+        soft = self.workload.target == "soft" and part in ("loss", "gradient")
+        return SOFT_ROW if soft else ACCURACY_ROWS.get(part, "")
 
     def _judge(self, op: str, result: np.ndarray[Any, Any], declared: dict[str, Any]) -> tuple[float, str]:
         """The largest error, and what is wrong, if anything."""

@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple
 from softbench.results.record import BackendRecord, CaseRecord, Recommendation, Record, Result, Step
 from softbench.results.statistics import Interval, ratio_of
 
-__all__ = ["Line", "compared", "defect", "envelope", "exclusion", "recommend"]
+__all__ = ["Line", "compared", "defect", "envelope", "exclusion", "is_wrong", "recommend"]
 
 LEAST: Final = 0.02
 """Differences below this are a tie, whatever the samples say: another process would have other ones."""
@@ -48,11 +48,17 @@ def envelope(lines: list[Line]) -> list[Step]:
         n, current = min(((max(at, n + 1), line) for at, line in later), key=lambda e: (e[0], e[1].per_call))
 
 
+def is_wrong(result: Result) -> bool:
+    """Whether a result is beyond the accuracy of the contract, without a declaration that it would be."""
+    accuracy = result.get("accuracy")
+    return accuracy is not None and not accuracy["ok"] and "deviation" not in accuracy
+
+
 def defect(backend: BackendRecord | None, result: Result) -> str:
-    """What is known against a timed result; empty if nothing is."""
+    """What is known against a timed result; empty if nothing is. An error that is declared is no defect."""
     if backend and not backend.get("conformance", {"ok": True})["ok"]:
         return "failed the checks"
-    if not result.get("accuracy", {"ok": True})["ok"]:
+    if is_wrong(result):
         return "wrong on this case"
     if "failed" in result:
         return result["failed"]
@@ -68,8 +74,8 @@ def exclusion(backend: BackendRecord | None, result: Result, max_ulp: float | No
     accuracy = result.get("accuracy")
     if accuracy is None:
         return "its results were not judged"
-    too_far = max_ulp is not None and not accuracy["max_ulp"] <= max_ulp
-    return f"errs by {accuracy['max_ulp']:.3g} ulp" if too_far else ""
+    within = accuracy["ok"] if max_ulp is None else accuracy["max_ulp"] <= max_ulp
+    return "" if within else f"errs by {accuracy['max_ulp']:.3g} ulp"
 
 
 def compared(case: CaseRecord, name: str, base: str) -> Interval | None:

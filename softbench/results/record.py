@@ -120,6 +120,8 @@ class Accuracy(TypedDict):
     """How many results were judged (whole rows, spread over the input)."""
     detail: str
     """Which gate failed, if one did; or which timed call returned what is no result of its inputs."""
+    deviation: NotRequired[str]
+    """Why the backend exceeds that gate, where it declares that it does."""
     looks: NotRequired[Count]
     """How many results of timed calls were looked at, on inputs that changed from call to call."""
 

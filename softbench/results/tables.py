@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from softbench.results.layout import Column, fitted
+from softbench.results.recommend import is_wrong
 from softbench.results.record import BackendRecord, CaseRecord, Recommendation, Record, Result
 from softbench.results.units import bandwidth, duration, percent, ratio, size, ulps
 
@@ -51,7 +52,8 @@ def _parts(record: Record, width: int) -> Iterable[RenderableType]:
 _LEGEND: Final = (
     "time: median of interleaved samples; spread: half the interquartile range; of limit: the bytes that must move, "
     "per second, as a fraction of a plain read or copy of as many bytes, measured beside it; max ulp: the worst error "
-    "on these very inputs"
+    "on these very inputs; deviates as declared: it is less accurate than the contract asks, and says so; it is "
+    "recommended only where --max-ulp allows that much"
 )
 
 
@@ -141,11 +143,14 @@ def _failures(backends: dict[str, BackendRecord]) -> Iterable[Text]:
             first = first if len(first) < _FAILURE_WIDTH else first[:_FAILURE_WIDTH] + " ..."
             yield Text(f"{name} is WRONG in {len(failures)} cases, the first: {first}", style="bold red")
             yield Text(f"all of them: softbench check --quick {name}", style="red")
-        if verdict and verdict.get("deviations"):
-            declared = ", ".join(verdict["deviations"])
-            yield Text(f"{name} does otherwise than the contract, as it declares: {declared}", style="yellow")
         if entry.get("startup", {}).get("problem"):
             yield Text(f"{name}: first calls not measured: {entry['startup']['problem']}", style="yellow")
+    declaring = [name for name, entry in backends.items() if entry.get("conformance", {}).get("deviations")]
+    if declaring:
+        yield Text(
+            f"otherwise than the contract, as they declare: {', '.join(declaring)} (where and why: docs/peers.md)",
+            style="yellow",
+        )
 
 
 # -- how fast ------------------------------------------------------------------------------------------------------
@@ -188,8 +193,10 @@ def _backend_line(name: str, result: Result, best: float) -> Text:
     line.append("  fastest" if times == 1.0 else f"  {ratio(times)}", style="green" if times == 1.0 else "")
     if impossible:
         line.append("  IMPOSSIBLE", style="bold red")
-    if "accuracy" in result and not result["accuracy"]["ok"]:
+    if is_wrong(result):
         line.append("  WRONG", style="bold red")
+    elif "deviation" in result.get("accuracy", {}):
+        line.append("  deviates as declared", style="yellow")
     return line
 
 

@@ -408,6 +408,26 @@ def test_the_answer_is_the_last_thing_to_be_cut(width):
     assert [line.split()[:2] for line in answers] == [["numba", case["name"]] for case in cases]
 
 
+def test_what_is_declared_is_not_called_wrong():
+    beyond = {"ok": False, "max_ulp": 60.0, "elements": 1, "detail": "off"}
+    found = records.run(
+        [
+            records.case(
+                {
+                    "a_long_name": records.timed([1.0] * 6, accuracy={**beyond, "deviation": "the shift is rounded"}),
+                    "bad": records.timed([9.0] * 6, accuracy=beyond),
+                }
+            )
+        ]
+    )
+    text = io.StringIO()
+    tables.show(found, Console(file=text, width=80))
+    lines = {line.split()[0]: line for line in text.getvalue().splitlines() if line.startswith("  ")}
+    assert lines["a_long_name"].endswith("fastest  deviates as declared")
+    assert lines["bad"].endswith("WRONG")
+    assert max(map(len, lines.values())) <= 80
+
+
 def test_a_closed_pipe_is_no_error(tmp_path):
     run = softbench_process("list", "--cases")
     run.stdout.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import softbench as sb
 from softbench.built_in import BUILT_IN
 from softbench.built_in import PEERS as NAMES
 from softbench.conformance import contract, peers, run
@@ -72,6 +73,23 @@ def test_the_kit_finds_what_the_page_says(name, capsys):
     assert done.returncode == 0, done.stderr
     if "is not judged" in done.stdout:
         pytest.skip(done.stdout.strip())
+
+
+def test_a_sample_of_few_cases_is_part_of_the_sample_of_a_profile():
+    rows = {row.id for row in contract.all_requirements()}
+    one = contract.sample("quick", 1)
+    assert one < contract.sample("quick", 2) == contract.sample()
+    assert len(one) <= len(rows)
+
+
+def test_a_peer_that_is_missing_is_no_problem_unless_all_are_to_be_judged(monkeypatch, capsys):
+    def missing(name, recorded, sample):
+        raise sb.BackendUnavailableError(name, "is not installed", "pip install it")
+
+    monkeypatch.setattr(peers, "stale", missing)
+    assert peers.main(["--check", "scipy"]) == 0
+    assert peers.main(["--sample", "scipy"]) == 1
+    assert "scipy is not judged" in capsys.readouterr().err
 
 
 @pytest.mark.peers

@@ -6,16 +6,20 @@ import time
 
 import pytest
 
+import softbench as sb
 from softbench import machine
+from softbench.conformance import contract
 from softbench.errors import UnknownBackendError
-from softbench.measure import comparison, remote
+from softbench.measure import comparison, remote, spot_check
 from softbench.measure import run as bench
+from softbench.measure.inputs import make_inputs
 from softbench.measure.plan import PROFILES, Config
 from softbench.measure.run import run
 from softbench.measure.stability import Load
 from softbench.measure.surroundings import thread_limit
 from softbench.measure.timing import Timing
 from softbench.measure.workloads import custom, select
+from softbench_backends.numpy import NumpyBackend
 
 pytestmark = pytest.mark.processes
 
@@ -220,6 +224,7 @@ class Wrong(NumpyBackend):
 
 class Remembering(NumpyBackend):
     known = {}
+    deviations = {"accuracy-softmax": "it errs"}
     def softmax(self, x, out):
         key = x[0].tobytes(), x[-1].tobytes()
         if key not in self.known:
@@ -310,9 +315,46 @@ def test_who_is_wrong_is_seen_on_the_workload_itself(plugin):
     assert result["accuracy"]["max_ulp"] > 4
 
 
-def test_who_answers_from_memory_is_wrong(plugin):
+@pytest.mark.parametrize("op", ["softmax", "log_softmax", "logsumexp", "loss_and_gradient", "argmax"])
+@pytest.mark.parametrize("target", ["index", "soft"])
+def test_a_deviation_is_declared_for_every_part_that_has_it(op, target):
+    """Of a loss and its gradient both; argmax has no accuracy to deviate in."""
+
+    class Off(NumpyBackend):
+        pass
+
+    right = getattr(NumpyBackend, op)
+
+    def off(self, *arguments):
+        found = right(self, *arguments)
+        for part in found if isinstance(found, tuple) else (found,):
+            part[...] = 0 if op == "argmax" else part * 1.001
+        return found
+
+    setattr(Off, op, off)
+    workload = custom(op, (20, 10), "float32", target=target)
+    judge = spot_check.Judge(workload, make_inputs(workload))
+    assert "deviation" not in judge(sb.Backend(Off()))
+    both = ("accuracy-soft",) if target == "soft" else ("accuracy-loss", "accuracy-gradient")
+    needed = both if op == "loss_and_gradient" else tuple(r for o, r in spot_check.ACCURACY_ROWS.items() if o == op)
+    for left_out in needed:
+        Off.deviations = {row: row for row in needed if row != left_out}
+        assert "deviation" not in judge(sb.Backend(Off()))
+    Off.deviations = {row: f"why {row}" for row in needed}
+    verdict = judge(sb.Backend(Off()))
+    assert not verdict["ok"]
+    assert verdict.get("deviation", "") == "; ".join(f"why {row}" for row in needed)
+
+
+def test_rows_that_bound_errors_are_rows_of_the_contract():
+    known = {row.id for row in contract.all_requirements()}
+    assert {*spot_check.ACCURACY_ROWS.values(), spot_check.SOFT_ROW} <= known
+
+
+def test_who_answers_from_memory_is_wrong_whatever_it_declares(plugin):
     _, result = with_numpy(plugin, "Remembering")
     assert not result["accuracy"]["ok"]
+    assert "deviation" not in result["accuracy"]
     assert "no result of its inputs" in result["accuracy"]["detail"]
     assert "median" not in result
 

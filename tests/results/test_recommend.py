@@ -73,6 +73,16 @@ def test_who_errs_by_more_than_was_asked_for_is_not_recommended():
     assert found["excluded"] == {"quick": "errs by 3 ulp"}
 
 
+def test_who_deviates_as_declared_is_recommended_only_to_whoever_asks_for_no_more():
+    declared = {"ok": False, "max_ulp": 60.0, "elements": 1, "detail": "off", "deviation": "the shift is rounded"}
+    results = {"exact": records.timed(around(2.0)), "quick": records.timed(around(1.0), accuracy=declared)}
+    found, _ = advice(results)
+    assert found["fastest"] == "exact"
+    assert found["excluded"] == {"quick": "errs by 60 ulp"}
+    assert advice(results, max_ulp=4.0)[0]["fastest"] == "exact"
+    assert advice(results, max_ulp=60.0)[0]["fastest"] == "quick"
+
+
 def test_a_tie_is_a_tie():
     results = {"a": records.timed(around(1.0)), "b": records.timed(around(1.01)), "c": records.timed(around(1.5))}
     found, overall = advice(results)

@@ -99,6 +99,16 @@ def test_who_deviates_is_named_with_the_cases(one):
     assert rows["gone"][-1] == "not installed"
 
 
+def test_what_is_declared_is_no_failure():
+    made = record()
+    accuracy = made["cases"][3]["results"]["slow"]["accuracy"]
+    accuracy["deviation"] = "it has <none> of its own"
+    page = render([made])
+    row = next(row for row in Tables(page).found["measurements"] if row[3] == "slow" and "loss" in row[0])
+    assert row[-1] == "deviates as declared"
+    assert "it has &lt;none&gt; of its own" in page
+
+
 def test_the_data_are_inside_and_the_same(one):
     assert json.loads(script(one, "data-json")) == json.loads(json.dumps(record()))
     text = script(one, "data-csv").replace("\\u003c", "<")

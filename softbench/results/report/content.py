@@ -105,6 +105,9 @@ def _error(result: Result) -> Cell:
         return Cell("-", None, "number")
     accuracy = result["accuracy"]
     error = float(accuracy["max_ulp"])
+    if "deviation" in accuracy:
+        told = f"beyond what the contract allows, as it declares: {accuracy['deviation']}"
+        return Cell(ulps(error), error, "declared", told[:_MESSAGE])
     return Cell(ulps(error), error, "number" if accuracy["ok"] else "bad", accuracy["detail"][:_MESSAGE])
 
 
@@ -140,7 +143,8 @@ def _measured(result: Result, best: float | None) -> list[Cell]:
         return [*[Cell("-", None, "number")] * 7, why_not(result)]
     low, high = result["interval"] if "interval" in result else result["quartiles"]
     call = result.get("costs", {}).get("call")
-    remark = "above the limit: not believed" if result.get("impossible") else ""
+    declared = "deviates as declared" if "deviation" in result.get("accuracy", {}) else ""
+    remark = "above the limit: not believed" if result.get("impossible") else declared
     return [
         number(result["median"], duration(result["median"])),
         Cell(f"{duration(low)} to {duration(high)}", low, "number"),
@@ -241,7 +245,8 @@ def _conforms(backend: BackendRecord) -> list[Cell]:
         if error is None or gate is None:
             cells.append(Cell("-", None, "number"))
         else:
-            cells.append(Cell(f"{ulps(float(error))} ({gate:g})", float(error), "bad" if error > gate else "number"))
+            beyond = "declared" if kit["ok"] else "bad"
+            cells.append(Cell(f"{ulps(float(error))} ({gate:g})", float(error), beyond if error > gate else "number"))
     wrong, declared = kit["failures"], kit.get("deviations", [])
     parts = [f"{len(wrong)} failed" if wrong else "", f"{len(declared)} as declared" if declared else ""]
     summary = ", ".join(filter(None, parts)) or "nothing"
