@@ -21,6 +21,8 @@ LEAST: Final = 0.02
 FEW: Final = 5
 """Rounds below which nothing but a tie can be told, unless one takes more than `MUCH` times as long."""
 MUCH: Final = 1.5
+_ERRS: Final = "errs by"
+"""How the reason begins that excludes a result only for its errors."""
 
 
 class Line(NamedTuple):
@@ -75,7 +77,7 @@ def exclusion(backend: BackendRecord | None, result: Result, max_ulp: float | No
     if accuracy is None:
         return "its results were not judged"
     within = accuracy["ok"] if max_ulp is None else accuracy["max_ulp"] <= max_ulp
-    return "" if within else f"errs by {accuracy['max_ulp']:.3g} ulp"
+    return "" if within else f"{_ERRS} {accuracy['max_ulp']:.3g} ulp"
 
 
 def compared(case: CaseRecord, name: str, base: str) -> Interval | None:
@@ -147,9 +149,11 @@ def _verdict(
     case: CaseRecord, fit: list[str], reasons: Mapping[str, str], backends: Mapping[str, BackendRecord]
 ) -> Recommendation:
     fastest, *others = fit
+    results = case["results"]
     runner_up = others[0] if others else ""
     interval = compared(case, runner_up, fastest) if runner_up else None
-    times = {name: case["results"][name]["median"] for name in fit}
+    times = {name: results[name]["median"] for name in (*fit, *reasons)}
+    inaccurate = [name for name, reason in reasons.items() if reason.startswith(_ERRS)]
     return {
         "case": case["name"],
         "fastest": fastest,
@@ -158,6 +162,7 @@ def _verdict(
         "ratio": times[runner_up] / times[fastest] if runner_up else None,
         "interval": (interval.low, interval.high) if interval else None,
         "excluded": {name: reason for name, reason in reasons.items() if reason},
+        "less_accurate": sorted((name for name in inaccurate if times[name] < times[fastest]), key=times.__getitem__),
         "cold": envelope(_lines(fit, case, backends, "cold")),
         "cached": envelope(_lines(fit, case, backends, "cached")),
     }
@@ -192,6 +197,6 @@ def _means(winner: str, verdicts: list[Recommendation], cases: list[CaseRecord])
                 logs.setdefault(name, []).append(math.log(results[name]["median"] / results[winner]["median"]))
     ratios = {name: math.exp(sum(found) / len(found)) for name, found in logs.items() if name != winner}
     return ", ".join(
-        f"{ratio:.3g}x as fast as {name}" + ("" if len(logs[name]) == len(logs[winner]) else f" ({len(logs[name])})")
+        f"{ratio:.3g}x as fast as {name}" + ("" if len(logs[name]) == len(logs[winner]) else f" (in {len(logs[name])})")
         for name, ratio in sorted(ratios.items(), key=lambda item: item[1])
     )

@@ -294,6 +294,8 @@ class Recommendation(TypedDict):
     """Of that ratio."""
     excluded: dict[str, str]
     """Which were timed and are not recommended, and why."""
+    less_accurate: NotRequired[list[str]]
+    """Of those, the ones that are faster and err by too much, but have nothing else against them; the fastest first."""
     cold: list[Step]
     cached: list[Step]
 

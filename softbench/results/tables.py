@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -40,6 +41,7 @@ def _parts(record: Record, width: int) -> Iterable[RenderableType]:
         yield Text()
         yield _advice_table(record["recommendations"], width)
         yield Text(_ADVICE, style="dim")
+        yield from _less_accurate(record["recommendations"], cases)
     for note in record.get("notes", []):
         yield Text(note, style="yellow")
     yield from stability_lines(record)
@@ -50,10 +52,10 @@ def _parts(record: Record, width: int) -> Iterable[RenderableType]:
 
 
 _LEGEND: Final = (
-    "time: median of interleaved samples; spread: half the interquartile range; of limit: the bytes that must move, "
-    "per second, as a fraction of a plain read or copy of as many bytes, measured beside it; max ulp: the worst error "
-    "on these very inputs; deviates as declared: it is less accurate than the contract asks, and says so; it is "
-    "recommended only where --max-ulp allows that much"
+    "time: median of interleaved samples; spread: half the interquartile range, or once for a single sample; of limit: "
+    "the bytes that must move, per second, as a fraction of a plain read or copy of as many bytes, measured beside it; "
+    "max ulp: the worst error on these very inputs; deviates as declared: it is less accurate than the contract asks, "
+    "and says so; it is recommended only where --max-ulp allows that much"
 )
 
 
@@ -185,7 +187,8 @@ def _limit(case: CaseRecord) -> str:
 def _backend_line(name: str, result: Result, best: float) -> Text:
     low, high = result["quartiles"]
     line = Text(f"  {name} {duration(result['median']):>8} ")
-    line.append(f"{'+-' + percent((high - low) / 2 / result['median']):>6} ", style="dim")
+    spread = f"+-{percent((high - low) / 2 / result['median'])}" if len(result["samples"]) > 1 else "once"
+    line.append(f"{spread:>6} ", style="dim")
     fraction, impossible = result.get("fraction"), result.get("impossible", False)
     line.append(f"{'-' if fraction is None else percent(fraction):>8}", style="bold red" if impossible else "")
     line.append(f" {ulps(result['accuracy']['max_ulp']) if 'accuracy' in result else '':>8}")
@@ -289,6 +292,26 @@ _ADVICE: Final = (
     "pays from call: the first call at which import, compilation and all calls so far have cost less than with anybody "
     "else (in brackets: where an earlier process has left compiled code); before: which is the cheapest until then"
 )
+
+
+def _less_accurate(advice: list[Recommendation], cases: list[CaseRecord]) -> Iterable[Text]:
+    """Which would be faster, and how many digits they cost: a line each."""
+    results = {case["name"]: case["results"] for case in cases}
+    found: dict[str, list[tuple[float, float, str]]] = {}
+    for verdict in advice:
+        timed = results[verdict["case"]]
+        for name in verdict.get("less_accurate", []):
+            times = timed[verdict["fastest"]]["median"] / timed[name]["median"]
+            found.setdefault(name, []).append((times, timed[name]["accuracy"]["max_ulp"], verdict["case"]))
+    for name, wins in found.items():
+        most, _, case = max(wins)
+        error = max(ulp for _, ulp, _ in wins)
+        where = case if len(wins) == 1 else f"{len(wins)} cases, the most on {case}"
+        yield Text(
+            f"faster but less accurate: {name}, {ratio(most)} as fast on {where}; "
+            + (f"--max-ulp {math.ceil(error)} lets it in" if math.isfinite(error) else "without a bound on its error"),
+            style="yellow",
+        )
 
 
 def stability_lines(record: Record) -> Iterable[Text]:

@@ -416,16 +416,20 @@ def test_what_is_declared_is_not_called_wrong():
                 {
                     "a_long_name": records.timed([1.0] * 6, accuracy={**beyond, "deviation": "the shift is rounded"}),
                     "bad": records.timed([9.0] * 6, accuracy=beyond),
+                    "good": records.timed([2.5] * 6),
                 }
             )
         ]
     )
+    recommend(found)
     text = io.StringIO()
     tables.show(found, Console(file=text, width=80))
     lines = {line.split()[0]: line for line in text.getvalue().splitlines() if line.startswith("  ")}
     assert lines["a_long_name"].endswith("fastest  deviates as declared")
     assert lines["bad"].endswith("WRONG")
     assert max(map(len, lines.values())) <= 80
+    said = " ".join(text.getvalue().split())
+    assert "faster but less accurate: a_long_name, 2.5x as fast on softmax-4096x1000-f32; --max-ulp 60 lets it" in said
 
 
 def test_a_closed_pipe_is_no_error(tmp_path):

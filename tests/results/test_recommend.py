@@ -79,6 +79,10 @@ def test_who_deviates_as_declared_is_recommended_only_to_whoever_asks_for_no_mor
     found, _ = advice(results)
     assert found["fastest"] == "exact"
     assert found["excluded"] == {"quick": "errs by 60 ulp"}
+    assert found["less_accurate"] == ["quick"]
+    results["wrong"] = records.timed(around(0.5), accuracy=WRONG)
+    results["slow"] = records.timed(around(3.0), accuracy=declared)
+    assert advice(results)[0]["less_accurate"] == ["quick"]
     assert advice(results, max_ulp=4.0)[0]["fastest"] == "exact"
     assert advice(results, max_ulp=60.0)[0]["fastest"] == "quick"
 
