@@ -8,18 +8,16 @@ validates what it reads against the types below (`softbench.results.schema`).
 from __future__ import annotations
 
 import json
-import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NotRequired, Required, TypedDict
 
 from softbench.files import write_whole
+from softbench.results.json_text import json_text
 from softbench.results.schema import AtLeast, MoreThan, SchemaError, parsed
 
 __all__ = ["SCHEMA", "BackendRecord", "CaseRecord", "Record", "Result", "read", "timed_results", "write"]
 
-_NUMBERS: Final = re.compile(r"\[[\s\d.eE+,-]*\]")
 SCHEMA: Final = "softbench.run/2"
 
 Seconds = Annotated[float, MoreThan(0.0)]
@@ -334,29 +332,9 @@ def timed_results(record: Record) -> Iterator[tuple[CaseRecord, str, Result]]:
                 yield case, name, result
 
 
-def _plain(value: Any) -> Any:
-    """JSON without NaN, Infinity and lone surrogates, which other readers refuse: those become strings, and escapes."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, str):
-        return value.encode(errors="backslashreplace").decode()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, (str, int, float, bool)) or value is None:
-        return value
-    return _plain(value.item()) if hasattr(value, "item") else str(value)
-
-
 def dumps(record: Record) -> str:
     """The record as JSON text, lists of numbers on one line each."""
-    return _flat(json.dumps(_plain(record), indent=1)) + "\n"
-
-
-def _flat(text: str) -> str:
-    """Indented JSON with lists of nothing but numbers on one line: samples are most of a record."""
-    return _NUMBERS.sub(lambda found: "[" + " ".join(found[0][1:-1].split()) + "]", text)
+    return json_text(record)
 
 
 def write(record: Record, path: Path) -> None:
