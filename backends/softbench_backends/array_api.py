@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -143,9 +144,7 @@ class ArrayApiBackend(NamespaceChecks, LibraryArrays):
 
     def view(self, array: Any, source: np.ndarray[Any, Any] | None = None) -> View:
         """An array of any conforming library."""
-        if isinstance(array, np.generic):  # what NumPy's reductions return
-            array = np.asarray(array)
-        return View(array, tuple(array.shape), _numpy_dtype(array.dtype), self.compat.array_namespace(array), source)
+        return _view(self.compat.array_namespace(array), array, source)
 
     def from_host(self, host: np.ndarray[Any, Any], argument: str) -> Any:
         """A NumPy array as an array of `namespace`; half precision, which the standard lacks, in float32."""
@@ -199,7 +198,7 @@ class ArrayApiBackend(NamespaceChecks, LibraryArrays):
 
     def argmax(self, x: Array, out: Array) -> Array:
         """``argmax``."""
-        return self.view(x.xp.astype(x.xp.argmax(x.array, axis=1), x.xp.int64)).reshape(-1)
+        return _view(x.xp, x.xp.astype(x.xp.argmax(x.array, axis=1), x.xp.int64)).reshape(-1)
 
     def logsumexp(self, x: Array, out: Array) -> Array:
         """``m + log(sum(exp(x - m)))``."""
@@ -208,42 +207,42 @@ class ArrayApiBackend(NamespaceChecks, LibraryArrays):
             m = xp.max(x.array, axis=1, keepdims=True)
             shift = xp.where(xp.isfinite(m), m, xp.zeros_like(m))
             sums = xp.sum(xp.exp(x.array - shift), axis=1, keepdims=True)
-            return self.view(xp.squeeze(shift + xp.log(sums), axis=1)).reshape(-1)
+            return _view(xp, xp.squeeze(shift + xp.log(sums), axis=1)).reshape(-1)
 
     def softmax(self, x: Array, out: Array) -> Array:
         """``exp(x - m) / sum(exp(x - m))``."""
         with np.errstate(all="ignore"):
-            return self.view(_softmax(x.xp, x.array))
+            return _view(x.xp, _softmax(x.xp, x.array))
 
     def log_softmax(self, x: Array, out: Array) -> Array:
         """``(x - m) - log(sum(exp(x - m)))``."""
         with np.errstate(all="ignore"):
-            return self.view(_log_softmax(x.xp, x.array))
+            return _view(x.xp, _log_softmax(x.xp, x.array))
 
     def loss(self, x: Array, target: Target, loss: Array) -> Array:
         """``-log p`` at the label, or ``-sum q log p``."""
         rows = self._rows(x, target)
         with np.errstate(all="ignore"):
-            return self.view(rows.losses(_log_softmax(x.xp, x.array)))
+            return _view(x.xp, rows.losses(_log_softmax(x.xp, x.array)))
 
     def gradient(self, x: Array, target: Target, divisor: Any, out: Array) -> Array:
         """``(sum q) p - q``."""
         rows = self._rows(x, target)
         with np.errstate(all="ignore"):
-            return self.view(rows.gradient(_softmax(x.xp, x.array)))
+            return _view(x.xp, rows.gradient(_softmax(x.xp, x.array)))
 
     def loss_and_gradient(self, x: Array, target: Target, divisor: Any, loss: Array, out: Array) -> tuple[Array, Array]:
         """Both, from one log_softmax and its exponential."""
         rows = self._rows(x, target)
         with np.errstate(all="ignore"):
             log_p = _log_softmax(x.xp, x.array)
-            return self.view(rows.losses(log_p)), self.view(rows.gradient(x.xp.exp(log_p)))
+            return _view(x.xp, rows.losses(log_p)), _view(x.xp, rows.gradient(x.xp.exp(log_p)))
 
     def log_loss(self, p: Array, target: Target, loss: Array) -> Array:
         """``-log p`` at the label, or ``-sum q log p`` without the terms of ``q = 0``."""
         rows = self._rows(p, target)
         with np.errstate(all="ignore"):
-            return self.view(rows.losses(p.xp.log(p.array), skip_zeros=True))
+            return _view(p.xp, rows.losses(p.xp.log(p.array), skip_zeros=True))
 
     def _rows(self, x: View, target: Target) -> _TargetRows:
         """The target's arrays in the library of the logits; TypeError for those of another one."""
@@ -259,6 +258,13 @@ class ArrayApiBackend(NamespaceChecks, LibraryArrays):
                 raise TypeError(f"{name} is a {type_name(view.array)}, and the logits are a {type_name(x.array)}")
         with np.errstate(over="ignore"):  # weights beyond the range of the logits' dtype
             return _TargetRows(x, target, arrays["target"], arrays["class_weight"], arrays["sample_weight"])
+
+
+def _view(xp: Any, array: Any, source: np.ndarray[Any, Any] | None = None) -> View:
+    """An array of the library ``xp``."""
+    if isinstance(array, np.generic):  # what NumPy's reductions return
+        array = np.asarray(array)
+    return View(array, tuple(array.shape), _numpy_dtype(array.dtype), xp, source)
 
 
 def _softmax(xp: Any, x: Any) -> Any:
@@ -317,7 +323,7 @@ class _TargetRows:
             found = found / divisor if scale is None else found * (scale / divisor)
         elif scale is not None:
             found = found * scale
-        return self._finished(found, self.y if self.soft else xp.expand_dims(self.y, axis=1))
+        return self._finished(found, None)
 
     def _q(self) -> Any:
         """The target as a distribution, without the sample weights."""
@@ -340,10 +346,11 @@ class _TargetRows:
         return self.xp.where(self.y < 0, self.xp.zeros_like(self.y), self.y)
 
     def _finished(self, rows: Any, y: Any) -> Any:
-        """Rows that are ignored become 0, rows without a class NaN."""
+        """Rows that are ignored become 0, rows without a class NaN. Without ``y`` they have classes along axis 1."""
         xp, target = self.xp, self.target
-        if isinstance(target, SoftTarget):
+        if isinstance(target, SoftTarget) or not (target.may_ignore or target.may_be_invalid):
             return rows
+        y = xp.expand_dims(self.y, axis=1) if y is None else y
         if target.may_ignore:
             rows = xp.where(y == IGNORED, xp.zeros_like(rows), rows)
         return xp.where(y == INVALID, xp.full_like(rows, float("nan")), rows) if target.may_be_invalid else rows
@@ -354,7 +361,7 @@ class _TargetRows:
         if isinstance(target, SoftTarget):
             return float(self.y.shape[0]) if self.s is None else xp.sum(self.s)
         if self.w is self.s is None and not target.may_ignore:
-            return float(np.prod(self.y.shape))
+            return float(math.prod(self.y.shape))
         weight = xp.astype(self.y != IGNORED, self.dtype)
         if self.w is not None:
             shape = self.y.shape

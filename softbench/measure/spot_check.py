@@ -61,7 +61,8 @@ class Judge:
                 problems[part] = problem
         detail = "; ".join(problems.values())
         verdict: Accuracy = {"ok": not problems, "max_ulp": worst, "elements": self.logits.size, "detail": detail}
-        reasons = [getattr(rows, "deviations", {}).get(self._row(part)) for part in problems]
+        deviations = getattr(rows, "deviations", {})
+        reasons = [str(deviations.get(self._row(part), "")) for part in problems]
         if problems and all(reasons):
             verdict["deviation"] = "; ".join(dict.fromkeys(reasons))
         return verdict
