@@ -22,6 +22,28 @@ def _zeros(*shape: int) -> Any:
     return np.zeros(shape)
 
 
+_EVERY_OPTION: Final[dict[str, Any]] = {
+    "sample_weight": np.zeros(0),
+    "class_weight": np.array([1.0, 2.0, 0.5]),
+    "label_smoothing": 0.1,
+    "ignore_index": 1,
+    "validate": False,
+}
+
+
+def _no_rows(backend: BackendUnderTest, op: str, form: str) -> None:
+    """No rows have no loss, and a mean of nothing, whatever the options."""
+    target = np.zeros(0, np.int64) if form == "index" else np.zeros((0, 3))
+    names = [name for name in _EVERY_OPTION if (name, op) != ("label_smoothing", "log_loss")]
+    names = [name for name in names if (name, form) != ("ignore_index", "soft")]
+    for chosen in itertools.chain.from_iterable(itertools.combinations(names, n) for n in range(len(names) + 1)):
+        options = {name: _EVERY_OPTION[name] for name in chosen}
+        for reduction, due in (("none", np.zeros(0)), ("sum", 0.0), ("mean", nan)):
+            found = backend.call(op, np.zeros((0, 3)), target, reduction=reduction, **options)
+            said = f"{op}(zeros((0, 3)), {form} target, reduction={reduction!r}, {', '.join(options)})"
+            mismatch(found, np.zeros((0, 3)) if op == "gradient" else np.array(due), said)
+
+
 EMPTY_BATCH = Requirement(
     "empty-batch",
     "N = 0",
@@ -40,6 +62,14 @@ EMPTY_BATCH = Requirement(
         Example("gradient", _zeros(0, 3), _zeros(0, 3), _zeros(0, 3), name="soft"),
         Example("log_loss", _zeros(0, 3), labels_of(), [], NONE, name="none"),
         Example("log_loss", _zeros(0, 3), labels_of(), nan, name="mean"),
+    ),
+    check(
+        "empty-batch",
+        _no_rows,
+        name="options",
+        profile="standard",
+        op=("loss", "gradient", "log_loss"),
+        form=("index", "soft"),
     ),
 )
 

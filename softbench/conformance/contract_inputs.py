@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
-from softbench.conformance.batch import OPS, VIEWS, View, batch
+from softbench.conformance.batch import OPS, VIEWS, View, batch, provided
 from softbench.conformance.case import FLOATS, NONE, WIDE, Raises, Requirement, check, is_installed, must_raise
 from softbench.conformance.failures import Failure, NotApplicable, NotRefused, mismatch
 from softbench.conformance.layouts import LAYOUTS
@@ -207,9 +207,12 @@ def _pandas(backend: BackendUnderTest) -> None:
 
 def _lists(backend: BackendUnderTest) -> None:
     rows = batch(3, 4, "float64")
-    got = backend.be.loss(rows.x.tolist(), tuple(rows.known.tolist()), sample_weight=rows.s.tolist(), **NONE)
-    due = backend.call("loss", rows.x, rows.known, sample_weight=rows.s, **NONE)
-    mismatch(got, due, "loss of lists", than=" (arrays)")
+    for view in provided(backend):
+        logits, target, options = view.arguments(rows)
+        targets = [] if target is None else [tuple(target.tolist())]
+        listed = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in options.items()}
+        got = getattr(backend.be, view.op)(logits.tolist(), *targets, **listed)
+        mismatch(got, view.run(backend, rows), f"{view.name} of lists", than=" (arrays)")
     mismatch(backend.be.softmax([0, 0]), np.array([0.5, 0.5]), "softmax([0, 0])")
 
 

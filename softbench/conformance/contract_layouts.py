@@ -63,6 +63,26 @@ def _windows(backend: BackendUnderTest, view: View, dtype: str) -> None:
     mismatch(view.run(backend, other), view.run(backend, other.mapped(np.array)), said, than=" (contiguous)")
 
 
+def _turned(a: Array) -> Array:
+    """The first of three axes last in memory."""
+    return np.ascontiguousarray(a.transpose(1, 2, 0)).transpose(2, 0, 1)
+
+
+def _labels_of_several_axes(backend: BackendUnderTest, view: View) -> None:
+    """Labels and weights of rows along several axes, in any order of these in memory."""
+    shape = (2, 3, 4)
+    rows = batch(math.prod(shape), 5, "float64")
+    logits, target, options = view.arguments(rows)
+    logits, target = np.moveaxis(logits.reshape(*shape, 5), -1, 1), target.reshape(shape)
+    weights = {"sample_weight": options.pop("sample_weight").reshape(shape)} if "sample_weight" in options else {}
+    due = backend.call(view.op, logits, target, axis=1, **options, **weights)
+    for name, lay in {**layouts.LAYOUTS, "turned": _turned}.items():
+        if name != "broadcast":
+            laid = {which: lay(weight) for which, weight in weights.items()}
+            found = backend.call(view.op, logits, lay(target), axis=1, **options, **laid)
+            mismatch(found, due, f"{view.name} of {name} labels of shape {shape}", than=" (contiguous)")
+
+
 _STEPS: Final = {"strided": 2, "negative-stride": -1}
 
 
@@ -143,6 +163,13 @@ LAYOUTS = Requirement(
         layout=("fortran", *_STEPS),
         view=[v for v in VIEWS if v.name in ("softmax", "smoothed-gradient", "soft-loss")],
         dtype=("float32", "float16"),
+    )
+    + check(
+        "layouts",
+        _labels_of_several_axes,
+        needs=("host",),
+        profile="standard",
+        view=[view for view in VIEWS if view.target == "index"],
     )
     + check("layouts", _windows, needs=("host",), profile="standard", view=VIEWS, dtype=WIDE)
     + check("layouts", _memmap, needs=("host",), dtype=WIDE)

@@ -69,8 +69,10 @@ def _forms(backend: BackendUnderTest, dtype: str) -> None:
                 plain = {which: np.array(weights, np.float64) for which, weights in there.items()}
                 form = "index" if target.ndim == 1 else "soft"
                 said = f"{op} of {form} targets with {name} {dtype} weights"
-                due = backend.call(op, logits, target, **plain)
-                mismatch(backend.call(op, logits, target, **there), due, said, than=" (float64)")
+                for reduction in ("sum", "mean"):  # a common factor is lost in a mean
+                    due = backend.call(op, logits, target, reduction=reduction, **plain)
+                    found = backend.call(op, logits, target, reduction=reduction, **there)
+                    mismatch(found, due, said, than=" (float64)")
 
 
 SAMPLE_WEIGHT = Requirement(

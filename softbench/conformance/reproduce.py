@@ -103,6 +103,10 @@ _WAYS: Final[dict[str, tuple[Callable[[BackendUnderTest, Call], None], str]]] = 
 }
 
 
+_AT_A_GLANCE: Final = 8
+"""Numbers among which one that is wrong is found without its place."""
+
+
 class _NotAsked(Exception):
     """A way that does not concern a call."""
 
@@ -188,6 +192,10 @@ def _written(source: Source, call: Call, way: str, message: str) -> str:
     imports = "import numpy as np" + (", ml_dtypes" if "ml_dtypes" in used else "")
     layouts = "; from softbench.conformance.layouts import LAYOUTS" if "LAYOUTS" in used else ""
     first = re.split(r"[;\n]", message)[0]
+    place = re.search(rf"\b{call.op}(\[[\d, ]+\]) ", first)
+    in_rows = call.logits.ndim == 2 and call.options.get("axis", -1) == -1
+    if place and in_rows and way == "oracle" and call.logits.size > _AT_A_GLANCE:
+        third = f"print({_text(call)}{place[1]})"
     return (
         f"{imports}; from softbench.loading import Source{layouts}\n"
         f"be, x = {_source_text(source)}.load(), {logits}\n"

@@ -61,7 +61,7 @@ def backend_of(
     if library is not None and library not in LIBRARIES:
         raise ValueError(f"library is {library!r}, expected one of {', '.join(LIBRARIES)}")
     if not callable(function):
-        raise TypeError(f"expected a function, got a {messages.type_name(function)}")
+        raise TypeError(f"expected a function, got {messages.type_name(function)}")
     if library is not None:
         __import__(library)
     probe = Probe(function, op, library)
@@ -166,7 +166,8 @@ class FunctionBackend(RowBackend):
 
     def _checked(self, x: Array) -> Array:
         if x.dtype.name not in self.dtypes:
-            self.lacks(f"{x.dtype.name} logits")
+            why = self.probe.why_not(x.dtype.name)
+            self.lacks(f"{x.dtype.name} logits" + (f" (given them, it {why})" if why else ""))
         return x
 
     def _distribution(self, q: Array) -> Array:

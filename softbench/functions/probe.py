@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.functions.libraries import LIBRARIES, library_of
-from softbench.interface import Array
+from softbench.interface import Array, messages
 from softbench.interface.dtypes import formats, numpy_dtype
 
 __all__ = ["EVERY_REDUCTION", "Probe", "name_of"]
@@ -80,7 +80,7 @@ class Probe:
     """What a function can do, found out by calling it on two rows."""
 
     def __init__(self, function: Callable[..., Any], op: str, library: str | None) -> None:
-        self.problems: list[str] = []
+        self._problems: dict[tuple[str, str], str] = {}
         candidates = (library,) if library else [name for name in LIBRARIES if name == "numpy" or name in sys.modules]
         for name in candidates:
             call = _Function(function, op, name)
@@ -89,10 +89,24 @@ class Probe:
                 self.call, self.dtypes = call, found
                 break
         else:
-            tried = "; ".join(dict.fromkeys(self.problems))
-            raise TypeError(f"{name_of(function)} is no {op} of 2-d arrays of {', '.join(candidates)}: {tried}")
+            raise TypeError(f"{name_of(function)} is no {op} of 2-d arrays of {', '.join(candidates)}: {self._tried()}")
         self.reductions = self._reductions()
         self.takes_soft = op in _WITH_TARGET and self._answers("float64", np.eye(3)[_LABELS])
+
+    def _tried(self) -> str:
+        """What has come of it, each once, with what it was given."""
+        found: dict[str, dict[str, list[str]]] = {}
+        for (library, dtype), problem in self._problems.items():
+            found.setdefault(problem, {}).setdefault(library, []).append(dtype)
+        told = []
+        for problem, by_library in found.items():
+            given = ", ".join(f"{'/'.join(dtypes)} of {library}" for library, dtypes in by_library.items())
+            told.append(f"given {given}, it {problem}")
+        return "; ".join(told)
+
+    def why_not(self, dtype: str) -> str:
+        """What the function does with logits of a dtype that it does not take; empty where nobody has asked."""
+        return self._problems.get((self.call.library, dtype), "")
 
     def _dtypes(self, call: _Function) -> frozenset[str]:
         target = _LABELS if call.op in _WITH_TARGET else None
@@ -109,17 +123,20 @@ class Probe:
             options = {"reduction": "none"} if "reduction" in self.call.keywords and target is not None else {}
             parts = self.call(logits.astype(numpy_dtype(dtype)), target, **options)
         except (Exception, SystemExit) as error:  # somebody else's code
-            self.problems.append(f"{self.call.library}, {dtype}: {type(error).__name__}: {error}"[:300])
+            self._problems[self.call.library, dtype] = f"raises {type(error).__name__}: {error}"[:300]
             return False
         due = {"loss": ((2,), ()), "log_loss": ((2,), ()), "logsumexp": ((2,),), "argmax": ((2,),)}.get(op, ((2, 3),))
-        shapes = [part.shape for part in parts]
-        fits = shapes[-1] in due and len(parts) == 1 + (op == "loss_and_gradient")
-        kind = parts[-1].dtype
-        if fits and (
-            kind.kind in "iu" if op == "argmax" else kind.name == dtype or (shapes[-1] == () and kind.kind == "f")
-        ):
+        shape, kind = parts[-1].shape, parts[-1].dtype
+        if shape not in due or len(parts) != 1 + (op == "loss_and_gradient"):
+            pair = "losses and an array" if op == "loss_and_gradient" else "an array"
+            problem = f"returns {' and '.join(map(_form, parts))}, expected {pair} of shape {due[0]}"
+        elif op == "argmax" and kind.kind not in "iu":
+            problem = f"returns {kind.name}, expected integers"
+        elif op != "argmax" and kind.name != dtype and not (shape == () and kind.kind == "f"):
+            problem = f"returns {kind.name}, expected the logits' dtype"
+        else:
             return True
-        self.problems.append(f"{self.call.library}, {dtype}: returns {', '.join(map(_form, parts))}")
+        self._problems[self.call.library, dtype] = problem
         return False
 
     def _reductions(self) -> frozenset[str]:
@@ -143,7 +160,9 @@ class Probe:
 
 
 def _form(array: Array) -> str:
-    return f"{array.dtype.name}{list(array.shape)}"
+    if array.dtype == object and array.shape == ():
+        return messages.type_name(array.item()).replace("NoneType", "None")
+    return f"an array of shape {array.shape}"
 
 
 def name_of(function: Callable[..., Any]) -> str:
