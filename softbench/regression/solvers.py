@@ -30,6 +30,8 @@ _THREADS_FROM: Final = 1 << 23
 """Multiply-adds of an evaluation from which a second thread of a library can be worth waking."""
 _FEW_PAIRS: Final = 9
 """Pairs of classes up to which `_curvatures` has a product of matrices for each."""
+_FALLING: Final = 1e-3
+"""Of the objective: while an iteration of `newton_cholesky` gains more, its next Hessian is summed in float32."""
 _LENGTHENED: Final = 0.1
 """Of the slope at the beginning of a step of Newton's: a longer step is tried where the slope at its end is steeper."""
 _DECREASE: Final = 1e-10
@@ -178,12 +180,19 @@ def newton_cg(descent: Descent, u: F64) -> Status:
 
 
 def newton_cholesky(descent: Descent, u: F64) -> Status:
-    """Newton's method with the whole Hessian: few parameters."""
+    """Newton's method with the whole Hessian: few parameters.
 
+    Far from the minimum the Hessian is summed in float32, in half the time: that changes a step there by less than the
+    next Hessian does.
+    """
     k, p = descent.objective.k, descent.objective.p
+    before = np.inf
 
     def direction(at: Evaluation, g: F64) -> F64:
-        hessian = _hessian(descent.objective, descent.coordinates, at)
+        nonlocal before
+        falling = before - at.value > _FALLING * abs(at.value)
+        before = at.value
+        hessian = _hessian(descent.objective, descent.coordinates, at, np.float32 if falling else np.float64)
         width, size = hessian.shape[1], (k - 1) * hessian.shape[1]
         by_class = np.hstack([g[: k * p].reshape(k, p), g[k * p :].reshape(k, width - p)])
         step = np.zeros((k, width))
@@ -286,8 +295,10 @@ def _conjugate_gradients(product: Callable[[F64], F64], g: F64, tolerance: float
     return s
 
 
-def _hessian(objective: Objective, coordinates: Coordinates, at: Evaluation) -> F64:
+def _hessian(objective: Objective, coordinates: Coordinates, at: Evaluation, dtype: type[np.floating[Any]]) -> F64:
     """The Hessian in coordinates ``(K - 1, width, K - 1, width)``, the intercept last of ``width``.
+
+    Of its blocks for two classes those above the diagonal are filled; sums over rows are computed in ``dtype``.
 
     It is that of all classes but the last, which stays where it is until parameters are centred: that changes no
     probability. Of the loss it is ``sum_i s_i (diag(p_i) - p_i p_i') (x) x_i x_i'``; of the penalty, which counts
@@ -295,18 +306,18 @@ def _hessian(objective: Objective, coordinates: Coordinates, at: Evaluation) -> 
     """
     k, p = objective.k, objective.p
     width = p + objective.fit_intercept
-    blocks = objective.sum_of_rows(at, _curvatures, coordinates=coordinates)
+    blocks = objective.sum_of_rows(at, _curvatures, coordinates=coordinates, dtype=dtype)
     below = np.tril_indices(width, -1)
-    hessian = np.empty((k - 1, width, k - 1, width))
+    hessian = np.zeros((k - 1, width, k - 1, width))
     for block, c, d in zip(blocks, *np.triu_indices(k - 1), strict=True):
         block[below] = block.T[below]
-        hessian[c, :, d] = hessian[d, :, c] = block
+        hessian[c, :, d] = block
     of_features = np.einsum("cjdj->cdj", hessian)[:, :, :p]
     of_features += coordinates.penalty(objective.penalty.strength) * (np.eye(k - 1) - 1.0 / k)[:, :, None]
     return hessian
 
 
-def _curvatures(X: Any, probs: F64, weights: F64, coordinates: Coordinates) -> F64:
+def _curvatures(X: Any, probs: F64, weights: F64, coordinates: Coordinates, dtype: type[np.floating[Any]]) -> F64:
     """``sum_i s_i (p_ic [c = d] - p_ic p_id) x_i x_i'`` of some rows: ``(pairs c <= d < K - 1, width, width)``.
 
     Of each symmetric matrix the upper triangle. Few pairs have a product of matrices each; where there are many, each
@@ -316,10 +327,10 @@ def _curvatures(X: Any, probs: F64, weights: F64, coordinates: Coordinates) -> F
     first, second = np.triu_indices(k - 1)
     found = np.zeros((len(first), width, width))
     for rows, part in dense_parts(X, max(width, len(first))):
-        features, some = coordinates.features(part).T.copy(), probs[rows].T.astype(np.float64)
+        features, some = coordinates.features(part).T.astype(dtype, "C"), probs[rows].T.astype(np.float64)
         curvatures = -some[first] * some[second]
         curvatures[first == second] += some[:-1]
-        curvatures *= weights[rows]
+        curvatures = (curvatures * weights[rows]).astype(dtype, copy=False)
         if len(first) <= _FEW_PAIRS:
             for block, curvature in zip(found, curvatures, strict=True):
                 block += (features * curvature) @ features.T

@@ -386,14 +386,19 @@ def test_the_hessian_of_newton_cholesky_is_that_of_products(k, fit_intercept):
     function = Objective(sb.get_backend("numpy"), X, y, k, weights, Penalty(0.01), fit_intercept)
     c = coordinates.scaled(function)
     at = function(*c.parameters(0.3 * rng.normal(size=c.size)))
-    hessian = solvers._hessian(function, c, at)
-    size = (k - 1) * hessian.shape[1]
-    np.testing.assert_array_equal(hessian.reshape(size, size), hessian.reshape(size, size).T)
-    v = rng.normal(size=(k, hessian.shape[1]))
+    width = 7 + fit_intercept
+    size = (k - 1) * width
+    upper, in_float32 = (
+        np.triu(solvers._hessian(function, c, at, dtype).reshape(size, size)) for dtype in (np.float64, np.float32)
+    )
+    np.testing.assert_allclose(in_float32, upper, rtol=0.0, atol=1e-6 * upper.max())
+    assert (in_float32 != upper).any()
+    hessian = upper + np.triu(upper, 1).T
+    v = rng.normal(size=(k, width))
     v -= v.mean(axis=0)
     direction = np.concatenate([v[:, :7].reshape(-1), v[:, 7:].reshape(-1)])
     due = c.gradient(*function.hessian_product(at, *c.parameters(direction), None))
-    found = (hessian.reshape(size, size) @ (v - v[-1])[:-1].reshape(-1)).reshape(k - 1, -1)
+    found = (hessian @ (v - v[-1])[:-1].reshape(-1)).reshape(k - 1, -1)
     np.testing.assert_allclose(found[:, :7], due[: k * 7].reshape(k, 7)[:-1], rtol=1e-9, atol=1e-13)
     np.testing.assert_allclose(found[:, 7:].reshape(-1), due[k * 7 :][:-1], rtol=1e-9, atol=1e-13)
 
