@@ -17,9 +17,10 @@ from softbench.accuracy import oracle
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.case import WIDE, Requirement, check
 from softbench.conformance.failures import Failure, NotApplicable, mismatch
+from softbench.errors import NotProvidedError
 from softbench.interface.dtypes import formats
 
-__all__ = ["REQUIREMENTS"]
+__all__ = ["REQUIREMENTS", "SUM_GATE", "largest_errors"]
 
 Array = np.ndarray[Any, Any]
 
@@ -79,8 +80,8 @@ class _Problem:
         found = getattr(backend.be, function)(*given, **options)
         return tuple(backend.get(part) for part in (found if isinstance(found, tuple) else (found,)))
 
-    def judge_gradients(self, got: tuple[Array, Array]) -> None:
-        """Hold gradients of the coefficients and of the intercept against `SUM_GATE`."""
+    def gradient_errors(self, got: tuple[Array, Array]) -> dict[str, tuple[Array, Array]]:
+        """Errors of the gradients of the coefficients and of the intercept in their unit, and what was due."""
         g = oracle.gradient(self.logits.astype(np.float64), self.target, **self.options).rounded("float64")
         wide = g.astype(np.longdouble)
         sizes = np.abs(wide)
@@ -92,10 +93,15 @@ class _Problem:
             "coef": (got[0], wide.T @ x, sizes.T @ np.abs(x)),
             "intercept": (got[1], wide.sum(axis=0), sizes.sum(axis=0)),
         }
-        for name, (found, due, size) in pairs.items():
+        for name, (found, due, _) in pairs.items():
             if found.dtype.name != self.dtype or found.shape != due.shape:
                 raise Failure(f"the gradient of {name} is {found.dtype.name}{list(found.shape)} ({self.said})")
-            error = np.abs(found - due) / (u * size + np.finfo(np.float64).tiny)
+        tiny = np.finfo(np.float64).tiny
+        return {name: (np.abs(found - due) / (u * size + tiny), due) for name, (found, due, size) in pairs.items()}
+
+    def judge_gradients(self, got: tuple[Array, Array]) -> None:
+        """Hold gradients of the coefficients and of the intercept against `SUM_GATE`."""
+        for found, (name, (error, due)) in zip(got, self.gradient_errors(got).items(), strict=True):
             if not (error <= SUM_GATE).all():
                 at = tuple(int(i) for i in np.unravel_index(np.argmax(error), error.shape))
                 raise Failure(
@@ -105,7 +111,22 @@ class _Problem:
 
 
 def _problems(backend: BackendUnderTest, dtype: str, form: str = "plain", offset: float = 0.0) -> list[_Problem]:
-    return [_Problem(n, p, k, dtype, form, offset) for n, p, k in _SHAPES[backend.cost]]
+    shapes = [shape for shape in _SHAPES[backend.cost] if shape[2] >= getattr(backend.rows, "least_classes", 1)]
+    return [_Problem(n, p, k, dtype, form, offset) for n, p, k in shapes]
+
+
+def largest_errors(backend: BackendUnderTest, dtype: str) -> dict[str, float]:
+    """The largest errors of gradients in the unit of `SUM_GATE`, over what a backend takes of the problems above."""
+    found: dict[str, float] = {}
+    for form in _FORMS:
+        for problem in _problems(backend, dtype, form):
+            try:
+                got = problem.call(backend, "linear_loss_and_gradient")[1:]
+            except (NotApplicable, NotProvidedError):
+                continue
+            for name, (error, _) in problem.gradient_errors((got[0], got[1])).items():
+                found[name] = max(found.get(name, 0.0), float(error.max()))
+    return found
 
 
 def _values(backend: BackendUnderTest, form: str, dtype: str) -> None:
@@ -218,6 +239,8 @@ def _repeatable(backend: BackendUnderTest, dtype: str) -> None:
 
 def _hessian(backend: BackendUnderTest, form: str, dtype: str) -> None:
     """``sum_i m_i (p_i u_i - p_i (p_i . u_i)) x_i'``, with probabilities that are kept and without."""
+    if not hasattr(backend.be, "linear_hessian_product"):
+        raise NotApplicable("it has no linear_hessian_product")
     for problem in _problems(backend, dtype, form):
         z, x = problem.logits.astype(np.longdouble), problem.x.astype(np.longdouble)
         p = np.exp(z - z.max(axis=1, keepdims=True))

@@ -106,6 +106,13 @@ def test_data_of_a_profile_and_by_name():
         select(["minst"], "quick")
 
 
+def test_every_class_occurs_in_every_profile():
+    for name in ("many-classes", "probe"):
+        problem = DATA[name].of("standard")
+        _, y = problem.arrays()
+        assert len(np.unique(y[: len(y) // 2])) == problem.shape[2]  # a worker also fits half of the rows
+
+
 @pytest.mark.parametrize("name", ["text", "mnist", "many-classes"])
 def test_data_go_through_files(name, tmp_path):
     data = DATA[name]

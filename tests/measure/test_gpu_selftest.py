@@ -391,6 +391,24 @@ def test_the_ends_of_a_large_array_are_judged(monkeypatch):
     assert [text.partition(":")[0] for text in failures] == ["softmax 101x1000 float16", "softmax 25x4096 float16"]
 
 
+class PartOfTheRows(Wrong):
+    """Leaves out the rows after the first chunk."""
+
+    def linear_loss_and_gradient(self, x, w, b, labels, **options):
+        loss, g, h = self.backend.linear_loss_and_gradient(x, w, b, labels, **options)
+        return loss, g - self.backend.linear_loss_and_gradient(x[:1], w, b, labels[:1])[1] / len(x), h
+
+
+def test_linear_logits_in_chunks_are_judged(monkeypatch):
+    monkeypatch.setattr(gpu_checks, "LINEAR", ((3000, 20, 10), (50, 7, 300)))
+    library = Fake()
+    assert gpu_checks.check_linear(library) == {"judged": 4, "failures": [], "left_out": []}
+    library.backend = PartOfTheRows(0)
+    failures = gpu_checks.check_linear(library)["failures"]
+    assert len(failures) == 4
+    assert "gradient of coef is off by" in failures[0]
+
+
 def test_a_device_without_the_memory_is_named():
     found = gpu_checks.check_large(Fake())
     assert found["judged"] == 0
@@ -457,6 +475,7 @@ def test_impossible_figures_meet_no_goal():
 def run(monkeypatch, tmp_path, libraries, *arguments):
     monkeypatch.setattr(gpu_selftest, "libraries", lambda: iter([*libraries, "torch: torch is not installed"]))
     monkeypatch.setattr(gpu_checks, "DTYPES", ("float32",))
+    monkeypatch.setattr(gpu_checks, "LINEAR", ((30, 4, 3),))
     status = main(["--out", "gpu.json", "--seconds", "20", *arguments])
     return status, record.read(tmp_path / "gpu.json")
 
@@ -508,7 +527,7 @@ def test_conformance_ends_when_its_time_is_over(monkeypatch, tmp_path):
     assert found["checks"]["left_out"][0].startswith("conformance of numpy: all cases after ")
 
 
-@pytest.mark.parametrize("step", ["_conformance", "check_boundaries", "check_large"])
+@pytest.mark.parametrize("step", ["_conformance", "check_boundaries", "check_linear", "check_large"])
 def test_an_exception_in_one_step_is_recorded_and_the_others_go_on(monkeypatch, capsys, tmp_path, step):
     def fails(*arguments):
         raise RuntimeError("the driver\nis unhappy")
@@ -520,7 +539,7 @@ def test_an_exception_in_one_step_is_recorded_and_the_others_go_on(monkeypatch, 
     (error,) = found["checks"]["errors"]
     assert error.endswith("of numpy: RuntimeError: the driver")
     assert f"ERROR {error}" in capsys.readouterr().out
-    assert sum(bool(found["checks"][name]) for name in ("conformance", "boundaries", "large")) == 2
+    assert sum(bool(found["checks"][name]) for name in gpu_selftest.STEPS) == 3
     assert found["cases"]
 
 

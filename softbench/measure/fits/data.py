@@ -40,6 +40,7 @@ def images(n: int, p: int, k: int, rng: np.random.Generator) -> tuple[Any, Any]:
 def embeddings(n: int, p: int, k: int, rng: np.random.Generator) -> tuple[Any, Any]:
     """Like the last layer of a network: features of spreads that fall off, around the centres of the classes."""
     y = rng.integers(0, k, n)
+    y[:k] = rng.permutation(k)[:n]  # every class occurs, also in a part of the rows
     scale = np.arange(1, p + 1, dtype=np.float32) ** -0.3
     centres = rng.standard_normal((k, p), dtype=np.float32) * scale * 0.4
     X = rng.standard_normal((n, p), dtype=np.float32) * scale

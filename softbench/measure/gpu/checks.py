@@ -13,11 +13,16 @@ from softbench.accuracy import judging
 from softbench.interface.dtypes import numpy_dtype
 from softbench.machine import usable_cores
 from softbench.measure.gpu.libraries import BackendLibrary, Host
+from softbench.registry import get_backend
 
-__all__ = ["check_boundaries", "check_large"]
+__all__ = ["check_boundaries", "check_large", "check_linear"]
 
 DTYPES: Final = ("float32", "bfloat16", "float64", "float16")
 MOST_AT_ONCE: Final = 16
+LINEAR: Final = ((60_000, 784, 10), (6_000, 256, 1000))
+"""Rows, features and classes: several chunks of rows each."""
+SUM_GATE: Final = 64.0
+"""Of a gradient, in u sum_i abs(g_ik x_ij), as in the conformance kit."""
 LARGE: Final = (1 << 31) + 1
 LARGE_CLASSES: Final = (1000, 131072)
 ROOM: Final = 1.1  # of the bytes of input and result: the allocator's own, labels
@@ -91,6 +96,50 @@ def _calls() -> Iterator[tuple[str, dict[str, Any]]]:
     for op in ("loss", "gradient"):
         yield op, {"reduction": "none"}
         yield op, {"reduction": "none", "label_smoothing": 0.1}
+
+
+def check_linear(library: BackendLibrary) -> dict[str, Any]:
+    """Loss and gradients of linear logits of so many rows that they come in chunks, against NumPy in float64.
+
+    Features and coefficients are such that every logit is a float32, whatever the order of its sum.
+    """
+    found: dict[str, Any] = {"judged": 0, "failures": [], "left_out": []}
+    for n, p, k in LINEAR:
+        rng = np.random.default_rng(k)
+        x = rng.integers(-4, 5, (n, p)).astype(np.float32)
+        w, b = ((rng.integers(-8, 9, shape) / 64).astype(np.float32) for shape in ((k, p), (k,)))
+        labels = rng.integers(0, k, n)
+        there = [library.upload(array) for array in (x, w, b, labels)]
+        for ignored in (None, 0):
+            try:
+                found_here = library.backend.linear_loss_and_gradient(*there, ignore_index=ignored)
+                problem = _linear_problem([library.download(part) for part in found_here], x, w, b, labels, ignored)
+            except Exception as error:
+                problem = f"{type(error).__name__}: {error}"
+            found["judged"] += 1
+            if problem:
+                found["failures"].append(
+                    f"linear_loss_and_gradient {n}x{p}x{k} float32, ignore_index={ignored}: {problem}"
+                )
+    return found
+
+
+def _linear_problem(got: list[Host], x: Host, w: Host, b: Host, labels: Host, ignored: int | None) -> str:
+    """What is wrong with a loss and gradients; empty if nothing is."""
+    numpy = get_backend("numpy")
+    x, w, b = (array.astype(np.float64) for array in (x, w, b))
+    loss, *due = numpy.linear_loss_and_gradient(x, w, b, labels, ignore_index=ignored)
+    u = np.finfo(np.float32).eps / 2
+    if not abs(got[0] - loss) <= 8 * u * loss:
+        return f"loss {got[0]!r}, expected {loss!r}"
+    g = np.abs(numpy.gradient(x @ w.T + b, labels, ignore_index=ignored))
+    for name, part, expected, size in zip(
+        ("coef", "intercept"), got[1:], due, (g.T @ np.abs(x), g.sum(axis=0)), strict=True
+    ):
+        error = np.abs(part - expected) / (u * size + np.finfo(np.float64).tiny)
+        if not (error <= SUM_GATE).all():
+            return f"gradient of {name} is off by {error.max():.3g} units, gate {SUM_GATE:g}"
+    return ""
 
 
 def check_large(library: BackendLibrary) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """Are the GPU backends right and fast on this card? ``python -m softbench.gpu_selftest [--out FILE]``.
 
-Runs the conformance kit on every GPU backend that can run here, judges it where it changes its kernel and beyond 2^31
-elements, then times them (and PyTorch and CuPy's own functions where they are installed) against the copy of the same
-bytes: kernel time by the device's clock, call time by the host's. Ends with a table of goals. Takes under eight minutes
-and needs nothing but the libraries that are there. What fails is recorded, and the rest goes on.
+Runs the conformance kit on every GPU backend that can run here, judges it where it changes its kernel, on linear logits
+in chunks of rows, and beyond 2^31 elements. Then it times them (and PyTorch and CuPy's own functions where they are
+installed) against the copy of the same bytes: kernel time by the device's clock, call time by the host's. Ends with a
+table of goals. Takes under eight minutes and needs nothing but the libraries that are there. What fails is recorded,
+and the rest goes on.
 
 Exit status: 0 nothing wrong in what there was time for; 1 no GPU here, or something is wrong; 2 a wrong argument;
 130 interrupted.
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from softbench.measure.gpu.benchmark import benchmark, first_line
-from softbench.measure.gpu.checks import check_boundaries, check_large
+from softbench.measure.gpu.checks import check_boundaries, check_large, check_linear
 from softbench.measure.gpu.goals import goals_table, judge_goals
 from softbench.measure.gpu.libraries import Library, libraries
 from softbench.measure.progress import NullProgress
@@ -35,7 +36,7 @@ KIT_SHARE: Final = 0.25
 BOUNDARIES_SHARE: Final = 0.15
 MIN_BENCHMARK_SECONDS: Final = 60.0  # however long the checks took
 SAVE_SECONDS: Final = 20.0  # between savings while measuring, should the process be killed
-STEPS: Final = ("conformance", "boundaries", "large")
+STEPS: Final = ("conformance", "boundaries", "linear", "large")
 
 
 class _Steps(NullProgress):
@@ -150,6 +151,7 @@ def _check(record: Record, ours: list[Library], parsed: argparse.Namespace, bega
     steps: list[Callable[[Any], dict[str, Any]]] = [
         lambda library: _conformance(library, parsed.profile, time.perf_counter() + kit),
         lambda library: check_boundaries(library, time.perf_counter() + boundaries),
+        lambda library: check_linear(library),
         lambda library: check_large(library),
     ]
     for step, run in zip(STEPS, steps, strict=True):
