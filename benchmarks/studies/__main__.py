@@ -20,6 +20,7 @@ STUDIES: Final = {
     "goals": Study("goals", "goals", "numba against PyTorch, JAX, ONNX Runtime and the memory, goal by goal"),
     "portability": Study("portability", "portability", "numba on this processor and as on narrower ones, beside NumPy"),
     "figures": Study("figures", "figures", "figures of README.md and docs/, written anew from the committed records"),
+    "agreement": Study("agreement", "agreement", "whether softbench run, asv and timeit say the same"),
     "ablation": Study("ablation", "ablation", "what each technique of the numba backend is worth"),
     "cycles": Study("kernels", "cycles", "what bounds the numba kernels: instructions counted, beside the time"),
     "per-row": Study("kernels", "per_row", "what a row costs the numba backend on one thread, in the L2 cache"),

@@ -56,6 +56,17 @@ def test_configuration(conf):
     assert {"numpy", "numba", "scipy", "rich", "scikit-learn"} <= set(requirements)
 
 
+def test_the_configuration_with_peers_has_them_besides_and_nothing_else(conf):
+    from asv.util import load_json
+
+    with_peers = load_json(str(ROOT / "asv.peers.conf.json"), js_comments=True)
+    more = with_peers["matrix"]["req"].keys() - conf["matrix"]["req"].keys()
+    assert more == {"torch", "jax", "onnx", "onnxruntime", "array-api-compat"}
+    for name in more:
+        del with_peers["matrix"]["req"][name]
+    assert with_peers == conf
+
+
 def test_the_folder_is_imported_with_what_asv_installs():
     """asv imports every module beside its benchmarks, in an environment of its own: the rest must come late."""
     code = """
