@@ -56,11 +56,11 @@ def environment(result: dict, environments: Path) -> Path:
     raise FileNotFoundError(f"no environment under {environments} has made this result; run asv run first")
 
 
-def write(folder: Path, environments: Path) -> list[Path]:
-    """Sidecars for the results in ``folder`` that have none; the paths written."""
+def write(folder: Path, environments: Path) -> tuple[list[Path], list[str]]:
+    """Sidecars for the results in ``folder`` that have none: the paths written, and why others were not."""
     from softbench import processes
 
-    written = []
+    written, problems = [], []
     for path in sorted(folder.glob("*-*.json")):
         target = path.with_suffix(".sidecar.jsonc")
         if target.exists():
@@ -68,13 +68,17 @@ def write(folder: Path, environments: Path) -> list[Path]:
         result = json.loads(path.read_text())
         if set(result.get("results", [""])) <= {_HISTORY}:  # of old commits, which cannot all be asked
             continue
-        python = environment(result, environments)
+        try:
+            python = environment(result, environments)
+        except FileNotFoundError as error:  # the others go on
+            problems.append(f"{path.name}: {error}")
+            continue
         # -P: the installed softbench that was measured, not the one of the current folder.
         done = processes.run([python, "-P", __file__, "--collect"], limit=600, cwd=folder)
         record = {"commit": result["commit_hash"], **json.loads(done.checked())}
         target.write_text(json.dumps(record, indent=1) + "\n")
         written.append(target)
-    return written
+    return written, problems
 
 
 def main() -> int:
@@ -89,16 +93,15 @@ def main() -> int:
         known = sorted(path.parent.name for path in (ROOT / "results").glob("*/machine.json"))
         parser.error(f"name a machine with results: {', '.join(known) or 'there is none yet'}")
     try:
-        written = write(ROOT / "results" / parsed.machine, ROOT / ".asv" / "env")
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 1
+        written, problems = write(ROOT / "results" / parsed.machine, ROOT / ".asv" / "env")
     except RuntimeError as error:
         print(f"the environment could not be asked: {error}", file=sys.stderr)
         return 1
     for path in written:
         print(f"wrote {path.relative_to(ROOT)}")
-    return 0
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return int(bool(problems))
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ from softbench.results.units import duration
 ROOT: Final = Path(__file__).parents[2]
 CALLS: Final = (
     ("numba", "softmax-4096x1000-f32"),
-    ("numpy", "softmax-64x10-f32"),
+    ("numpy", "softmax-1x10-f32"),
     ("scipy", "softmax-4096x1000-f32"),
-    ("numba", "loss_and_gradient-60000x10-f32"),
+    ("sklearn", "loss_and_gradient-4096x1000-f32"),
 )
 """Microseconds and milliseconds, one thread and all of them, with and without a target."""
 REPEATS: Final = 11

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from softbench import available_backends, processes
-from softbench.built_in import RESERVED
+from softbench.built_in import PEERS, RESERVED
 from softbench.measure.timing import Timing
 from softbench.results import record
 
@@ -22,6 +22,7 @@ pytest.importorskip("asv_runner", reason="needs asv_runner (the bench extra)")
 
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "benchmarks"
+CPU_PEERS = [name for name in PEERS if name != "torch_cuda"]
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,7 @@ def test_committed_results_are_of_benchmarks_that_the_suite_has(suite):
 
 
 def test_a_history_of_eight_commits_is_committed_and_asv_reads_it(suite):
-    """On one machine, by the benchmark as it is now, with SciPy and scikit-learn beside this project's backends."""
+    """On one machine, by the benchmark as it is now; of the last commit with all peers that need no GPU."""
     from asv.results import Results
 
     commits = (SUITE / "history.txt").read_text().split()
@@ -166,7 +167,7 @@ def test_a_history_of_eight_commits_is_committed_and_asv_reads_it(suite):
         assert len(found) >= 8
         assert set(found) == set(commits)
         assert all(times["'numba'", "'softmax-4096x1000-f32'"] > 0 for times in found.values())
-        assert all(found[commits[-1]][f"'{peer}'", "'softmax-4096x1000-f32'"] > 0 for peer in ("scipy", "sklearn"))
+        assert all(found[commits[-1]][f"'{peer}'", "'softmax-4096x1000-f32'"] > 0 for peer in CPU_PEERS)
 
 
 def _combinations(benchmark):
@@ -234,14 +235,14 @@ def test_sidecar_records_what_asv_does_not(suite, tmp_path, monkeypatch):
         return types.SimpleNamespace(checked=lambda: '{"versions": {"numpy": "2.0"}}')
 
     monkeypatch.setattr(processes, "run", run)
-    (written,) = sidecar.write(results, environments)
+    (results / "abcdef-env.json").write_text(json.dumps(made | {"python": "3.99"}))
+    (written,), (problem,) = sidecar.write(results, environments)
     assert written.name == "c0ffee-env.sidecar.jsonc"  # asv would read a .json as a result
     assert json.loads(written.read_text()) == {"commit": "c0ffee", "versions": {"numpy": "2.0"}}
     assert "abc" in str(asked[0][0])
-    assert sidecar.write(results, environments) == []
-    (results / "decaf-env.json").write_text(json.dumps(made | {"python": "3.99"}))
-    with pytest.raises(FileNotFoundError, match="asv run"):
-        sidecar.write(results, environments)
+    assert problem.startswith("abcdef-env.json: no environment")  # and the others go on
+    assert problem.endswith("run asv run first")
+    assert sidecar.write(results, environments) == ([], [problem])
 
 
 @pytest.mark.processes

@@ -203,3 +203,31 @@ def test_what_studies_save_is_the_record_of_every_run(monkeypatch, tmp_path):
     case = portability.compared(goal, {"native": times, "haswell": times})
     record.write(made | {"cases": [case]}, tmp_path / "portability.json")
     assert portability.table(record.read(tmp_path / "portability.json"))[-1].endswith("| 1.00 |")
+
+
+# -- agreement ----------------------------------------------------------------------------------------------------
+
+
+def test_calls_whose_timers_are_compared_are_in_the_asv_suite_and_into_new_arrays():
+    """timeit's loop makes a new array with every call."""
+    from benchmarks.studies.agreement import CALLS
+    from softbench.measure.workloads import select
+
+    known = {case.name: case for case in select(["asv"])}
+    assert all(known[case].result == "fresh" and known[case].target in ("none", "index") for _, case in CALLS)
+
+
+def test_timers_that_differ_are_told_from_those_that_agree(capsys):
+    from benchmarks.studies import agreement
+
+    def around(median):
+        return [median * (1 + 0.001 * i) for i in range(-10, 11)]
+
+    case = {
+        **a_case("softmax-1x10-f32", {"x": 1.0}), "stability": {"control": {"ratio": 1.01}},
+    }  # fmt: skip
+    case["results"]["x"] |= {"samples": around(1.0)}
+    record = {"cases": [case], "backends": {}}
+    others = {"asv": around(1.01), "timeit": around(1.3)}
+    assert agreement.compared("x", [record, record], others) == ["same", "slower"]
+    assert "1.300 times that" in capsys.readouterr().out
