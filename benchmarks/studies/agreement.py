@@ -66,8 +66,8 @@ def by_timeit(backend: str, case: str) -> list[float]:
     function = getattr(sb.get_backend(backend), workload.op)
     arguments = (x,) if workload.op == "softmax" else (x, rng.integers(0, k, n))
     timer = timeit.Timer(lambda: function(*arguments))
-    number, _ = timer.autorange()
-    return [seconds / number for seconds in timer.repeat(REPEATS, max(1, number // 4))]
+    number = max(1, timer.autorange()[0] // 4)  # which takes 50 ms or more
+    return [seconds / number for seconds in timer.repeat(REPEATS, number)]
 
 
 _APART: Final[dict[str, Callable[[str, str], list[float]]]] = {"asv": by_asv, "timeit": by_timeit}

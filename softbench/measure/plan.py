@@ -31,7 +31,7 @@ class Profile:
 
 PROFILES: Final = {
     "quick": Profile("few cases: a minute", "quick", "quick", 50.0, 6.0, (4.0, 30.0)),
-    "standard": Profile("two minutes, four with all peers", "standard", "quick", 100.0, 16.0, (6.0, 90.0)),
+    "standard": Profile("two minutes, four with all peers", "standard", "quick", 100.0, 10.0, (6.0, 90.0)),
     "full": Profile("every case, and more of the kit: half an hour", "all", "standard", 900.0, 120.0, (60.0, 1800.0)),
 }
 _OPS_OF_SHAPES: Final = ("softmax", "loss_and_gradient")

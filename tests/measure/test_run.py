@@ -8,6 +8,7 @@ import pytest
 
 import softbench as sb
 from softbench import machine
+from softbench.built_in import PEERS
 from softbench.conformance import contract
 from softbench.errors import UnknownBackendError
 from softbench.measure import comparison, remote, spot_check
@@ -344,6 +345,10 @@ def test_a_deviation_is_declared_for_every_part_that_has_it(op, target):
     verdict = judge(sb.Backend(Off()))
     assert not verdict["ok"]
     assert verdict.get("deviation", "") == "; ".join(f"why {row}" for row in needed)
+
+
+def test_of_every_peer_a_sample_of_the_kit_is_asked():
+    assert set(bench.PEER_CASES) == set(PEERS) - {"torch_cuda"}
 
 
 def test_rows_that_bound_errors_are_rows_of_the_contract():
