@@ -1,10 +1,30 @@
-"""Dask on one worker process and on two: an evaluation of linear logits, and bytes between workers."""
+"""Dask: one block beside the local backend, one worker process and two, and bytes between workers."""
 
 from __future__ import annotations
 
 import contextlib
 
 from benchmarks.common import BACKENDS, find
+
+
+class OneBlock:
+    """What the dask backend adds to its local backend on one block, beside it in the same process."""
+
+    params = (BACKENDS, ["64x10", "4096x1000"])
+    param_names = ("backend", "shape")
+
+    def setup(self, name, shape):
+        if name != "dask":
+            raise NotImplementedError(f"{name} has no blocks")
+        find(name)
+
+    def track_overhead(self, name, shape):
+        from benchmarks.studies.scaling import one_block
+
+        seconds = one_block(*map(int, shape.split("x")))
+        return round(seconds["dask"] - seconds["direct"], 6)
+
+    track_overhead.unit = "seconds"
 
 
 class Workers:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import heapq
 import json
 import multiprocessing
 import os
@@ -16,17 +15,19 @@ from typing import Any, Final
 import numpy as np
 
 import softbench
+from benchmarks.studies import scaling_model as model
 from benchmarks.studies.common import parser
 from softbench import processes
 
-SCHEMA: Final = "softbench.scaling/1"
+SCHEMA: Final = "softbench.scaling/2"
 _ROUNDS: Final = 7
 _LONGEST: Final = 3600.0
 """Seconds after which a process of this study ends, whatever it waits for."""
 SETS: Final = ((4, 1), (16, 1), (200_000, 50_000), (2_000_000, 250_000), (2_000_000, 62_500))
 """Rows and rows per block: blocks of one row show what tasks cost that compute nothing; 80 MB; 800 MB."""
-_NETWORK: Final = 1.25e9
-"""Bytes per second into or out of a worker in the simulation: 10 Gbit/s. An assumption."""
+SHARDS: Final = ((40_000, 800, 2), (40_000, 800, 8), (40_000, 800, 32), (80_000, 800, 8), (40, 800, 8))
+"""Rows, classes and blocks of classes of logits, in four blocks of rows; the last computes next to nothing."""
+_ROW_BLOCKS: Final = 4
 
 
 def scaling(arguments: list[str]) -> int:
@@ -51,12 +52,16 @@ def measure() -> dict[str, Any]:
     import distributed
 
     versions = {module.__name__: module.__version__ for module in (dask, distributed, np, softbench)}
-    record: dict[str, Any] = {"schema": SCHEMA, "versions": versions, "one_block": _one_block()}
-    record["workers"] = _workers()
+    record: dict[str, Any] = {"schema": SCHEMA, "versions": versions}
+    record["one_block"] = [{"shape": shape, **one_block(*shape)} for shape in ([64, 10], [4096, 1000])]
+    with client_of(1) as one, client_of(2) as two:
+        record["workers"] = _workers(one, two)
+        record["shards"] = _shards(one, two)
     record["alone"] = _alone()
-    record["bytes"] = bytes_between()
-    record["model"] = _model(record["workers"])
-    record["simulated"] = simulated(record["model"])
+    record["bytes"] = [bytes_between(dtype) for dtype in ("float32", "float64")]
+    found, error = model.fit(_measured(record))
+    record["model"] = {**found._asdict(), "largest_error": error}
+    record["simulated"] = model.simulated(found)
     return record
 
 
@@ -73,28 +78,22 @@ def _interleaved(calls: dict[str, Callable[[], Any]], rounds: int = _ROUNDS) -> 
     return seconds
 
 
-def _one_block() -> list[dict[str, Any]]:
-    """The dask backend on one block beside its local backend, with one thread each."""
+def one_block(n: int, k: int) -> dict[str, float]:
+    """Seconds of softmax of one block, by the dask backend and by its local backend, with one thread each."""
     import dask
     import dask.array as da
 
     local, be = softbench.get_backend("numba"), softbench.get_backend("dask", local="numba", threads=1)
-    found = []
-    for n, k in ((64, 10), (4096, 1000)):
-        x = np.random.default_rng(0).normal(size=(n, k)).astype(np.float32)
-        lazy = da.from_array(x, (n, k))
+    x = np.random.default_rng(0).normal(size=(n, k)).astype(np.float32)
+    lazy = da.from_array(x, (n, k))
 
-        def through(lazy: Any = lazy) -> Any:
-            return be.softmax(lazy).compute()
+    def direct() -> Any:
+        with local.rows.limit_threads(1):
+            return local.softmax(x)
 
-        def direct(x: Any = x) -> Any:
-            with local.rows.limit_threads(1):
-                return local.softmax(x)
-
-        with dask.config.set(scheduler="synchronous"):
-            seconds = _interleaved({"direct": direct, "dask": through}, 41)
-        found.append({"shape": [n, k], **{name: statistics.median(values) for name, values in seconds.items()}})
-    return found
+    with dask.config.set(scheduler="synchronous"):
+        seconds = _interleaved({"direct": direct, "dask": lambda: be.softmax(lazy).compute()}, 41)
+    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 @contextlib.contextmanager
@@ -125,17 +124,58 @@ def evaluation(client: Any, n: int, p: int, k: int, rows: int) -> Callable[[], A
     return lambda: client.gather(client.compute(lazy))
 
 
-def _workers() -> list[dict[str, Any]]:
-    """The fused linear oracle, row by row in blocks, on one worker process and on two, in turns."""
+def _in_turns(one: Any, two: Any, prepared: Callable[[Any], Callable[[], Any]]) -> dict[str, Any]:
+    """Seconds of a call on one worker and on two, in turns, and the ratios of the rounds."""
+    seconds = _interleaved({"1": prepared(one), "2": prepared(two)})
+    ratios = [a / b for a, b in zip(seconds["1"], seconds["2"], strict=True)]
+    return {"gain": _summary(ratios), **{name: _summary(values) for name, values in seconds.items()}}
+
+
+def _workers(one: Any, two: Any) -> list[dict[str, Any]]:
+    """The fused linear oracle, row by row in blocks, on one worker process and on two."""
     p, k, found = 100, 50, []
-    with client_of(1) as one, client_of(2) as two:
-        for n, rows in SETS:
-            calls = {str(number): evaluation(client, n, p, k, rows) for number, client in ((1, one), (2, two))}
-            seconds = _interleaved(calls)
-            ratios = [a / b for a, b in zip(seconds["1"], seconds["2"], strict=True)]
-            entry: dict[str, Any] = {"shape": [n, p, k], "rows": rows, "tasks": n // rows}
-            found.append({**entry, "gain": _summary(ratios), **{name: _summary(t) for name, t in seconds.items()}})
-            del calls
+    for n, rows in SETS:
+        measured = _in_turns(one, two, lambda client, n=n, rows=rows: evaluation(client, n, p, k, rows))
+        found.append({"shape": [n, p, k], "rows": rows, "tasks": n // rows, **measured})
+    return found
+
+
+def _shards(one: Any, two: Any) -> list[dict[str, Any]]:
+    """logsumexp of blocks of classes, on one worker process and on two."""
+    found = []
+    for n, k, shards in SHARDS:
+        chunks = (n // _ROW_BLOCKS, k // shards)
+        measured = _in_turns(one, two, lambda client, n=n, k=k, chunks=chunks: sum_of_logsumexp(client, n, k, chunks))
+        found.append({"shape": [n, k], "shards": shards, **measured})
+    return found
+
+
+def sum_of_logsumexp(client: Any, n: int, k: int, chunks: tuple[int, int], dtype: str = "float32") -> Callable[[], Any]:
+    """The sum of logsumexp of logits that the workers hold."""
+    import dask.array as da
+    import distributed
+
+    be = softbench.get_backend("dask", local="numpy", threads=1)
+    with client.as_current():
+        x = client.persist(da.random.default_rng(0).standard_normal((n, k), dtype=dtype, chunks=chunks))
+        distributed.wait(x)
+        lazy = be.logsumexp(x).sum(dtype="float64")
+    return lambda: client.gather(client.compute(lazy))
+
+
+def _measured(record: dict[str, Any]) -> list[tuple[model.Work, float]]:
+    """What was measured, as the model takes it."""
+    found = []
+    for workers in (1, 2):
+        for entry in record["workers"]:
+            n, p, k = entry["shape"]
+            tasks = entry["tasks"] + model.combining_tasks(entry["tasks"])
+            found.append((model.Work(workers, tasks, multiplications=n * p * k), entry[str(workers)]["median"]))
+        for entry in record["shards"]:
+            (n, k), shards = entry["shape"], entry["shards"]
+            tasks = _ROW_BLOCKS * (shards + model.combining_tasks(shards)) + model.combining_tasks(_ROW_BLOCKS)
+            work = model.Work(workers, tasks, entries=n * k, shard_rows=n * shards)
+            found.append((work, entry[str(workers)]["median"]))
     return found
 
 
@@ -178,7 +218,7 @@ def _summary(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
-def bytes_between() -> dict[str, Any]:
+def bytes_between(dtype: str = "float64") -> dict[str, Any]:
     """What two workers send each other for logsumexp of eight blocks of classes, and what they must send.
 
     Where the blocks lie is Dask's choice. Those of a row of blocks come together on one worker: two numbers per row
@@ -194,7 +234,8 @@ def bytes_between() -> dict[str, Any]:
     be = softbench.get_backend("dask", local="numpy")
     n, k, blocks, rows = 20_000, 800, 8, 5_000
     with client_of(2) as client, client.as_current():
-        x = client.persist(da.random.default_rng(0).standard_normal((n, k), chunks=(rows, k // blocks)))
+        x = da.random.default_rng(0).standard_normal((n, k), dtype=dtype, chunks=(rows, k // blocks))
+        x = client.persist(x)
         distributed.wait(x)
         where = {tuple(key[1:]): places[0] for key, places in client.who_has(x).items()}
         elsewhere = combined = 0
@@ -207,61 +248,19 @@ def bytes_between() -> dict[str, Any]:
         client.gather(client.compute(be.logsumexp(x).sum()))
         moved = sum(client.run(sent).values()) - before
     pair = rows * 2 * 8
-    return {"shape": [n, k], "blocks": blocks, "moved": moved, "floor": elsewhere * pair,
-            "combined_floor": combined * pair, "logits": n * k * 8}  # fmt: skip
+    return {"shape": [n, k], "dtype": dtype, "blocks": blocks, "moved": moved, "floor": elsewhere * pair,
+            "combined_floor": combined * pair, "logits": x.nbytes}  # fmt: skip
 
 
-def _model(workers: list[dict[str, Any]]) -> dict[str, float]:
-    """Seconds of an evaluation on one worker: some at all, per task, and per row, feature and class; least squares."""
-    seconds = np.array([entry["1"]["median"] for entry in workers])
-    columns = [[1.0, entry["tasks"], np.prod([float(size) for size in entry["shape"]])] for entry in workers]
-    scaled = np.array(columns) / seconds[:, None]  # relative errors
-    fixed, per_task, per_multiplication = (
-        float(max(value, 0.0)) for value in np.linalg.lstsq(scaled, np.ones(len(seconds)))[0]
-    )
-    return {"fixed": fixed, "per_task": per_task, "per_multiplication": per_multiplication}
-
-
-def simulated(model: dict[str, float]) -> list[dict[str, Any]]:
-    """A pass over 10^12 logits, 10^8 rows of 10^4 classes and 100 features, by 1 to 1,000 workers."""
-    found = []
-    n, k, p = 10**8, 10**4, 100
-    for workers in (1, 10, 100, 1000):
-        for blocks in (10 * workers, 100_000):
-            seconds, busy = simulate(model, workers, blocks, n / blocks * k * p, 8.0 * k * p)
-            found.append({"workers": workers, "blocks": blocks, "seconds": seconds, "busy": busy,
-                          "block_bytes": n / blocks * p * 4})  # fmt: skip
-    return found
-
-
-def simulate(
-    model: dict[str, float], workers: int, blocks: int, multiplications: float, result: float, fan: int = 8
-) -> tuple[float, float]:
-    """Seconds of one evaluation, and the share of them in which workers compute.
-
-    Events: after what every evaluation takes, one scheduler hands out one task after another, ``per_task`` each; a
-    worker computes one at a time; a task of the tree waits for its ``fan`` parts, of which all but one come over the
-    network, one worker's line at a time.
-    """
-    per_task, compute = model["per_task"], model["per_multiplication"] * multiplications
-    free = [(0.0, worker) for worker in range(workers)]
-    heapq.heapify(free)
-    scheduler, ends, computed = model["fixed"], [], 0.0
-    for _ in range(blocks):
-        scheduler += per_task
-        ready, worker = heapq.heappop(free)
-        end = max(ready, scheduler) + compute
-        heapq.heappush(free, (end, worker))
-        ends.append(end)
-        computed += compute
-    while len(ends) > 1:
-        above = []
-        for start in range(0, len(ends), fan):
-            parts = ends[start : start + fan]
-            scheduler = max(scheduler + per_task, min(parts))
-            above.append(max(max(parts), scheduler) + (len(parts) - 1) * result / _NETWORK)
-        ends = above
-    return ends[0], computed / (workers * ends[0])
+_COSTS: Final = {
+    "evaluation": "an evaluation",
+    "worker": "a worker",
+    "task": "a task",
+    "multiplication": "a row, feature and class of linear logits",
+    "entry": "a row and class of logits",
+    "shard_row": "a row and block of classes",
+}
+"""Costs of the model, and what they are called."""
 
 
 def _spread(seconds: dict[str, float]) -> str:
@@ -295,22 +294,41 @@ def table(record: dict[str, Any]) -> list[str]:
         "", "| without Dask | one process | two at once, both done | times the work per second |", "|---|---|---|---|",
         f"| {alone['shape'][0]:,} rows each | {_spread(alone['1'])} | {_spread(alone['2'])} | {_gain(alone)} |",
     ]  # fmt: skip
-    moved = record["bytes"]
-    n, k = moved["shape"]
+    lines += [
+        "", "| logsumexp | blocks of classes | one worker | two workers | times as fast |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for entry in record["shards"]:
+        n, k = entry["shape"]
+        shown = [_spread(entry[name]) for name in ("1", "2")]
+        lines.append(f"| {n:,} x {k} | {entry['shards']} | {shown[0]} | {shown[1]} | {_gain(entry)} |")
     lines += [
         "", "| logsumexp | between two workers | must travel: two numbers | if combined first | the logits |",
         "|---|---|---|---|---|",
-        f"| {n:,} x {k}, {moved['blocks']} blocks of classes | {moved['moved'] / 1e6:.2f} MB | "
-        f"{moved['floor'] / 1e6:.2f} MB | {moved['combined_floor'] / 1e6:.2f} MB | {moved['logits'] / 1e6:.0f} MB |",
-        "", "| fitted | seconds |", "|---|---|",
-        f"| an evaluation | {record['model']['fixed']:.3g} |",
-        f"| a task | {record['model']['per_task']:.3g} |",
-        f"| a row, feature and class | {record['model']['per_multiplication']:.3g} |",
-        "", "| workers (simulated) | blocks | a block of X | one pass | workers are busy |", "|---|---|---|---|---|",
     ]  # fmt: skip
-    for entry in record["simulated"]:
+    for moved in record["bytes"]:
+        n, k = moved["shape"]
+        sizes = " | ".join(f"{moved[name] / 1e6:.2f} MB" for name in ("moved", "floor", "combined_floor"))
+        about = f"{n:,} x {k} {moved['dtype']}, {moved['blocks']} blocks of classes"
+        lines.append(f"| {about} | {sizes} | {moved['logits'] / 1e6:.0f} MB |")
+    lines += ["", "| fitted | seconds |", "|---|---|"]
+    lines += [f"| {text} | {record['model'][name]:.3g} |" for name, text in _COSTS.items()]
+    lines += [
+        "", "| workers (simulated) | blocks of rows | a block of X | one pass | workers are busy | most time |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for entry in record["simulated"]["linear"]:
         lines.append(
             f"| {entry['workers']:,} | {entry['blocks']:,} | {entry['block_bytes'] / 1e6:,.1f} MB | "
-            f"{entry['seconds']:,.0f} s | {entry['busy']:.0%} |"
+            f"{entry['seconds']:,.0f} s | {entry['busy']:.0%} | {entry['limit']} |"
+        )
+    lines += [
+        "", "| workers (simulated) | blocks | a worker needs | logsumexp | workers are busy | most time |",
+        "|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for entry in record["simulated"]["shards"]:
+        lines.append(
+            f"| {entry['workers']:,} | {entry['row_blocks']:,} x {entry['shards']:,} | "
+            f"{entry['held_bytes'] / 1e9:,.2f} GB | {entry['seconds']:,.0f} s | {entry['busy']:.0%} | "
+            f"{entry['limit']} |"
         )
     return lines

@@ -2,9 +2,11 @@
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -282,6 +284,31 @@ def test_the_limit_counts_the_worker_itself_and_blocks_that_are_held(monkeypatch
     be.logsumexp(classes)  # looks at each block once
     with pytest.raises(MemoryError, match="Rechunk"):
         be.softmax(classes)
+
+
+def test_workers_without_a_limit_are_taken_as_they_are(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    from softbench_backends.dask import memory
+
+    class Client:
+        def scheduler_info(self, n_workers):
+            return {"workers": {i: {"nthreads": 2 + i, "memory_limit": limit} for i, limit in enumerate(self.limits)}}
+
+    client = Client()
+    monkeypatch.setattr(distributed, "default_client", lambda: client)
+    for client.limits, due in (((None, 0), 0), ((None, 1 << 30, 1 << 31), 1 << 30)):
+        found = memory.workers()
+        assert found == memory.Workers("distributed", len(client.limits), 1 + len(client.limits), due)
+    client.limits = (None,)
+    assert sb.get_backend("dask", local="numpy").softmax(da.zeros((1_000_000, 1000), chunks=(500_000, 1000))).ndim == 2
+
+
+def test_pools_of_processes_share_the_memory():
+    from softbench_backends.dask import memory
+
+    whole = memory.workers().memory_per_worker
+    with dask.config.set(scheduler="processes", num_workers=4):
+        assert memory.workers() == memory.Workers("processes", 4, 1, whole // 4)
 
 
 # -- where blocks come from -----------------------------------------------------------------------------------
@@ -583,6 +610,30 @@ def test_tasks_of_worker_processes_have_the_threads_of_their_worker(distributed_
             assert set(worker["blas"].values()) == {due}
         assert bool(about["oversubscribed"]) == (2 * due > cores)
     client.run(lambda: threadpool_limits(1, user_api="blas") and None)
+
+
+def _recipes():
+    """The programs of docs/scaling.md that need nothing but this machine."""
+    text = (Path(__file__).resolve().parents[2] / "docs" / "scaling.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    elsewhere = ("SSHCluster", "KubeCluster", "LocalCUDACluster")
+    assert all(sum(name in code for code in found) == 1 for name in elsewhere)
+    return [code for code in found if not any(name in code for name in elsewhere)]
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_the_programs_of_the_guide_run(number, tmp_path):
+    codes = _recipes()
+    assert len(codes) == 3
+    assert sum("LocalCluster(" in code for code in codes) == 1
+    (tmp_path / "recipe.py").write_text(codes[number])
+    done = subprocess.run(
+        [sys.executable, "recipe.py"], cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    if "LocalCluster(" in codes[number]:
+        assert "'local': 1" in done.stdout
+        assert 5.0 < float(done.stdout.split()[-1]) < 5.2  # log 100 + 1/2, for normal logits
 
 
 def test_a_killed_worker_loses_nothing(distributed_client):

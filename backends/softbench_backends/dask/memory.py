@@ -31,7 +31,7 @@ class Workers(NamedTuple):
     workers: int
     threads_per_worker: int
     memory_per_worker: int
-    """Bytes; 0: unknown."""
+    """Bytes, the least of them; 0: unknown, or no limit."""
 
 
 def workers() -> Workers:
@@ -43,12 +43,9 @@ def workers() -> Workers:
         except ValueError:  # no client
             known = ()
         if known:
-            return Workers(
-                "distributed",
-                len(known),
-                max(int(worker["nthreads"]) for worker in known),
-                min(int(worker["memory_limit"]) for worker in known),
-            )
+            threads = max(int(worker["nthreads"]) for worker in known)
+            limits = [int(worker["memory_limit"]) for worker in known if worker["memory_limit"]]  # None, 0: no limit
+            return Workers("distributed", len(known), threads, min(limits, default=0))
     import dask.config
 
     scheduler = dask.config.get("scheduler", None)
