@@ -46,7 +46,8 @@ def choose(objective: Objective, solver: str, precondition: str) -> Choice:
     sparse = hasattr(X, "indptr")
     why = "as asked"
     if solver == "auto":
-        bytes_of_X = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes if sparse else X.nbytes
+        dense = X.shape[0] * X.shape[1] * X.dtype.itemsize
+        bytes_of_X = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes if sparse else dense
         workspace = _LBFGS_VECTORS * 8 * size
         if size <= _WHOLE_HESSIAN and n * size**2 / 2 <= _HESSIAN_WORK:
             solver, why = "newton-cholesky", f"the Hessian of {size} parameters is small"

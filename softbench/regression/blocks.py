@@ -256,9 +256,8 @@ class BlockedObjective(Objective):
         return np.asarray(self._counts / self._counts.sum())
 
     def _parameters(self, coef: F64, intercept: F64) -> tuple[Any, Any]:
-        rows, dtype = self.backend.rows, self._problem.compute
-        w, b = (rows.as_rows(rows.accept(part, "coef"), 1, dtype) for part in (coef, intercept.reshape(1, -1)))
-        return w, b.reshape(-1)
+        w, b = (self.backend.rows.accept(part.astype(self._problem.compute), "coef") for part in (coef, intercept))
+        return w, b
 
     def _computed(self, *results: Any) -> tuple[Any, ...]:
         """Results as NumPy arrays, in one go: each block is read once."""
@@ -314,4 +313,4 @@ def _of_block(
 
 
 def _add(parts: Any, axis: Any = None, keepdims: Any = None) -> Any:
-    return _packed(functools.reduce(np.add, parts))
+    return _packed(functools.reduce(np.add, parts)) if len(parts) else parts  # Dask asks for what is empty too

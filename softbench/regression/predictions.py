@@ -160,7 +160,10 @@ class Predictions:
             intercept = np.concatenate([np.zeros_like(intercept), intercept])
         backend = choose_backend(self.backend, X, len(coef), self.n_threads)
         with self._threads(backend):
-            yield backend, backend.asarray(coef), backend.asarray(intercept)
+            if is_dask(X):  # each worker gets them once
+                yield backend, coef, intercept
+            else:
+                yield backend, backend.asarray(coef), backend.asarray(intercept)
 
     @contextmanager
     def _threads(self, backend: Backend) -> Iterator[None]:

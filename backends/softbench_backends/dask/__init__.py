@@ -94,7 +94,7 @@ class DaskBackend(LinearBlocks):
         if _whole(a):
             return self._per_row(tasks.per_row, a, np.dtype(np.int64), kernel="argmax", dtype_name="int64")
         parts = self._parts(statistics.argmax_parts, a, 2, (self._offsets(a), "j"))
-        best = self._combined(parts, statistics.combine_argmax, 2)
+        best = self._combined(parts, statistics.combine_argmax)
         return self.view(best[:, 1].astype(np.int64))
 
     def logsumexp(self, x: Array, out: Array) -> Array:
@@ -144,11 +144,11 @@ class DaskBackend(LinearBlocks):
             return self._local_losses("log_loss", a, target)
         if isinstance(target, SoftTarget):
             q = target.q.array.rechunk(a.chunks)
-            sums = self._combined(self._parts(statistics.log_terms, a, 2, (q, "ij")), statistics.combine_sums, 2)
+            sums = self._combined(self._parts(statistics.log_terms, a, 2, (q, "ij")), statistics.combine_sums)
             return self._of_kept(statistics.soft_losses, sums, F64)
         labels, w, s = self._index(a, target)
         own = self._parts(statistics.label_columns, a, 2, (labels, "i"), (self._offsets(a), "j"))
-        sums = self._combined(own, statistics.combine_sums, 2)
+        sums = self._combined(own, statistics.combine_sums)
         return self._of_kept(statistics.probability_losses, sums, F64, (labels, "i"), (w, "w"), (s, "i"))
 
     # -- blocks that hold all classes: the local backend's kernels -------------------------------------
@@ -177,7 +177,7 @@ class DaskBackend(LinearBlocks):
         """Statistics of whole rows: see `softbench_backends.dask.statistics`."""
         width = statistics.MORE if names else statistics.BARE
         parts = self._parts(functools.partial(_statistics, **names), a, width, *pairs)
-        return self._combined(parts, functools.partial(statistics.combine, width=width), width)
+        return self._combined(parts, statistics.combine)
 
     def _losses(self, a: Any, target: Target) -> tuple[View, Any]:
         """Row losses, and what is kept of the rows."""
@@ -188,7 +188,7 @@ class DaskBackend(LinearBlocks):
         q, labels = self._distribution(a, target, 1.0)
         kept = self._kept(a, (q, "ij"), form="q")
         parts = self._parts(statistics.soft_terms, a, 2, (kept, "is"), (q, "ij"))
-        sums = self._combined(parts, statistics.combine_sums, 2)
+        sums = self._combined(parts, statistics.combine_sums)
         return self._of_kept(statistics.soft_losses, sums, F64, (labels, "i")), kept
 
     def _gradient(self, a: Any, target: Target, divisor: Any, kept: Any) -> View:

@@ -144,6 +144,14 @@ class DaskArrays(LibraryArrays):
 
     def as_rows(self, x: Array, axis: int, dtype: str) -> Array:
         """``x`` with ``axis`` last as ``(N, K)`` of ``dtype``."""
+        if x.source is not None and x.ndim == 2 and axis == 1:
+            host = NumpyArrayOps.as_rows(self, x.source, axis, dtype)
+            return x if host is x.source else self.view(self.asarray(host), host)
+        held: Any = x._array
+        if x.shape == (1, *held.shape):  # a vector, soon to be one again: Dask's query planning has no reshape
+            same = name_of(x.dtype) == dtype
+            vector = held if same else self._per_block(_cast, held, dtype=numpy_dtype(dtype), to=dtype)
+            return View(vector, x.shape, vector.dtype, self.da)
         rows = super().as_rows(x, axis, name_of(x.dtype))
         return rows if name_of(rows.dtype) == dtype else self.view(self.astype(rows, dtype))
 
@@ -212,7 +220,7 @@ class DaskArrays(LibraryArrays):
         counted = self._on_blocks(
             checks.row_weights, "i", (a, "i"), (s, "i"), (w, "w"), of_labels=labels is not None, dtype=F64
         )
-        return self.view(self._on_blocks(checks.sum_of_parts, "", (self._sums(counted), "s"), dtype=F64))
+        return self.view(self._on_blocks(checks.sum_of_parts, "", (self._sums(counted), "is"), dtype=F64))
 
     def total(self, values: Array, divisor: Any = None) -> Any:
         """Sum of losses in a fixed tree, over ``divisor`` if given; a 0-d array."""
@@ -222,14 +230,14 @@ class DaskArrays(LibraryArrays):
             )
             return self.from_host(np.asarray(found), "result")
         parts = values.array if isinstance(values, Sums) else self._sums(values.array)
-        return self.view(self._on_blocks(checks.finished_total, "", (parts, "s"), number(divisor), dtype=F64))
+        return self.view(self._on_blocks(checks.finished_total, "", (parts, "is"), number(divisor), dtype=F64))
 
     def _sums(self, values: Any) -> Any:
-        """Sums of ``(N,)`` in parts, ``(3,)``."""
-        return self.da.reduction(
-            values, checks.sum_parts, checks.add_parts, axis=0, keepdims=True, dtype=F64, split_every=FAN,
-            combine=checks.add_parts, output_size=3, concatenate=True, meta=np.empty(0),
-        )  # fmt: skip
+        """Sums of ``(N,)`` in parts, ``(1, 3)``."""
+        parts = self._on_blocks(
+            checks.sum_parts, "is", (values, "i"), new_axes={"s": 3}, adjust_chunks={"i": 1}, dtype=F64
+        )
+        return self._tree(parts, checks.add_parts, 0)
 
     def in_task(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function of blocks that is computed with a task's threads: for those that have none of the kernels."""
@@ -260,13 +268,20 @@ class DaskArrays(LibraryArrays):
                 f"blocks are of type {type(a._meta).__name__} and hold some of the classes: expected NumPy arrays, or "
                 f"blocks with all classes of their rows. For these call rechunk with -1 for the axis of the classes"
             )
-        return self._on_blocks(function, "ij", (a, "ij"), *pairs, adjust_chunks={"j": width}, dtype=F64)
+        part = functools.partial(_as_part, function)
+        axes, chunks = {"s": width}, {"j": 1}
+        return self._on_blocks(part, "ijs", (a, "ij"), *pairs, new_axes=axes, adjust_chunks=chunks, dtype=F64)
 
-    def _combined(self, parts: Any, combine: Callable[..., Any], width: int) -> Any:
-        """Parts of blocks of classes side by side as those of rows, in a fixed tree."""
+    def _combined(self, parts: Any, combine: Callable[..., Any]) -> Any:
+        """Parts of blocks of classes side by side, ``(n, b, width)``, as those of rows, in a fixed tree."""
+        return self._on_blocks(_of_rows, "is", (self._tree(parts, combine, 1), "ijs"), dtype=F64)
+
+    def _tree(self, parts: Any, combine: Callable[..., Any], axis: int) -> Any:
+        """Blocks of size 1 along ``axis`` combined to one, in a fixed tree."""
+        function = functools.partial(_combine, combine)
         return self.da.reduction(
-            parts, combine, combine, axis=1, keepdims=True, dtype=F64, split_every=FAN, combine=combine,
-            output_size=width, concatenate=True, meta=np.empty((0, 0)),
+            parts, function, function, axis=axis, keepdims=True, dtype=F64, split_every=FAN, combine=function,
+            concatenate=True, meta=np.empty((0,) * parts.ndim),
         )  # fmt: skip
 
     def _of_blocks(
@@ -280,6 +295,21 @@ class DaskArrays(LibraryArrays):
     def _of_kept(self, function: Callable[..., Any], kept: Any, dtype: Any, *pairs: tuple[Any, str | None]) -> View:
         """A function of what is kept of rows, one number each."""
         return self.view(self._on_blocks(function, "i", (kept, "is"), *pairs, dtype=dtype))
+
+
+def _as_part(function: Callable[..., Any], *blocks: Any, **options: Any) -> Any:
+    """``(n, 1, width)``: what a function of a block has of its rows."""
+    return function(*blocks, **options)[:, None]
+
+
+def _of_rows(kept: Any) -> Any:
+    """``(n, width)``: what is kept of rows."""
+    return kept[:, 0]
+
+
+def _combine(combine: Callable[..., Any], parts: Any, axis: Any = None, keepdims: Any = None) -> Any:
+    """Of several blocks, as Dask asks; what is empty tells Dask the dimensions and dtype of results."""
+    return combine(parts) if parts.size else parts
 
 
 def flat(pairs: tuple[tuple[Any, str | None], ...]) -> list[Any]:

@@ -110,17 +110,16 @@ def row_weights(y: Array, s: Array | None, w: Array | None, of_labels: bool) -> 
         return weight if w is None else weight * np.where(y >= 0, w[np.maximum(y, 0)], 1.0)
 
 
-def sum_parts(values: Array, axis: Any = None, keepdims: Any = None) -> Array:
-    """The sum of a block in two parts, and that of 2**-64 times its numbers, which cannot overflow."""
+def sum_parts(values: Array) -> Array:
+    """``(1, 3)``: the sum of a block in two parts, and that of 2**-64 times its numbers, which cannot overflow."""
     with np.errstate(all="ignore"):
-        return np.array([*_pair(values.sum(dtype=_WIDE)), np.ldexp(values, -_LOWERED).sum()])
+        return np.array([[*_pair(values.sum(dtype=_WIDE)), np.ldexp(values, -_LOWERED).sum()]])
 
 
-def add_parts(parts: Array, axis: Any = None, keepdims: Any = None) -> Array:
-    """Sums of several blocks, ``(3 b,)``, as one ``(3,)``."""
-    blocks = parts.reshape(-1, 3)
+def add_parts(parts: Array) -> Array:
+    """Sums of several blocks, ``(b, 3)``, as one ``(1, 3)``."""
     with np.errstate(all="ignore"):
-        return np.array([*_pair(blocks[:, :2].astype(_WIDE).sum()), blocks[:, 2].sum()])
+        return np.array([[*_pair(parts[:, :2].astype(_WIDE).sum()), parts[:, 2].sum()]])
 
 
 def _pair(wide: Any) -> tuple[float, float]:
@@ -131,12 +130,12 @@ def _pair(wide: Any) -> tuple[float, float]:
 
 def sum_of_parts(parts: Array) -> Any:
     """The sum."""
-    return np.float64(parts[0] + parts[1])
+    return np.float64(parts[0, 0] + parts[0, 1])
 
 
 def finished_total(parts: Array, divisor: Any) -> Any:
     """The sum over the divisor; a mean of large losses may be a number where their sum is none."""
-    high, low, lowered = (_WIDE(part) for part in parts)
+    high, low, lowered = (_WIDE(part) for part in parts[0])
     with np.errstate(all="ignore"):
         if divisor is None:
             return np.float64(high + low)

@@ -17,7 +17,7 @@ import numpy as np
 
 from softbench.interface import Array, Features, IndexTarget, LinearTarget, SoftRows
 from softbench_backends.dask import checks
-from softbench_backends.dask.arrays import F64, FAN, DaskArrays, Sums, number
+from softbench_backends.dask.arrays import F64, DaskArrays, Sums, number
 from softbench_backends.dask.tasks import Local
 from softbench_backends.library_arrays import View
 
@@ -89,16 +89,13 @@ class LinearBlocks(DaskArrays):
             part, "ij", (a, "ij"), _piece(coef), _piece(intercept), *more, number(divisor), _folded(target),
             *arrays, local=self.local, form=form, adjust_chunks={"i": 1, "j": width}, dtype=F64, **options,
         )  # fmt: skip
-        sums = self.da.reduction(
-            parts, add, add, axis=0, keepdims=True, dtype=F64, split_every=FAN, combine=add,
-            concatenate=True, meta=np.empty((0, 0)),
-        )  # fmt: skip
+        sums = self._tree(parts, add, 0)
 
         def piece(start: int, **sizes: int) -> Any:
             cut = functools.partial(_cut, start=start, shape=tuple(sizes.values()))
             return self._on_blocks(cut, "".join(sizes), (sums, "ij"), new_axes=sizes, dtype=F64)
 
-        losses = Sums(piece(0, s=3), (3,), F64, self.da)
+        losses = Sums(piece(0, i=1, s=3), (1, 3), F64, self.da)
         if width == 3:
             return losses, None, None  # type: ignore[return-value]
         return losses, self.view(piece(3, k=k, p=p)), self.view(piece(3 + k * p, k=k))
@@ -117,14 +114,23 @@ class LinearBlocks(DaskArrays):
         return self.view(found)
 
 
-def _piece(view: View | None) -> tuple[Any, None]:
-    """An array that every task gets whole; it has no index, so that Dask fuses tasks with those of their rows."""
+def _piece(view: View | None) -> tuple[Any, str | None]:
+    """An array that every task gets whole.
+
+    It has no index, so that Dask fuses tasks with those of their rows. With Dask's query planning nothing lazy can be
+    without one: there it has indices of one block.
+    """
     if view is None:
         return None, None
-    if view.source is not None:
-        held = view.source.copy()  # the caller's may be another by the time that results are computed
+    da, held = importlib.import_module("dask.array"), view.source
+    planned = hasattr(da.Array, "expr")
+    if held is not None:
+        held = held.copy()  # the caller's may be another by the time that results are computed
+        if planned:
+            return da.from_array(held, held.shape), "uv"[: held.ndim]
         return importlib.import_module("dask").delayed(held, pure=True, traverse=False), None
-    return view.array.rechunk(-1).to_delayed().item(), None
+    whole = view.array.rechunk(-1)
+    return (whole, "uv"[: view.ndim]) if planned else (whole.to_delayed().item(), None)
 
 
 def _folded(target: Any) -> tuple[Any, str | None]:
@@ -164,10 +170,10 @@ def loss_part(
         target = _target(form, arrays, np.asarray(folded)[()])
         block, w, b = rows.accept_features(np.ascontiguousarray(x), "X"), np.ascontiguousarray(coef), intercept
         if not gradients:
-            return checks.sum_parts(np.atleast_1d(rows.linear_loss(block, w, b, target, None)))[None]
+            return checks.sum_parts(np.atleast_1d(rows.linear_loss(block, w, b, target, None)))
         over = np.asarray(divisor)[()]
         losses, first, second = rows.linear_loss_and_gradient(block, w, b, target, over, None)
-        return np.concatenate([checks.sum_parts(np.atleast_1d(losses)), np.ravel(first), second])[None]
+        return np.concatenate([checks.sum_parts(np.atleast_1d(losses))[0], np.ravel(first), second])[None]
 
     return np.asarray(local.run(kernel))
 
@@ -210,10 +216,9 @@ def _cut(sums: Array, start: int, shape: tuple[int, ...]) -> Array:
     return sums[0, start : start + math.prod(shape)].reshape(shape)
 
 
-def add(parts: Array, axis: Any = None, keepdims: Any = None) -> Array:
+def add(parts: Array) -> Array:
     """Vectors of several blocks, ``(b, L)``, as one ``(1, L)``."""
     if len(parts) == 1:
         return parts
-    sums = checks.add_parts(parts[:, :3])
     rest: Array = functools.reduce(np.add, parts[:, 3:])
-    return np.concatenate([sums, rest])[None]
+    return np.concatenate([checks.add_parts(parts[:, :3])[0], rest])[None]

@@ -118,12 +118,11 @@ def _keep(x: Block, kept: Block) -> None:
     kept[:, 1], kept[:, 2] = _split(e.sum(axis=1, dtype=_WIDE))
 
 
-def combine(parts: Block, axis: Any = None, keepdims: Any = None, width: int = BARE) -> Block:
-    """What is kept of several blocks side by side, ``(n, b width)``, as that of one."""
-    n = len(parts)
-    blocks = parts.reshape(n, -1, width)
-    if blocks.shape[1] == 1:
-        return parts
+def combine(blocks: Block) -> Block:
+    """What is kept of several blocks side by side, ``(n, b, width)``, as that of one: ``(n, 1, width)``."""
+    n, parts, width = blocks.shape
+    if parts == 1:
+        return blocks
     with np.errstate(all="ignore"):
         m = blocks[:, :, 0]
         at = m.argmax(axis=1)
@@ -139,7 +138,7 @@ def combine(parts: Block, axis: Any = None, keepdims: Any = None, width: int = B
         kept[:, 1], kept[:, 2] = _split(rest)
         if width > BARE:  # a label's logit stands in one block, beside zeros of the others
             kept[:, 3], kept[:, 4] = _split(blocks[:, :, BARE:].astype(_WIDE).sum(axis=(1, 2)))
-    return kept
+    return kept[:, None]
 
 
 class _Rows:
@@ -306,12 +305,12 @@ def log_terms(p: Block, q: Block) -> Block:
         return np.stack(_split(terms.sum(axis=1, dtype=_WIDE)), axis=1)
 
 
-def combine_sums(parts: Block, axis: Any = None, keepdims: Any = None) -> Block:
-    """Sums in two parts, ``(n, 2 b)``, as one ``(n, 2)``."""
-    if parts.shape[1] == 2:
-        return parts
+def combine_sums(blocks: Block) -> Block:
+    """Sums in two parts, ``(n, b, 2)``, as one ``(n, 1, 2)``."""
+    if blocks.shape[1] == 1:
+        return blocks
     with np.errstate(all="ignore"):
-        return np.stack(_split(parts.astype(_WIDE).sum(axis=1)), axis=1)
+        return np.stack(_split(blocks.astype(_WIDE).sum(axis=(1, 2))), axis=1)[:, None]
 
 
 def soft_losses(sums: Block, labels: Block | None = None) -> Block:
@@ -382,8 +381,7 @@ def argmax_parts(x: Block, offset: Block) -> Block:
     return parts
 
 
-def combine_argmax(parts: Block, axis: Any = None, keepdims: Any = None) -> Block:
-    """The first largest of several blocks, ``(n, 2 b)``, as ``(n, 2)``."""
-    blocks = parts.reshape(len(parts), -1, 2)
+def combine_argmax(blocks: Block) -> Block:
+    """The first largest of several blocks, ``(n, b, 2)``, as ``(n, 1, 2)``."""
     at = blocks[:, :, 0].argmax(axis=1)  # the first NaN, else the first of the largest
-    return blocks[np.arange(len(parts)), at]
+    return blocks[np.arange(len(blocks)), at][:, None]
