@@ -30,9 +30,10 @@ import softbench as sb
 from softbench import machine, processes
 from softbench.measure.ceiling import ceiling
 from softbench.measure.comparison import case_record, ceiling_record, result_record
+from softbench.measure.inputs import make_inputs
 from softbench.measure.run import beginning
 from softbench.measure.timing import Candidate, Timing, interleave
-from softbench.measure.workloads import Workload, custom
+from softbench.measure.workloads import TargetForm, Where, Workload, custom
 from softbench.results.record import CaseRecord, Record, Result, read, write
 from softbench.results.units import duration, three_digits
 
@@ -50,15 +51,19 @@ class Goal(NamedTuple):
     """Into a preallocated array; else into a new one per call."""
     axis: int = 1
     dtype: str = "float32"
+    target: TargetForm = "index"
+    """Of losses and gradients: class indices, or distributions (``soft``)."""
 
     @property
     def workload(self) -> Workload:
         """What is timed."""
-        return custom(self.op, self.shape, self.dtype, result="out" if self.out else "fresh", axis=self.axis)
+        target = self.target if self.op in ("loss", "loss_and_gradient") else None
+        result: Where = "out" if self.out else "fresh"
+        return custom(self.op, self.shape, self.dtype, result=result, target=target, axis=self.axis)
 
     @property
     def name(self) -> str:
-        """That of the workload: ``op-NxK-dtype[-out][-axis0]``."""
+        """That of the workload: ``op-NxK-dtype[-soft][-out][-axis0]``."""
         return self.workload.name
 
 
@@ -89,6 +94,12 @@ GOALS: Final = (
     Goal("softmax", (1000, 4096), {"torch": 1.3}, axis=0),
     Goal("softmax", (64, 10), {"torch": 3.0}, out=False),
     Goal("softmax", (1, 10), {"torch": 1 / 1.25}, out=False),
+    Goal("loss", (1, 10), {"torch": 1.0}),
+    Goal("loss_and_gradient", (1, 10), {"torch": 1.0}, out=False),
+    Goal("log_softmax", (1000, 4096), {"torch": 1.0}, axis=0),
+    Goal("log_softmax", _MNIST, {"torch": 1.0}),
+    *(Goal("loss", (60_000, k), {"torch": 1.0}, target="soft") for k in (10, 64)),
+    *(Goal("loss_and_gradient", (60_000, k), {"torch": 1.0}, target="soft") for k in (10, 64)),
     *(goal._replace(dtype="float64", faster={"torch": goal.faster["torch"] * 2 / 3}, within=None) for goal in _FIRST),
 )
 
@@ -96,26 +107,28 @@ GOALS: Final = (
 # -- candidates: each makes a call without arguments, or raises ImportError or NotImplementedError ---------------------
 
 
-def _numba(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
+def _numba(goal: Goal, x: np.ndarray, y: np.ndarray | None) -> Callable[[], Any]:
     options: dict[str, Any] = {"axis": goal.axis, "backend": "numba"}
     if goal.out and goal.op != "loss":
         options["out"] = np.zeros_like(x)
-    if goal.op == "softmax":
-        return lambda: sb.softmax(x, **options)
     function = getattr(sb, goal.op)
+    if y is None:
+        return lambda: function(x, **options)
     return lambda: function(x, y, **options)
 
 
-def _torch(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
+def _torch(goal: Goal, x: np.ndarray, y: np.ndarray | None) -> Callable[[], Any]:
     import torch
 
-    logits, labels = torch.from_numpy(x), torch.from_numpy(y)
+    logits = torch.from_numpy(x)
     cross_entropy = torch.nn.functional.cross_entropy
-    if goal.op == "softmax":
+    if y is None:
+        function = getattr(torch, goal.op)
         if not goal.out:
-            return lambda: torch.softmax(logits, goal.axis)
+            return lambda: function(logits, goal.axis)
         out = torch.zeros_like(logits)
-        return lambda: torch.softmax(logits, goal.axis, out=out)
+        return lambda: function(logits, goal.axis, out=out)
+    labels = torch.from_numpy(y)
     if goal.op == "loss":
 
         def forward() -> Any:
@@ -134,18 +147,21 @@ def _torch(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     return forward_backward
 
 
-def _jax(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
+def _jax(goal: Goal, x: np.ndarray, y: np.ndarray | None) -> Callable[[], Any]:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    logits, labels = jax.numpy.asarray(x), jax.numpy.asarray(y)
+    logits, labels = jax.numpy.asarray(x), None if y is None else jax.numpy.asarray(y)
 
     def loss(o: Any) -> Any:
         log_p = jax.nn.log_softmax(o, axis=goal.axis)
+        if goal.target == "soft":
+            return -jax.numpy.mean(jax.numpy.sum(labels * log_p, axis=goal.axis))
         return -jax.numpy.mean(jax.numpy.take_along_axis(log_p, labels[:, None], 1))
 
     function = {
         "softmax": lambda o: jax.nn.softmax(o, axis=goal.axis),
+        "log_softmax": lambda o: jax.nn.log_softmax(o, axis=goal.axis),
         "loss": loss,
         "loss_and_gradient": jax.value_and_grad(loss),
     }[goal.op]
@@ -153,15 +169,15 @@ def _jax(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
     return lambda: jax.block_until_ready(compiled(logits))
 
 
-def _onnxruntime(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
-    if goal.op != "softmax":
+def _onnxruntime(goal: Goal, x: np.ndarray, y: np.ndarray | None) -> Callable[[], Any]:
+    if y is not None:
         raise NotImplementedError("inference only: no loss in this runtime")
     import onnxruntime
     from onnx import TensorProto, helper
 
     kind = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}[goal.dtype]
     graph = helper.make_graph(
-        [helper.make_node("Softmax", ["x"], ["p"], axis=goal.axis)],
+        [helper.make_node({"softmax": "Softmax", "log_softmax": "LogSoftmax"}[goal.op], ["x"], ["p"], axis=goal.axis)],
         "softmax",
         [helper.make_tensor_value_info("x", kind, goal.shape)],
         [helper.make_tensor_value_info("p", kind, goal.shape)],
@@ -193,10 +209,7 @@ Verdicts = dict[str, dict[str, Any]]
 
 def measure(goal: Goal, seconds: float, peers: list[str]) -> tuple[CaseRecord, Verdicts]:
     """Time everybody who can; the case of the record, and the verdicts."""
-    rng = np.random.Generator(np.random.SFC64(1))
-    x = rng.standard_normal(goal.shape, dtype=np.dtype(goal.dtype).type)
-    x *= x.dtype.type(4.0)
-    y = rng.integers(0, goal.shape[1], goal.shape[0])
+    x, y = make_inputs(goal.workload)
     arms, absent = {"numba": Candidate(_numba(goal, x, y))}, {}
     for name in peers:
         try:

@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks.studies.goals import GOALS, Goal, _numba, medians, recorded, relative_spread
 from softbench import processes
 from softbench.measure.comparison import case_record
+from softbench.measure.inputs import make_inputs
 from softbench.measure.run import beginning
 from softbench.measure.timing import Candidate, interleave
 from softbench.results.record import CaseRecord, Record, Result, read, write
@@ -38,9 +39,9 @@ PROCESSORS: Final = (NATIVE, "haswell", "x86-64")
 CASES: Final = {goal.name: goal for goal in GOALS if goal.dtype == "float32"}
 
 
-def _numpy(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
+def _numpy(goal: Goal, x: np.ndarray, y: np.ndarray | None) -> Callable[[], Any]:
     """The case in plain NumPy: the maximum, one exponential, one sum."""
-    axis, rows = goal.axis, np.arange(len(y))
+    axis, n = goal.axis, len(x)
     out = np.zeros_like(x)
 
     def softmax() -> Any:
@@ -50,22 +51,33 @@ def _numpy(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
         p /= p.sum(axis, keepdims=True)
         return p
 
+    def log_softmax() -> Any:
+        np.subtract(x, x.max(axis, keepdims=True), out=out)
+        np.subtract(out, np.log(np.exp(out).sum(axis, keepdims=True)), out=out)
+        return out
+
+    def mean_loss(differences: np.ndarray, total: np.ndarray) -> Any:
+        if goal.target == "soft":
+            return np.mean(np.log(total) - (y * differences).sum(axis))
+        return np.mean(np.log(total) - differences[np.arange(n), y])
+
     def loss() -> Any:
-        top = x.max(axis)
-        e = np.exp(x - top[:, None])
-        return np.mean(np.log(e.sum(axis)) + (top - x[rows, y]))
+        differences = x - x.max(axis, keepdims=True)
+        return mean_loss(differences, np.exp(differences).sum(axis))
 
     def loss_and_gradient() -> Any:
-        top = x.max(axis)
-        np.subtract(x, top[:, None], out=out)
-        np.exp(out, out=out)
+        differences = x - x.max(axis, keepdims=True)
+        np.exp(differences, out=out)
         total = out.sum(axis)
-        value = np.mean(np.log(total) + (top - x[rows, y]))
-        np.divide(out, (total * len(y))[:, None], out=out)
-        out[rows, y] -= 1 / len(y)
-        return value, out
+        np.divide(out, (total * n)[:, None], out=out)
+        if goal.target == "soft":
+            np.subtract(out, y / n, out=out)
+        else:
+            out[np.arange(n), y] -= 1 / n
+        return mean_loss(differences, total), out
 
-    return {"softmax": softmax, "loss": loss, "loss_and_gradient": loss_and_gradient}[goal.op]
+    ways = {"softmax": softmax, "log_softmax": log_softmax, "loss": loss, "loss_and_gradient": loss_and_gradient}
+    return ways[goal.op]
 
 
 # -- the child: one processor --------------------------------------------------------------------------------------
@@ -73,9 +85,7 @@ def _numpy(goal: Goal, x: np.ndarray, y: np.ndarray) -> Callable[[], Any]:
 
 def measure(goal: Goal, seconds: float) -> dict[str, Result]:
     """The results of a case, compiled for whatever processor the environment names."""
-    rng = np.random.Generator(np.random.SFC64(1))
-    x = rng.standard_normal(goal.shape, dtype=np.float32) * np.float32(4.0)
-    y = rng.integers(0, goal.shape[1], goal.shape[0])
+    x, y = make_inputs(goal.workload)
     arms = {"numba": Candidate(_numba(goal, x, y)), "numpy": Candidate(_numpy(goal, x, y))}
     return recorded(goal.workload, interleave(arms, seconds))["results"]
 
