@@ -10,24 +10,26 @@ from softbench.conformance.backend_under_test import under_test
 from softbench.conformance.runner import judge_case, matches, run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from zoo.kinds import MUTANTS
+from zoo.fourth_sample import MUTANTS
 from zoo.matrix import PAGE, render
 from zoo.mutants import Rows
 from zoo.right import CONTROLS
 
-CASES = {case.id: case for case in contract.cases()}
+CASES = {case.id: case for case in contract.cases("deep")}
+STANDARD = {case.id for case in contract.cases()}
 
 
 def _tiered(name, killer):
-    """What forks is in the tier of what does; the others are many."""
+    """What forks is in the tier of what does, what the deep profile alone sees in that; the others are many."""
     forks = killer.startswith(("processes/", "concurrency/first", "signal-handlers/"))
-    return pytest.param(name, id=name, marks=pytest.mark.processes if forks else pytest.mark.thorough)
+    tier = pytest.mark.processes if forks else pytest.mark.thorough if killer in STANDARD else pytest.mark.deep
+    return pytest.param(name, id=name, marks=tier)
 
 
 @pytest.mark.parametrize("name", [_tiered(mutant.name, mutant.killer) for mutant in MUTANTS.values()])
 def test_named_case_kills_the_mutant(name):
     mutant = MUTANTS[name]
-    backend = under_test(mutant.make())
+    backend = under_test(mutant.make(), "standard" if mutant.killer in STANDARD else "deep")
     backend.patience = 9.0
     result = judge_case(backend, CASES[mutant.killer])
     assert result.status == "failed", f"{mutant.bug}: {mutant.killer} {result.status} {result.message}"
