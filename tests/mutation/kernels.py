@@ -236,22 +236,21 @@ def _profiles_left(sample: Sample, verdict: str) -> tuple[str, ...]:
 
 def results() -> Iterator[str]:
     """Score by sample, and what survives, as Markdown."""
-    verdicts = _verdicts()
+    verdicts = {key: found["verdict"] for key, found in _verdicts().items()}
     yield "| sample | mutants | drawn | judged | killed | survive |"
     yield "|---|---|---|---|---|---|"
     survivors = []
     for name, sample in SAMPLES.items():
         chosen = [mutant for mutant, _ in drawn(name)]
-        judged = [
-            mutant for mutant in chosen if not _profiles_left(sample, verdicts.get(mutant.key, {}).get("verdict", ""))
-        ]
-        passed = [mutant for mutant in judged if verdicts[mutant.key]["verdict"].startswith(SURVIVES)]
+        judged = [mutant for mutant in chosen if mutant.key in verdicts]
+        passed = [mutant for mutant in judged if verdicts[mutant.key].startswith(SURVIVES)]
         counts = (len(mutants(sample)), len(chosen), len(judged), len(judged) - len(passed), len(passed))
         yield f"| {name} | {' | '.join(map(str, counts))} |"
         survivors += passed
     yield ""
     for mutant in survivors:
-        yield f"* `{mutant.key}`: {verdicts[mutant.key].get('why', 'not explained')}"
+        why = _verdicts()[mutant.key].get("why", "not explained")
+        yield f"* `{mutant.key}` {verdicts[mutant.key]}: {why}"
 
 
 def main() -> None:
