@@ -161,10 +161,12 @@ def newton_cg(descent: Descent, u: F64) -> Status:
     """Newton's method, its equations solved by conjugate gradients as exactly as the progress so far deserves.
 
     A product with the Hessian takes one reading of ``X`` and no exponentials where the probabilities, ``(N, K)``, take
-    less than a tenth of what ``X`` does, and are kept; elsewhere they are computed anew.
+    less than a tenth of what ``X`` does, or no more than the coefficients, and are kept; elsewhere they are computed
+    anew.
     """
     objective, coordinates = descent.objective, descent.coordinates
-    small = objective.k * 10 <= objective.p and not hasattr(objective.X, "indptr")
+    per_row = objective.p if getattr(objective.X, "indptr", None) is None else objective.X.nnz // objective.n
+    small = objective.k * 10 <= per_row or objective.n <= objective.p
     first = float(np.linalg.norm(coordinates.gradient_of(descent.evaluation)))
 
     def direction(at: Evaluation, g: F64) -> F64:
