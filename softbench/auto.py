@@ -31,6 +31,7 @@ from softbench.interface.dtypes import formats
 from softbench.results import store
 from softbench.results.measurements import Call, Estimate, estimates, start_up
 from softbench.results.recommend import LEAST
+from softbench.results.units import duration
 
 __all__ = ["NAME", "AutoBackend", "Plan"]
 
@@ -86,6 +87,14 @@ class _Kind:
         self.group = group
         self.label = label
         self.waiting = plan.best != FIRST
+
+    def __str__(self) -> str:
+        """Who takes it now, and why."""
+        plan = self.plan
+        if not self.waiting:
+            return f"{self.backend.name}: {plan.why}"
+        price = f"the start-up of {plan.best} ({duration(plan.price)})"
+        return f"{FIRST}: until calls have made up for {price}; {plan.best}: {plan.why}"
 
 
 class _Group:
@@ -181,7 +190,7 @@ class AutoBackend(Backend):
             "measured": measured or "never: softbench run measures; until then a rule is followed",
             "stale": "; ".join(self.stale),
             "disturbed": self.disturbed,
-            "chosen": {kind.label: f"{kind.backend.name}: {kind.plan.why}" for kind in self._kinds.values()},
+            "chosen": {kind.label: str(kind) for kind in self._kinds.values()},
         }
 
     # -- who takes a call --------------------------------------------------------------------------------------

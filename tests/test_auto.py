@@ -68,10 +68,15 @@ def test_it_pickles_by_name():
 
 def test_the_fastest_is_taken_from_the_call_on_from_which_it_pays():
     be = kept(measured(numpy=1.0, python=0.25))  # 2 s to start, 0.75 s saved per call: from the third on
-    names = []
+    names, said = [], []
     for _ in range(4):
         be.softmax(X)
         names.append(chosen(be))
+        said.append(be.info()["chosen"]["softmax 40x100 float32"])
+    assert said[0].startswith(
+        "numpy: until calls have made up for the start-up of python (2.00 s); python: measured as"
+    )
+    assert said[-1].startswith("python: measured as")
     assert names == ["numpy", "numpy", "python", "python"]
     np.testing.assert_array_equal(be.softmax(X), softbench.softmax(X, backend="python"))
     assert "4x as fast as numpy" in be.info()["chosen"]["softmax 40x100 float32"]
