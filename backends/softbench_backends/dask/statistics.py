@@ -53,20 +53,31 @@ def _tiles(n: int, k: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
-def _shift(x: Block, m: Block) -> tuple[Block, Block]:
-    """``x - m`` as a rounded difference and its error, which is 0 where there is none to speak of."""
-    d = x - m
-    t = d - x
-    r = (x - (d - t)) - (m + t)
+_ANYWHERE: Final = (None, None, None)
+
+
+def _shift(x: Block, m: Block, room: Any = _ANYWHERE) -> tuple[Block, Block]:
+    """``x - m`` as a rounded difference and its error, which is 0 where there is none to speak of.
+
+    ``room`` are three arrays to compute in: a tile's temporaries are so large that the system gives and takes their
+    pages each time, in Dask's workers above all, which return memory early (``MALLOC_TRIM_THRESHOLD_``).
+    """
+    d = np.subtract(x, m, out=room[0])
+    t = np.subtract(d, x, out=room[1])
+    r = np.subtract(d, t, out=room[2])
+    r = np.subtract(x, r, out=room[2])
+    t = np.add(m, t, out=room[1])
+    r = np.subtract(r, t, out=room[2])
     r[~np.isfinite(r)] = 0.0
     return d, r
 
 
-def _exp(x: Block, m: Block) -> Block:
+def _exp(x: Block, m: Block, room: Any = _ANYWHERE) -> Block:
     """``exp(x - m)`` of the exact difference."""
-    d, r = _shift(x, m)
-    e = np.exp(d)
-    e *= 1.0 + r
+    d, r = _shift(x, m, room)
+    e = np.exp(d, out=room[0])
+    r += 1.0
+    e *= r
     return e
 
 
@@ -98,8 +109,12 @@ def block_statistics(x: Block, offset: Any = None, labels: Block | None = None, 
     kept[:, 0] = -np.inf
     if x.shape[1]:
         with np.errstate(all="ignore"):
+            room = None
             for rows in _tiles(*x.shape):
-                _keep(x[rows].astype(np.float64), kept[rows])
+                part = x[rows]
+                room = np.empty((4, *part.shape)) if room is None else room[:, : len(part)]
+                room[0] = part
+                _keep(room[0], kept[rows], room[1:])
     if labels is not None:
         kept[:, 3] = label_entries(x, labels, int(np.ravel(offset)[0]))
     if q is not None:
@@ -108,14 +123,32 @@ def block_statistics(x: Block, offset: Any = None, labels: Block | None = None, 
     return kept
 
 
-def _keep(x: Block, kept: Block) -> None:
+def _keep(x: Block, kept: Block, room: Block) -> None:
     at = x.argmax(axis=1)  # of the first NaN, if any
     m = x[np.arange(len(x)), at]
-    e = _exp(x, m[:, None])
+    e = _exp(x, m[:, None], room)
     e[np.arange(len(x)), at] = 0.0
     e[m == -np.inf] = 0.0
     kept[:, 0] = m
-    kept[:, 1], kept[:, 2] = _split(e.sum(axis=1, dtype=_WIDE))
+    kept[:, 1], kept[:, 2] = _sum(e, room[1])
+
+
+def _sum(e: Block, room: Block) -> tuple[Block, Block]:
+    """Sums of rows of numbers from 0 to 1 as two doubles; ``room`` is an array to compute in.
+
+    Numbers are cut at one bit, far enough above the last of their row's sum that what stands above it is added without
+    error (Rump, Ogita and Oishi 2008, "ExtractVector"); the rest is 2^-52 of it at most.
+    """
+    bits = np.frexp(e.max(axis=1))[1] + (e.shape[1] - 1).bit_length() + 1
+    sigma = np.ldexp(1.0, bits)[:, None]
+    high = np.add(e, sigma, out=room)
+    high -= sigma
+    first = high.sum(axis=1)
+    rest = np.subtract(e, high, out=room).sum(axis=1)
+    total = first + rest
+    low = (first - total) + rest
+    low[~np.isfinite(total)] = 0.0
+    return total, low
 
 
 def combine(blocks: Block) -> Block:
