@@ -53,6 +53,16 @@ def _tiles(n: int, k: int) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
+def _computed_tiles(x: Block) -> Iterator[tuple[slice, Block, Block]]:
+    """Rows, a copy of them in float64, and room to compute in for `_exp`; the next tile takes the same memory."""
+    room = None
+    for rows in _tiles(*x.shape):
+        part = x[rows]
+        room = np.empty((4, *part.shape)) if room is None else room[:, : len(part)]
+        room[0] = part
+        yield rows, room[0], room[1:]
+
+
 _ANYWHERE: Final = (None, None, None)
 
 
@@ -109,12 +119,8 @@ def block_statistics(x: Block, offset: Any = None, labels: Block | None = None, 
     kept[:, 0] = -np.inf
     if x.shape[1]:
         with np.errstate(all="ignore"):
-            room = None
-            for rows in _tiles(*x.shape):
-                part = x[rows]
-                room = np.empty((4, *part.shape)) if room is None else room[:, : len(part)]
-                room[0] = part
-                _keep(room[0], kept[rows], room[1:])
+            for rows, tile, room in _computed_tiles(x):
+                _keep(tile, kept[rows], room)
     if labels is not None:
         kept[:, 3] = label_entries(x, labels, int(np.ravel(offset)[0]))
     if q is not None:
@@ -192,26 +198,30 @@ class _Rows:
 
 
 def _each_tile(x: Block, kept: Block, dtype: Any, tile: Any) -> Block:
-    """``tile(x, rows, slice)`` of each tile of a block in float64, as one block."""
+    """``tile(x, rows, slice, room)`` of each tile of a block in float64, as one block."""
     out = np.empty(x.shape, dtype)
     with np.errstate(all="ignore"):
-        for part in _tiles(*x.shape):
-            out[part] = tile(x[part].astype(np.float64), _Rows(kept[part]), part)
+        for part, copied, room in _computed_tiles(x):
+            out[part] = tile(copied, _Rows(kept[part]), part, room)
     return out
 
 
 def softmax(x: Block, kept: Block) -> Block:
     """``exp(x - m) / S``."""
-    return _each_tile(
-        x, kept, x.dtype, lambda x, rows, _: _exp(x, rows.m[:, None]) / rows.sum().astype(np.float64)[:, None]
-    )
+
+    def tile(x: Block, rows: _Rows, part: slice, room: Block) -> Block:
+        e = _exp(x, rows.m[:, None], room)
+        e /= rows.sum().astype(np.float64)[:, None]
+        return e
+
+    return _each_tile(x, kept, x.dtype, tile)
 
 
 def log_softmax(x: Block, kept: Block) -> Block:
     """``(x - m) - log S``."""
 
-    def tile(x: Block, rows: _Rows, part: slice) -> Block:
-        d, r = _shift(x, rows.m[:, None])
+    def tile(x: Block, rows: _Rows, part: slice, room: Block) -> Block:
+        d, r = _shift(x, rows.m[:, None], room)
         d -= rows.log_sum[:, None]
         d += r
         return d
@@ -291,10 +301,10 @@ def gradient(
     with np.errstate(all="ignore"):
         scale = scale / _over(divisor)
 
-    def tile(x: Block, rows: _Rows, part: slice) -> Block:
+    def tile(x: Block, rows: _Rows, part: slice, room: Block) -> Block:
         total, y = rows.sum(), labels[part]
         factor = scale[part] / total
-        e = _exp(x, rows.m[:, None])
+        e = _exp(x, rows.m[:, None], room)
         if factor.size and np.abs(factor[np.isfinite(factor)]).max(initial=0.0) > 1e3:  # what underflows may come back
             e = _exp(x.astype(_WIDE), rows.m[:, None].astype(_WIDE))
             found = (e * factor[:, None]).astype(np.float64)
@@ -361,10 +371,12 @@ def soft_gradient(x: Block, kept: Block, q: Block, divisor: Any = 1.0, labels: B
     """``((sum q) p - q) / divisor``; the mass of ``q`` is among what is kept."""
     over = _over(divisor)
 
-    def tile(x: Block, rows: _Rows, part: slice) -> Block:
+    def tile(x: Block, rows: _Rows, part: slice, room: Block) -> Block:
         mass = rows.extra[:, 0].astype(_WIDE) + rows.extra[:, 1]
         factor = (mass / rows.sum() / over).astype(np.float64)
-        found = _exp(x, rows.m[:, None]) * factor[:, None] - (q[part] / over).astype(np.float64)
+        found = _exp(x, rows.m[:, None], room)
+        found *= factor[:, None]
+        found -= (q[part] / over).astype(np.float64)
         if labels is not None:
             found[labels[part] == IGNORED] = 0.0
             found[labels[part] == INVALID] = np.nan
