@@ -197,6 +197,11 @@ def _means(winner: str, verdicts: list[Recommendation], cases: list[CaseRecord])
                 logs.setdefault(name, []).append(math.log(results[name]["median"] / results[winner]["median"]))
     ratios = {name: math.exp(sum(found) / len(found)) for name, found in logs.items() if name != winner}
     return ", ".join(
-        f"{ratio:.3g}x as fast as {name}" + ("" if len(logs[name]) == len(logs[winner]) else f" (in {len(logs[name])})")
+        f"{ratio:.3g}x as fast as {name}"
+        + ("" if len(logs[name]) == len(logs[winner]) else f" ({_count(len(logs[name]))})")
         for name, ratio in sorted(ratios.items(), key=lambda item: item[1])
     )
+
+
+def _count(cases: int) -> str:
+    return f"{cases} case{'s' if cases != 1 else ''}"

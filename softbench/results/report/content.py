@@ -69,7 +69,7 @@ def verdicts(found: Sequence[Source]) -> Table:
         ("of limit", "how much of the measured memory bandwidth it reaches"),
         ("max ulp", "its largest error on these very inputs, in units in the last place"),
         ("pays from call", "from which call on import, compilation and all calls so far cost least with it"),
-        ("faster but less accurate", "how many times as fast, and the largest error in ulp"),
+        ("less accurate", "which would be faster, how many times as fast, and its largest error on these very inputs"),
     )
     return Table("verdict", "Which backend to take", headings, rows)
 
@@ -90,17 +90,18 @@ def _verdict(advice: Recommendation, case: CaseRecord) -> list[Cell]:
         runner_up,
         _fraction(result),
         _error(result),
-        Cell(f"{cold:,}" + (f" (until then {before})" if before else ""), cold, "number"),
+        Cell(f"{cold:,}" + (f" (until then {before})" if before else ""), cold),
         _less_accurate(advice, case),
     ]
 
 
 def _less_accurate(advice: Recommendation, case: CaseRecord) -> Cell:
-    best, parts = case["results"][advice["fastest"]]["median"], []
-    for name in advice.get("less_accurate", []):
-        result = case["results"][name]
-        parts.append(f"{name} {ratio(best / result['median'])}, {ulps(result['accuracy']['max_ulp'])} ulp")
-    return Cell("; ".join(parts) or "-", len(parts), "declared" if parts else "number")
+    """The fastest of those that would be faster."""
+    if not (names := advice.get("less_accurate")):
+        return Cell("-", None)
+    found, best = case["results"][names[0]], case["results"][advice["fastest"]]["median"]
+    times = best / found["median"]
+    return Cell(f"{names[0]} {ratio(times)} ({ulps(found['accuracy']['max_ulp'])} ulp)", times, "declared")
 
 
 def _fraction(result: Result) -> Cell:
