@@ -304,6 +304,9 @@ class _Run:
             self._give(worker)
         else:
             result = Result(**message["result"])
+            if worker.case is not None and result.id != worker.case.id:  # and its answers would be waited for for ever
+                self._give_up("softbench was changed meanwhile", f"asked for {worker.case.id}, it judges {result.id}")
+                return
             for gate, dtype, error in message["worst"]:
                 found = Worst(**error)
                 seen = self.worst.get((gate, dtype))

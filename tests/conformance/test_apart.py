@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from softbench import files
+from softbench.conformance import contract
 from softbench.conformance.apart import judge_apart
 from softbench.conformance.junit import junit_xml
 from softbench.conformance.runner import selected
@@ -416,3 +417,12 @@ def test_of_who_is_asked_few_cases_no_declared_deviation_is_missed(monkeypatch):
     monkeypatch.setattr("softbench.conformance.apart.selected", lambda profile, select: chosen)
     assert [result.id for result in judge_apart("hostile:Declares").of("failed")] == ["deviations/accuracy-softmax"]
     assert not judge_apart("hostile:CompilesPerShape").of("failed")
+
+
+def test_a_kit_that_was_changed_meanwhile_is_not_waited_for(monkeypatch):
+    """Cases are asked for by number: where the processes have other ones, no answer to the last of them would come."""
+    others = contract.all_cases()[::-1]
+    monkeypatch.setattr(contract, "all_cases", lambda: others)
+    report = judge_apart("numpy", "quick", select=["nan-row"])
+    assert report.stopped == "softbench was changed meanwhile"
+    assert not report.ok
