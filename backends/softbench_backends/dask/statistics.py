@@ -21,10 +21,8 @@ from softbench.interface import IGNORED, INVALID
 __all__ = [
     "BARE",
     "MORE",
-    "argmax_parts",
     "block_statistics",
     "combine",
-    "combine_argmax",
     "combine_sums",
     "gradient",
     "index_losses",
@@ -412,21 +410,3 @@ def smoothed(
             q[here, at[here]] += (_WIDE(1.0) - _WIDE(smoothing)) * w[y[here]]
             found[part] = q * rows[part, None]
     return found
-
-
-def argmax_parts(x: Block, offset: Block) -> Block:
-    """The largest entry (NaN above all) of each row and its class: ``(n, 2)``."""
-    parts = np.empty((len(x), 2))
-    if not x.shape[1]:
-        parts[:] = -np.inf, np.inf
-        return parts
-    at = x.argmax(axis=1)
-    parts[:, 0] = x[np.arange(len(x)), at]
-    parts[:, 1] = at + int(np.ravel(offset)[0])
-    return parts
-
-
-def combine_argmax(blocks: Block) -> Block:
-    """The first largest of several blocks, ``(n, b, 2)``, as ``(n, 1, 2)``."""
-    at = blocks[:, :, 0].argmax(axis=1)  # the first NaN, else the first of the largest
-    return blocks[np.arange(len(blocks)), at][:, None]
