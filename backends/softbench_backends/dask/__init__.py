@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 import numpy as np
 
 from softbench.interface import Array, IndexTarget, SoftTarget, Target
-from softbench_backends.dask import argmax, memory, statistics, tasks
+from softbench_backends.dask import entries, memory, statistics, tasks
 from softbench_backends.dask.arrays import F64, number
 from softbench_backends.dask.linear import LinearBlocks
 from softbench_backends.library_arrays import View
@@ -93,8 +93,8 @@ class DaskBackend(LinearBlocks):
         a = x.array
         if _whole(a):
             return self._per_row(tasks.per_row, a, np.dtype(np.int64), kernel="argmax", dtype_name="int64")
-        parts = self._parts(argmax.argmax_parts, a, 2, (self._offsets(a), "j"))
-        best = self._combined(parts, argmax.combine_argmax)
+        parts = self._parts(entries.argmax_parts, a, 2, (self._offsets(a), "j"))
+        best = self._combined(parts, entries.combine_argmax)
         return self.view(best[:, 1].astype(np.int64))
 
     def logsumexp(self, x: Array, out: Array) -> Array:
@@ -147,7 +147,7 @@ class DaskBackend(LinearBlocks):
             sums = self._combined(self._parts(statistics.log_terms, a, 2, (q, "ij")), statistics.combine_sums)
             return self._of_kept(statistics.soft_losses, sums, F64)
         labels, w, s = self._index(a, target)
-        own = self._parts(statistics.label_columns, a, 2, (labels, "i"), (self._offsets(a), "j"))
+        own = self._parts(entries.label_columns, a, 2, (labels, "i"), (self._offsets(a), "j"))
         sums = self._combined(own, statistics.combine_sums)
         return self._of_kept(statistics.probability_losses, sums, F64, (labels, "i"), (w, "w"), (s, "i"))
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.interface import IGNORED, INVALID
+from softbench_backends.dask.entries import Block, label_entries
 
 __all__ = [
     "BARE",
@@ -26,7 +27,6 @@ __all__ = [
     "combine_sums",
     "gradient",
     "index_losses",
-    "label_entries",
     "log_softmax",
     "logsumexp",
     "soft_gradient",
@@ -34,8 +34,6 @@ __all__ = [
     "soft_terms",
     "softmax",
 ]
-
-Block = Any
 
 _WIDE: Final = np.longdouble
 _TILE: Final = 1 << 15  # elements
@@ -95,20 +93,6 @@ def _split(wide: Block) -> tuple[Block, Block]:
     low = wide - high
     low[~np.isfinite(high)] = 0.0
     return high, low.astype(np.float64)
-
-
-def label_entries(x: Block, labels: Block, offset: int) -> Block:
-    """``x[i, labels[i] - offset]`` in float64, 0 where that is not in this block."""
-    at = labels - offset
-    here = np.nonzero((at >= 0) & (at < x.shape[1]))[0]
-    found = np.zeros(len(x))
-    found[here] = x[here, at[here]].astype(np.float64)
-    return found
-
-
-def label_columns(x: Block, labels: Block, offset: Block) -> Block:
-    """`label_entries` and 0: ``(n, 2)``."""
-    return np.stack([label_entries(x, labels, int(np.ravel(offset)[0])), np.zeros(len(x))], axis=1)
 
 
 def block_statistics(x: Block, offset: Any = None, labels: Block | None = None, q: Block | None = None) -> Block:

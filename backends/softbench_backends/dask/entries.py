@@ -1,4 +1,4 @@
-"""The largest entry of rows whose classes are in several blocks."""
+"""Single entries of rows whose classes are in several blocks: the largest, and that of the label."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["argmax_parts", "combine_argmax"]
+__all__ = ["Block", "argmax_parts", "combine_argmax", "label_columns", "label_entries"]
 
 Block = Any
 
@@ -27,3 +27,17 @@ def combine_argmax(blocks: Block) -> Block:
     """The first largest of several blocks, ``(n, b, 2)``, as ``(n, 1, 2)``."""
     at = blocks[:, :, 0].argmax(axis=1)  # the first NaN, else the first of the largest
     return blocks[np.arange(len(blocks)), at][:, None]
+
+
+def label_entries(x: Block, labels: Block, offset: int) -> Block:
+    """``x[i, labels[i] - offset]`` in float64, 0 where that is not in this block."""
+    at = labels - offset
+    here = np.nonzero((at >= 0) & (at < x.shape[1]))[0]
+    found = np.zeros(len(x))
+    found[here] = x[here, at[here]].astype(np.float64)
+    return found
+
+
+def label_columns(x: Block, labels: Block, offset: Block) -> Block:
+    """`label_entries` and 0: ``(n, 2)``."""
+    return np.stack([label_entries(x, labels, int(np.ravel(offset)[0])), np.zeros(len(x))], axis=1)
