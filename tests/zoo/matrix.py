@@ -48,7 +48,8 @@ order, axes that are integers of NumPy), and batches without rows. So "passes so
 machine-made mutants of the kernels say is on [another page](mutation.md).
 
 Right backends that do things another way (`tests/zoo/right.py`) must pass: one that flushes subnormal results and says
-so, one with looser gates, one that has two of the functions, and nine more.
+so, one with looser gates, one that has two of the functions, one that rounds every probability
+down, one that remembers results by all that they depend on, and fifteen more.
 
 """
 

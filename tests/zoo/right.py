@@ -228,3 +228,94 @@ class functions_only:
         right = Backend(NumpyBackend())
         for name in FUNCTIONS:
             setattr(self, name, getattr(right, name))
+
+
+@control("has softmax alone, and gives it in Fortran order", "axes", "layouts", "out", "held-results", "combinations")
+class softmax_in_fortran_order(Rows):
+    provides = {"softmax"}  # noqa: RUF012  as an author writes it
+
+    def softmax(self, x, out):
+        return np.asfortranarray(super().softmax(x, np.empty_like(x)))
+
+
+@control("flushes softmax, and nothing else", "subnormal", "equivalent-calls", "symmetries", "probabilities", "every-k")
+class flushes_softmax(Rows):
+    flushes_subnormals = True
+
+    def softmax(self, x, out):
+        out = super().softmax(x, out)
+        out[out < np.finfo(out.dtype).tiny] = 0.0
+        return out
+
+
+@control(
+    "rounds every probability down that is not subnormal",
+    "accuracy-softmax",
+    "probabilities",
+    "symmetries",
+    "every-k",
+    "combinations",
+)
+class rounds_down(Rows):
+    def softmax(self, x, out):
+        out = super().softmax(x, out)
+        inner = (out > 2 * np.finfo(out.dtype).tiny) & (out < 1.0)
+        out[inner] = np.nextafter(out[inner], 0)
+        return out
+
+
+@control(
+    "is made ready by a thread that the first call waits for", "processes", "concurrency", "pickling", "determinism"
+)
+class made_ready_in_a_thread(EveryKernel):
+    _ready = None
+
+    def kernel(self, function, arguments, results):
+        if self._ready is None:
+            made = threading.Thread(target=lambda: setattr(type(self), "_ready", True))
+            made.start()
+            made.join()
+        return function(*arguments, *results)
+
+
+@control("results begin at an odd place in memory that the next result shares", "held-results", "out", "sequences")
+class results_in_one_block(Rows):
+    def softmax(self, x, out):
+        block = np.empty(2 * x.size + 1, x.dtype)  # the other half is never shown
+        found = block[1 : x.size + 1].reshape(x.shape)
+        return super().softmax(x, found)
+
+
+@control("takes rows in a random order, in threads of its own", "concurrency", "determinism", "every-n", "many-rows")
+class rows_in_random_order(Rows):
+    def log_softmax(self, x, out):
+        def compute(rows):
+            out[rows] = Rows.log_softmax(
+                self, np.ascontiguousarray(x[rows]), np.empty((len(rows), x.shape[1]), x.dtype)
+            )
+
+        parts = np.array_split(np.random.default_rng().permutation(len(x)), 2)
+        workers = [threading.Thread(target=compute, args=(part,)) for part in parts if len(part)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return out
+
+
+@control("remembers results by all that they depend on", "changed-arguments", "held-results", "sequences", "many-rows")
+class remembers(Rows):
+    def __init__(self):
+        self._known = threading.local()
+
+    def softmax(self, x, out):
+        key = x.shape, x.dtype, x.tobytes()
+        if getattr(self._known, "key", None) != key:
+            self._known.key, self._known.found = key, super().softmax(x, np.empty_like(x))
+        out[...] = self._known.found
+        return out
+
+
+@control("has kernels for float32 alone", "dtypes", "accuracy-softmax", "every-k", "combinations", "large-integers")
+class float32_alone(Rows):
+    dtypes = frozenset({"float32"})
