@@ -23,11 +23,12 @@ from typing import Final, NamedTuple
 
 from benchmarks.studies import goals, kernels, portability
 from benchmarks.studies.common import parser
+from softbench.results.fit_tables import seconds_to
 from softbench.results.record import Record, Result, read
 from softbench.results.report import render
 from softbench.results.store import disturbed
 from softbench.results.tables import machine_line
-from softbench.results.units import duration, percent, ulps
+from softbench.results.units import duration, percent, ratio, size, ulps
 
 __all__ = [
     "FIGURES",
@@ -51,6 +52,8 @@ REPORT: Final = "results/epyc-zen4-2core-avx512/report.html"
 GOALS: Final = "docs/goals-epyc-zen4-2core.json"
 CYCLES: Final = "docs/cycles-epyc-zen4-2core.json"
 PORTABILITY: Final = "docs/portability-epyc-zen4-2core.json"
+FITS: Final = "docs/regression-epyc-zen4-2core.json"
+"""``softbench run --suite regression``."""
 
 CASES: Final = {
     "softmax-4096x1000-f32-out": "softmax 4096x1000",
@@ -141,7 +144,37 @@ def portability_part(record: Record) -> list[str]:
     return [f"Measured on {where(record)}. {gained}", "", *portability.table(record)]
 
 
+def fits_part(record: Record) -> list[str]:
+    """Of every data set: what each solver took to come near the minimum, and its memory."""
+    lines = [f"One run of `softbench run --suite regression` on {machine_line(record)}, {record['started'][:10]}."]
+    for case in record["cases"]:
+        (n, p, k), results = case["shape"], case["results"]
+        what = f"{n:,} x {p:,}, {k:,} classes, {case['dtype']}, {size(case['floor_bytes'])} of features"
+        lines += ["", f"**{case['name']}**: {what}", ""]
+        lines += ["| solver | within 1e-2 | 1e-4 | 1e-6 | against | memory | |", "|---" * 7 + "|"]
+        ours = next((r["median"] for name, r in results.items() if "softbench" in name and "median" in r), None)
+        lines += [_fit_row(name, result, ours) for name, result in results.items()]
+        for name, result in results.items():
+            if whole := result.get("costs", {}).get("whole"):
+                taken, features = size(whole["call"]), size(whole["features"])
+                lines += ["", f"{name} at {whole['rows']:,} rows: {taken} beside {features} of features."]
+    if reasons := disturbed(record):
+        lines += ["", f"The machine was not left alone ({reasons}): small differences mean nothing."]
+    return lines
+
+
+def _fit_row(name: str, result: Result, ours: float | None) -> str:
+    if "skipped" in result:
+        return f"| {name} | | | | | | not asked: {result['skipped']} |"
+    times = [seconds_to(result, within) for within in (1e-2, 1e-4, 1e-6)]
+    against = ratio(result["median"] / ours) if ours and "median" in result else ""
+    taken = result.get("costs", {}).get("call")
+    cells = [*("-" if t is None else duration(t) for t in times), against, "" if taken is None else size(taken)]
+    return f"| {name} | {' | '.join(cells)} | {result.get('failed', result.get('setting', ''))} |"
+
+
 FIGURES: Final = {
+    "fits": Figure("docs/softmax-regression.md", (FITS,), fits_part),
     "run": Figure("README.md", (RUN,), run_table),
     "goals": Figure("docs/performance.md", (GOALS,), goals_part),
     "cycles": Figure("docs/performance.md", (CYCLES,), cycles_part),

@@ -13,7 +13,7 @@ from softbench.results.record import CaseRecord, Record, Result
 from softbench.results.tables import machine_line, stability_lines
 from softbench.results.units import duration, ratio, size
 
-__all__ = ["show"]
+__all__ = ["seconds_to", "show"]
 
 _NEAR: Final = (1e-2, 1e-4, 1e-6)
 _LEGEND: Final = (
@@ -53,7 +53,7 @@ def _table(case: CaseRecord, width: int) -> RenderableType:
     ours = next((r["median"] for name, r in results.items() if name.startswith("softbench") and "median" in r), None)
     columns = [Column("solver", [Text(name) for name in results])]
     for within in _NEAR:
-        cells = [_seconds_to(result, within) for result in results.values()]
+        cells = [_time_to(result, within) for result in results.values()]
         columns.append(Column(f"within {within:.0e}".replace("e-0", "e-"), cells, right=True))
     against = [
         Text(ratio(result["median"] / ours) if ours and "median" in result else "-") for result in results.values()
@@ -65,14 +65,19 @@ def _table(case: CaseRecord, width: int) -> RenderableType:
     return fitted(title, columns, width)
 
 
-def _seconds_to(result: Result, within: float) -> Text:
-    """Of the first number of iterations that is enough: the median."""
+def seconds_to(result: Result, within: float) -> float | None:
+    """Of the first number of iterations that ends so near the minimum: the median. None: none does."""
     near = [point for point in result.get("curve", []) if point["suboptimality"] <= within]
     if not near:
-        return Text("not reached", style="dim")
+        return None
     first = min(point["iterations"] for point in near)
     samples = sorted(point["seconds"] for point in near if point["iterations"] == first)
-    return Text(duration(samples[len(samples) // 2]))
+    return samples[len(samples) // 2]
+
+
+def _time_to(result: Result, within: float) -> Text:
+    seconds = seconds_to(result, within)
+    return Text("not reached", style="dim") if seconds is None else Text(duration(seconds))
 
 
 def _memory(result: Result) -> Text:
