@@ -86,7 +86,7 @@ def test_what_it_lacks_is_said_by_name(call, lacking):
 @pytest.mark.parametrize(
     ("function", "op", "error", "said"),
     [
-        (lambda x: x.sum(), "softmax", TypeError, "returns float64"),
+        (lambda x: x.sum(), "softmax", TypeError, r"returns an array of shape \(\)"),
         (lambda x: 1 / 0, "softmax", TypeError, "ZeroDivisionError"),
         (3, "softmax", TypeError, "expected a function"),
         (plain, "softmin", ValueError, "softmin"),

@@ -191,7 +191,7 @@ def captured_integers(dtype: str) -> RuntimeError:
 
 
 def no_linear_logits(backend: str) -> NotProvidedError:
-    """Of a backend on a device, or one whose losses reduce themselves."""
+    """Of a backend whose losses reduce themselves."""
     return NotProvidedError(
         f"backend {backend!r} does not provide linear logits (linear_loss and the like): multiply there and pass the "
         f"logits to softbench.loss_and_gradient, or name one of the backends python, numpy and numba"

@@ -332,13 +332,15 @@ def _curvatures(X: Any, probs: F64, weights: F64, coordinates: Coordinates, dtyp
         features, some = coordinates.features(part).T.astype(dtype, "C"), probs[rows].T.astype(np.float64)
         curvatures = -some[first] * some[second]
         curvatures[first == second] += some[:-1]
-        curvatures = (curvatures * weights[rows]).astype(dtype, copy=False)
+        curvatures *= weights[rows]
+        unit = np.ldexp(1.0, int(np.frexp(np.abs(curvatures).max(initial=0.0))[1]))  # in float32 they might be zeros
+        curvatures = (curvatures / unit).astype(dtype, copy=False)
         if len(first) <= _FEW_PAIRS:
             for block, curvature in zip(found, curvatures, strict=True):
-                block += (features * curvature) @ features.T
+                block += (features * curvature) @ features.T * unit
         else:
             for j in range(width):
-                found[:, j, j:] += curvatures @ (features[j:] * features[j]).T
+                found[:, j, j:] += curvatures @ (features[j:] * features[j]).T * unit
     return found
 
 

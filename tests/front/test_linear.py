@@ -428,16 +428,6 @@ def test_memory_does_not_grow_with_the_rows(backend, form):
     assert peak(240_000) < peak(80_000) + 160_000  # a byte a row; a row of logits has 240
 
 
-def test_backends_on_devices_say_that_they_have_none():
-    from softbench.interface.device_backend import DeviceBackend
-
-    class Device:
-        name = "device"
-
-    with pytest.raises(sb.NotProvidedError, match=r"'device' does not provide linear logits.*numpy and numba"):
-        DeviceBackend.accept_features(Device(), np.ones((2, 2)), "X")
-
-
 def test_backends_whose_losses_reduce_themselves_say_that_they_have_none():
     from softbench.front.backend import Backend
     from softbench_backends.numpy import NumpyBackend
