@@ -23,8 +23,8 @@ SCHEMA: Final = "softbench.scaling/2"
 _ROUNDS: Final = 7
 _LONGEST: Final = 3600.0
 """Seconds after which a process of this study ends, whatever it waits for."""
-SETS: Final = ((4, 1), (16, 1), (200_000, 50_000), (2_000_000, 250_000), (2_000_000, 62_500))
-"""Rows and rows per block: blocks of one row show what tasks cost that compute nothing; 80 MB; 800 MB."""
+SETS: Final = ((4, 1), (16, 1), (200_000, 50_000), (2_000_000, 250_000), (2_000_000, 62_500), (4_000_000, 500_000))
+"""Rows and rows per block: blocks of one row show what tasks cost that compute nothing; 80 MB; 800 MB; 1.6 GB."""
 SHARDS: Final = ((40_000, 800, 2), (40_000, 800, 8), (40_000, 800, 32), (80_000, 800, 8), (40, 800, 8))
 """Rows, classes and blocks of classes of logits, in four blocks of rows; the last computes next to nothing."""
 _ROW_BLOCKS: Final = 4
