@@ -47,7 +47,7 @@ def test_documents_name_modules_that_exist() -> None:
             assert any(f"/{file}".endswith(f"/{name}") for file in files), f"{document.name} names {name}"
 
 
-@pytest.mark.parametrize("name", ["fits", "run", "goals", "cycles", "regimes", "portability"])
+@pytest.mark.parametrize("name", ["fits", "run", "goals", "cycles", "regimes", "portability", "scaling"])
 def test_figures_are_those_of_the_committed_records(name: str) -> None:
     from benchmarks.studies import figures
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from benchmarks.studies import goals, kernels, portability
+from benchmarks.studies import goals, kernels, portability, scaling
 from benchmarks.studies.common import parser
 from softbench.results.fit_tables import seconds_to
 from softbench.results.record import Record, Result, read
@@ -52,6 +52,7 @@ REPORT: Final = "results/epyc-zen4-2core-avx512/report.html"
 GOALS: Final = "docs/goals-epyc-zen4-2core.json"
 CYCLES: Final = "docs/cycles-epyc-zen4-2core.json"
 PORTABILITY: Final = "docs/portability-epyc-zen4-2core.json"
+SCALING: Final = "docs/scaling-epyc-zen4-2core.json"
 FITS: Final = "docs/regression-epyc-zen4-2core.json"
 """``softbench run --suite regression``."""
 
@@ -72,6 +73,8 @@ class Figure(NamedTuple):
     records: tuple[str, ...]
     made: Callable[..., list[str]]
     """Of the records: lines of Markdown."""
+    plain: bool = False
+    """The record is that of a study with a form of its own, not one of ``softbench run``."""
 
 
 # -- what is generated -------------------------------------------------------------------------------------------------
@@ -180,6 +183,7 @@ FIGURES: Final = {
     "cycles": Figure("docs/performance.md", (CYCLES,), cycles_part),
     "regimes": Figure("docs/performance.md", (GOALS, CYCLES), regimes_part),
     "portability": Figure("docs/performance.md", (PORTABILITY,), portability_part),
+    "scaling": Figure("docs/scaling.md", (SCALING,), scaling.table, plain=True),
 }
 
 
@@ -194,7 +198,8 @@ def markers(name: str, figure: Figure) -> tuple[str, str]:
 
 def generated(name: str, figure: Figure, root: Path = ROOT) -> str:
     """The document with this figure made anew. ValueError: a record cannot be read, or the markers are not there."""
-    records = [read(root / record) for record in figure.records]
+    paths = [root / record for record in figure.records]
+    records = [json.loads(path.read_text(encoding="utf-8")) if figure.plain else read(path) for path in paths]
     for path, record in zip(figure.records, records, strict=True):
         if record.get("complete") is False:
             raise ValueError(f"{path} is of a run that was interrupted")
