@@ -8,7 +8,7 @@ import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -272,63 +272,77 @@ def _gain(entry: dict[str, Any]) -> str:
     return f"{gain['median']:.2f} ({gain['low']:.2f}-{gain['high']:.2f})"
 
 
+def _shown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """A table in Markdown, behind an empty line."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (headings, *rows)]
+    return ["", lines[0], "|---" * len(headings) + "|", *lines[1:]]
+
+
+def _one_and_two(entry: dict[str, Any]) -> tuple[str, str, str]:
+    """What one took, what two took, and how many times as much that is."""
+    return _spread(entry["1"]), _spread(entry["2"]), _gain(entry)
+
+
 def table(record: dict[str, Any]) -> list[str]:
     """The tables of docs/scaling.md."""
-    lines = ["| one block | local backend | through dask | more |", "|---|---|---|---|"]
+    return [*_measured_tables(record), *_model_tables(record)][1:]
+
+
+def _measured_tables(record: dict[str, Any]) -> list[str]:
+    one_block = []
     for entry in record["one_block"]:
-        direct, through = entry["direct"] * 1e6, entry["dask"] * 1e6
         n, k = entry["shape"]
-        lines.append(f"| softmax {n} x {k} | {direct:,.0f} us | {through:,.0f} us | {through - direct:,.0f} us |")
-    lines += [
-        "",
-        "| rows | of features | tasks | one worker | two workers | times as fast |",
-        "|---|---|---|---|---|---|",
-    ]
+        direct, through = entry["direct"] * 1e6, entry["dask"] * 1e6
+        times = (f"{time:,.0f} us" for time in (direct, through, through - direct))
+        one_block.append((f"softmax {n} x {k}", *times))
+    workers = []
     for entry in record["workers"]:
         n, p, _ = entry["shape"]
-        shown = [_spread(entry[name]) for name in ("1", "2")]
         data = f"{n * p * 4 / 1e6:,.0f} MB" if n > entry["tasks"] else "none"
-        lines.append(f"| {n:,} | {data} | {entry['tasks']} | {shown[0]} | {shown[1]} | {_gain(entry)} |")
+        workers.append((f"{n:,}", data, str(entry["tasks"]), *_one_and_two(entry)))
     alone = record["alone"]
-    lines += [
-        "", "| without Dask | one process | two at once, both done | times the work per second |", "|---|---|---|---|",
-        f"| {alone['shape'][0]:,} rows each | {_spread(alone['1'])} | {_spread(alone['2'])} | {_gain(alone)} |",
-    ]  # fmt: skip
-    lines += [
-        "", "| logsumexp | blocks of classes | one worker | two workers | times as fast |", "|---|---|---|---|---|",
-    ]  # fmt: skip
+    shards = []
     for entry in record["shards"]:
         n, k = entry["shape"]
-        shown = [_spread(entry[name]) for name in ("1", "2")]
-        lines.append(f"| {n:,} x {k} | {entry['shards']} | {shown[0]} | {shown[1]} | {_gain(entry)} |")
-    lines += [
-        "", "| logsumexp | between two workers | must travel: two numbers | if combined first | the logits |",
-        "|---|---|---|---|---|",
-    ]  # fmt: skip
-    for moved in record["bytes"]:
-        n, k = moved["shape"]
-        sizes = " | ".join(f"{moved[name] / 1e6:.2f} MB" for name in ("moved", "floor", "combined_floor"))
-        about = f"{n:,} x {k} {moved['dtype']}, {moved['blocks']} blocks of classes"
-        lines.append(f"| {about} | {sizes} | {moved['logits'] / 1e6:.0f} MB |")
-    lines += ["", "| fitted | seconds |", "|---|---|"]
-    lines += [f"| {text} | {record['model'][name]:.3g} |" for name, text in _COSTS.items()]
-    lines += [
-        "", "| workers (simulated) | blocks of rows | a block of X | one pass | workers are busy | most time |",
-        "|---|---|---|---|---|---|",
-    ]  # fmt: skip
-    for entry in record["simulated"]["linear"]:
-        lines.append(
-            f"| {entry['workers']:,} | {entry['blocks']:,} | {entry['block_bytes'] / 1e6:,.1f} MB | "
-            f"{entry['seconds']:,.0f} s | {entry['busy']:.0%} | {entry['limit']} |"
+        shards.append((f"{n:,} x {k}", str(entry["shards"]), *_one_and_two(entry)))
+    moved = []
+    for entry in record["bytes"]:
+        n, k = entry["shape"]
+        about = f"{n:,} x {k} {entry['dtype']}, {entry['blocks']} blocks of classes"
+        sizes = (f"{entry[name] / 1e6:.2f} MB" for name in ("moved", "floor", "combined_floor"))
+        moved.append((about, *sizes, f"{entry['logits'] / 1e6:.0f} MB"))
+    processes_of = ("one process", "two at once, both done", "times the work per second")
+    workers_of = ("one worker", "two workers", "times as fast")
+    bytes_of = ("between two workers", "must travel: two numbers", "if combined first", "the logits")
+    return [
+        *_shown(("one block", "local backend", "through dask", "more"), one_block),
+        *_shown(("rows", "of features", "tasks", *workers_of), workers),
+        *_shown(("without Dask", *processes_of), [(f"{alone['shape'][0]:,} rows each", *_one_and_two(alone))]),
+        *_shown(("logsumexp", "blocks of classes", *workers_of), shards),
+        *_shown(("logsumexp", *bytes_of), moved),
+    ]
+
+
+def _model_tables(record: dict[str, Any]) -> list[str]:
+    costs = [(text, f"{record['model'][name]:.3g}") for name, text in _COSTS.items()]
+    linear = [
+        (
+            f"{entry['workers']:,}", f"{entry['blocks']:,}", f"{entry['block_bytes'] / 1e6:,.1f} MB",
+            f"{entry['seconds']:,.0f} s", f"{entry['busy']:.0%}", entry["limit"],
         )
-    lines += [
-        "", "| workers (simulated) | blocks | a worker needs | logsumexp | workers are busy | most time |",
-        "|---|---|---|---|---|---|",
+        for entry in record["simulated"]["linear"]
     ]  # fmt: skip
-    for entry in record["simulated"]["shards"]:
-        lines.append(
-            f"| {entry['workers']:,} | {entry['row_blocks']:,} x {entry['shards']:,} | "
-            f"{entry['held_bytes'] / 1e9:,.2f} GB | {entry['seconds']:,.0f} s | {entry['busy']:.0%} | "
-            f"{entry['limit']} |"
+    shards = [
+        (
+            f"{entry['workers']:,}", f"{entry['row_blocks']:,} x {entry['shards']:,}",
+            f"{entry['held_bytes'] / 1e9:,.2f} GB", f"{entry['seconds']:,.0f} s", f"{entry['busy']:.0%}",
+            entry["limit"],
         )
-    return lines
+        for entry in record["simulated"]["shards"]
+    ]  # fmt: skip
+    first, last = "workers (simulated)", ("workers are busy", "most time")
+    return [
+        *_shown(("fitted", "seconds"), costs),
+        *_shown((first, "blocks of rows", "a block of X", "one pass", *last), linear),
+        *_shown((first, "blocks", "a worker needs", "logsumexp", *last), shards),
+    ]

@@ -61,11 +61,7 @@ def fit(measured: Sequence[tuple[Work, float]]) -> tuple[Model, float]:
 
 def combining_tasks(parts: int) -> int:
     """Tasks of the tree above so many parts."""
-    found = 0
-    while parts > 1:
-        parts = -(-parts // FAN)
-        found += parts
-    return found
+    return sum(_levels(parts)[1:])
 
 
 class Simulated(NamedTuple):
