@@ -237,9 +237,9 @@ def render(verdicts: Mapping[str, Any]) -> str:
     names = list(judged)
     parts = [_HEAD, "\n"]
     for name, entry in judged.items():
-        counts = [entry["cases"].values()]
-        passed, asked = (sum(test(v) for v in counts[0]) for test in (lambda v: not v, lambda v: v != "-"))
-        parts.append(f"* {name} ({entry['version']}): {entry['what']}; {passed} of the {asked} cases asked pass.\n")
+        answers = [verdict for verdict in entry["cases"].values() if verdict != "-"]
+        counts = f"{answers.count('')} of the {len(answers)} cases asked pass"
+        parts.append(f"* {name} ({entry['version']}): {entry['what']}; {counts}.\n")
     parts.append(
         "\n## Largest errors\n\n| quantity | gate | " + " | ".join(names) + " |\n|---|---" + "|---" * len(names)
     )

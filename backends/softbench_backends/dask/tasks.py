@@ -16,7 +16,19 @@ from softbench_backends.dask import threads
 from softbench_backends.dask.memory import Workers
 from softbench_backends.dask.statistics import whole
 
-__all__ = ["Local", "limited", "report"]
+__all__ = [
+    "Local",
+    "gradients",
+    "limited",
+    "losses",
+    "lowered",
+    "on_blocks",
+    "oversubscribed",
+    "per_entry",
+    "per_row",
+    "report",
+    "reports",
+]
 
 
 class Local(NamedTuple):
