@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -108,7 +109,9 @@ def build(found: Any, spec: str) -> Any:
     try:
         made = found() if callable(found) and not isinstance(found, (RowBackend, Backend)) else found
     except Exception as error:  # an abstract class, a constructor with arguments, or one that fails
-        raise UnknownBackendError(f"{spec!r} cannot be made: {error!r}") from error
+        hint = f"; if it is a function of logits, say which: --as OP, or {spec + _AS + 'OP'!r}"
+        hint = hint if inspect.isroutine(found) else ""
+        raise UnknownBackendError(f"{spec!r} cannot be made: {error!r}{hint}") from error
     if isinstance(made, RowBackend):
         if not getattr(made, "name", None):
             type(made).name = type(made).__name__

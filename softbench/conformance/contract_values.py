@@ -237,11 +237,29 @@ def _subnormal(backend: BackendUnderTest, op: str, dtype: str) -> None:
         )
 
 
+def _subnormal_sum(backend: BackendUnderTest, op: str, dtype: str) -> None:
+    """All classes but one are subnormal: what is left for that one is their sum, to which each must give its digits."""
+    spec = formats[dtype]
+    lowest = math.log(spec.tiny)
+    options = NONE if op == "loss" else {"reduction": "sum"} if op == "gradient" else {}
+    for k in backend.ks(3, 40, 1000):
+        rng = np.random.default_rng(k)
+        x = rng.uniform(lowest - 0.5, lowest + 6.0, (3, k))
+        top = rng.integers(0, k, 3)
+        x[np.arange(3), top] = 0.0
+        logits = x.astype(numpy_dtype(dtype))
+        target = () if op == "log_softmax" else (top,)
+        result = backend.call(op, logits, *target, **options)
+        made = f"0 and U({lowest - 0.5:.4g},{lowest + 6:.4g}) {dtype}[3,{k}]"
+        backend.judge(op, result, logits, *target, made=made, **options)
+
+
 SUBNORMAL = Requirement(
     "subnormal",
     "subnormal probabilities",
     "within one subnormal spacing (a backend that flushes to zero must declare it)",
-    checks=check("subnormal", _subnormal, name="range", op=("softmax", "gradient"), dtype=FLOATS),
+    checks=check("subnormal", _subnormal, name="range", op=("softmax", "gradient"), dtype=FLOATS)
+    + check("subnormal", _subnormal_sum, name="sum", op=("log_softmax", "loss", "gradient"), dtype=WIDE),
 )
 
 

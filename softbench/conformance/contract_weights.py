@@ -178,7 +178,10 @@ _ABSURD: Final = {"class_weight": np.array([0.0, 1.0, 1.0])}
 
 # The other probability is subnormal; times its weight it is an ordinary number, and shall have all its digits.
 _ALL_BUT_CERTAIN: Final = [[0.0, -720.0], [-712.5, 0.25]]
-_HUGE: Final = {"class_weight": np.array([1e300, 1e290]), **NONE}
+_HUGE: Final = {
+    "huge": {"class_weight": np.array([1e300, 1e290]), **NONE},
+    "large": {"class_weight": np.array([1e250, 1e240]), **NONE},  # which leaves it to the kernel of a `RowBackend`
+}
 
 CLASS_WEIGHT = Requirement(
     "class-weight",
@@ -204,7 +207,8 @@ CLASS_WEIGHT = Requirement(
         Example("log_loss", PROBS, np.eye(3), options={"class_weight": _W}, name="soft-mean"),
     )
     + tuple(
-        Example(op, _ALL_BUT_CERTAIN, target, options=_HUGE, dtypes=("float64",), name=f"huge{name}")
+        Example(op, _ALL_BUT_CERTAIN, target, options=options, dtypes=("float64",), name=f"{size}{name}")
+        for size, options in _HUGE.items()
         for op in ("loss", "gradient")
         for name, target in (("", labels_of(0, 1)), ("-soft", [[1.0, 0.0], [0.0, 1.0]]))
     )

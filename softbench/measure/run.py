@@ -21,6 +21,7 @@ from softbench.built_in import DISTRIBUTIONS
 from softbench.conformance import contract
 from softbench.conformance.apart import judge_apart
 from softbench.conformance.peers import PEERS
+from softbench.errors import UnknownBackendError
 from softbench.measure import startup
 from softbench.measure.comparison import Comparison, Participant, case_record, skip_reason
 from softbench.measure.plan import PROFILES, Config
@@ -72,7 +73,7 @@ def run(
     Raises
     ------
     UnknownBackendError
-        A name in ``config`` that no backend has.
+        A name in ``config`` that no backend has, or a candidate that cannot be loaded.
     ValueError
         A case pattern that matches nothing, or another part of ``config`` that means nothing.
     """
@@ -131,6 +132,7 @@ class _Run:
                 record["threads"] = machine.threads()
                 self._survey()
                 participants = self._participants()
+                self._demand_candidates()
                 self._begin(participants)
                 self._startup(participants, cache)
                 self._check(participants)
@@ -175,6 +177,13 @@ class _Run:
                 backends[participant.name]["ok"], backends[participant.name]["reason"] = False, str(error)
             participant.close()  # until it is timed
         return found
+
+    def _demand_candidates(self) -> None:
+        """A candidate is what the run is for. UnknownBackendError: one cannot be loaded, and nothing is measured."""
+        for name in self.config.candidates:
+            entry = self.record["backends"][name]
+            if not entry["ok"]:
+                raise UnknownBackendError(f"{name}: {entry['reason']}")
 
     def _begin(self, participants: Sequence[Participant]) -> None:
         """Say what is to come, and what it should take."""

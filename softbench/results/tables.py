@@ -144,7 +144,8 @@ def _failures(backends: dict[str, BackendRecord]) -> Iterable[Text]:
             first = failures[0] if failures else "no verdict"
             first = first if len(first) < _FAILURE_WIDTH else first[:_FAILURE_WIDTH] + " ..."
             yield Text(f"{name} is WRONG in {len(failures)} cases, the first: {first}", style="bold red")
-            yield Text(f"all of them: softbench check --quick {name}", style="red")
+            asked = name.replace(" as ", " --as ")  # a function is named with what it computes
+            yield Text(f"all of them: softbench check --quick {asked}", style="red")
         if entry.get("startup", {}).get("problem"):
             yield Text(f"{name}: first calls not measured: {entry['startup']['problem']}", style="yellow")
     declaring = [name for name, entry in backends.items() if entry.get("conformance", {}).get("deviations")]
