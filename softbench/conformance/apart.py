@@ -14,6 +14,7 @@ import selectors
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +23,7 @@ from softbench import errors, processes
 from softbench.conformance import contract
 from softbench.conformance.backend_under_test import Worst, error_rows
 from softbench.conformance.case import Case
+from softbench.conformance.printed import Printed
 from softbench.conformance.profiles import Profile
 from softbench.conformance.runner import is_whole, selected, stale_deviations
 from softbench.conformance.verdicts import Report, Result
@@ -37,7 +39,6 @@ _MAX_LOST: Final = 12  # processes that may be lost until the rest is given up
 _HANG: Final = 3  # what one that hangs counts for: they take longest
 _END: Final = 1.0  # seconds that a process may take to end after it has stopped to talk
 _HEARTBEAT: Final = 0.1  # seconds between looks at whether the processes are still there
-_TAIL: Final = 20_000  # characters that are kept of what is printed, from the start and from the end
 _WHOLE_RUN: Final = 24 * 3600.0  # seconds after which a process is ended whatever happens
 
 _ERRORS: Final = {error.__name__: error for error in (errors.UnknownBackendError, errors.BackendUnavailableError)}
@@ -109,9 +110,9 @@ class _Worker:
     def __init__(self, source: Source, profile: str, timeout: float, backwards: bool) -> None:
         self.backwards = backwards
         self.timeout = timeout
-        self.case: Case | None = None  # at work on; None: on loading the backend
+        self.cases: deque[Case] = deque()  # at work on the first; on loading the backend if there is none
         self.loaded = False
-        self.printed = _Printed()
+        self.printed = Printed()
         self._received = b""
         self._spoilt = False  # others have written among its answers
         self._silent: set[int] = set()  # descriptors that have come to their end
@@ -142,10 +143,18 @@ class _Worker:
 
     def ask(self, number: int, case: Case) -> None:
         """Have a case judged."""
-        self.case = case
+        self.cases.append(case)
         self._deadline = time.monotonic() + self.timeout
         with contextlib.suppress(BrokenPipeError):  # that it has ended is found by `problem`
             os.write(self._ask, b"%d\n" % number)
+
+    def answers(self, name: str) -> bool:
+        """Whether an answer is for the case that it is at work on; then it is at work on the next."""
+        if not self.cases or self.cases[0].id != name:
+            return False
+        self.cases.popleft()
+        self._deadline = time.monotonic() + self.timeout
+        return True
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """What the process has said since the last time."""
@@ -193,33 +202,6 @@ class _Worker:
         os.close(self._answers)
 
 
-class _Printed:
-    """Beginning and end of what a process prints."""
-
-    def __init__(self) -> None:
-        self.start = self.end = b""
-
-    def take(self, text: bytes) -> None:
-        room = _TAIL - len(self.start)
-        self.start += text[:room]
-        self.end = (self.end + text)[-_TAIL:]
-
-    def beginning(self) -> str:
-        """What the backend itself has printed first."""
-        text = self.start.decode(errors="replace")
-        return "" if text.startswith(("Fatal Python error", "Timeout (")) else text
-
-    def place(self) -> str:
-        """Where Python says it was when it crashed or was stuck: the innermost place of the thread that matters."""
-        lines = self.end.decode(errors="replace").splitlines()
-        threads = [i for i, line in enumerate(lines) if "most recent call first" in line]
-        chosen = next((i for i in threads if lines[i].startswith("Current thread")), threads[-1] if threads else None)
-        if chosen is None:
-            return ""
-        places = [line.strip() for line in lines[chosen + 1 :] if line.strip().startswith("File ")]
-        return next((place for place in places if "/softbench/" not in place), "")
-
-
 class _Run:
     """A run in the making."""
 
@@ -259,7 +241,7 @@ class _Run:
                 heard = list(worker.messages())  # after that: a process that has ended may have answered before
                 for message in heard:
                     self._hear(worker, message)
-                if problem and not heard and (worker.case is not None or not worker.loaded):
+                if problem and not heard and (worker.cases or not worker.loaded):
                     self._lose(worker, problem)
 
     def end(self) -> None:
@@ -304,8 +286,9 @@ class _Run:
             self._give(worker)
         else:
             result = Result(**message["result"])
-            if worker.case is not None and result.id != worker.case.id:  # and its answers would be waited for for ever
-                self._give_up("softbench was changed meanwhile", f"asked for {worker.case.id}, it judges {result.id}")
+            if not worker.answers(result.id):  # and its answers would be waited for for ever
+                asked = worker.cases[0].id if worker.cases else "nothing"
+                self._give_up("softbench was changed meanwhile", f"asked for {asked}, it judges {result.id}")
                 return
             for gate, dtype, error in message["worst"]:
                 found = Worst(**error)
@@ -331,9 +314,8 @@ class _Run:
             worker.backwards = False
 
     def _give(self, worker: _Worker) -> None:
-        """The next case, from the end that is this process's."""
-        worker.case = None
-        if self._left:
+        """The next case, from the end that is this process's, and one ahead, so that it need not wait for us."""
+        while self._left and len(worker.cases) < (2 if len(self._left) > _FEW else 1):
             case = self._left.pop(-1 if worker.backwards else 0)
             worker.ask(self._numbers[case.id], case)
 
@@ -353,8 +335,9 @@ class _Run:
                 self._give_up("the backend could not be loaded", f"loading {self._source.spec} {message}")
             return
         self._lost += _HANG if worker.late() else 1
-        if worker.case is not None:
-            self._decide(Result(worker.case.id, "failed", message))
+        if worker.cases:
+            self._decide(Result(worker.cases.popleft().id, "failed", message))
+            self._left = [*self._left, *worker.cases] if worker.backwards else [*worker.cases, *self._left]
         if self._lost >= _MAX_LOST:
             self.report.stopped = "given up: too many cases end their process, or do not end"
         elif self._left:

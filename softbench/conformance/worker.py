@@ -9,8 +9,10 @@ from __future__ import annotations
 import faulthandler
 import gc
 import json
+import math
 import os
 import sys
+import time
 from dataclasses import asdict
 from typing import IO, Any, Final
 
@@ -27,6 +29,9 @@ __all__ = ["main"]
 
 _TRACEBACK_AT: Final = 0.9
 """Share of the time for a case after which a stuck one says where it is stuck."""
+_SOONER: Final = 0.1
+"""By how much of that time it may say so sooner: the watch is a thread, and one for every case takes longer than many
+of them do."""
 
 
 def main(source: str, profile: str, timeout: str, tasks: str, answers: str) -> None:
@@ -38,10 +43,12 @@ def main(source: str, profile: str, timeout: str, tasks: str, answers: str) -> N
         if backend is not None:
             backend.patience = min(backend.patience, seconds / 2)
             cases = contract.all_cases()
+            watched_since = -math.inf
             for line in tasks_in:
-                faulthandler.dump_traceback_later(seconds * _TRACEBACK_AT)
+                if time.monotonic() - watched_since > seconds * _SOONER:
+                    faulthandler.dump_traceback_later(seconds * _TRACEBACK_AT)
+                    watched_since = time.monotonic()
                 result = _judged(backend, cases[int(line)])
-                faulthandler.cancel_dump_traceback_later()
                 worst, backend.worst_since = backend.worst_since, {}
                 _reply(replies, result=asdict(result), worst=[[*key, asdict(error)] for key, error in worst.items()])
         sys.stdout.flush()
