@@ -198,7 +198,8 @@ class AutoBackend(Backend):
     def _pick(self, op: str, logits: Any, axis: Any, out: Any = None, target: Any = None) -> Backend:
         """Who takes a call now."""
         try:  # a number for the dtype: its hash takes as long as all the rest
-            key = op, logits.shape, logits.dtype.num, axis, out is None, target is None or target.ndim
+            form = target is None or target.ndim
+            key = op, logits.shape, logits.dtype.num, axis, out is None, out is logits, form
             kind = self._kinds[key]
         except (AttributeError, KeyError, TypeError):
             known = self._meet(op, logits, axis, out, target)
@@ -215,17 +216,18 @@ class AutoBackend(Backend):
             shape, dtype, classes = logits.shape, logits.dtype, logits.shape[axis]
             rows = math.prod(shape) // classes
             form = "none" if target is None else "soft" if target.ndim == len(shape) else "index"
-            key = op, shape, dtype.num, axis, out is None, target is None or target.ndim
+            key = op, shape, dtype.num, axis, out is None, out is logits, target is None or target.ndim
             hash(key)
         except (AttributeError, IndexError, TypeError, ZeroDivisionError):
             return None
         name = dtype.name if dtype.name in formats else "float64"
-        call = Call(op, name, rows, classes, form, "fresh" if out is None else "out")
+        call = Call(op, name, rows, classes, form, "fresh" if out is None else "in place" if out is logits else "out")
         plan = self.plan(call)
         if len(self._kinds) >= MOST_KNOWN:
             self._kinds.clear()
         where = "" if axis in (-1, len(shape) - 1) else f" axis {axis}"
-        options = ", ".join(word for word in (form.replace("none", ""), "" if out is None else "out=") if word)
+        place = {"fresh": "", "out": "out="}.get(call.result, call.result)
+        options = ", ".join(word for word in (form.replace("none", ""), place) if word)
         label = f"{op} {'x'.join(map(str, shape))}{where} {dtype.name}" + (f" ({options})" if options else "")
         kind = _Kind(plan, self._numpy, self._groups.setdefault((op, name), _Group()), label)
         return self._kinds.setdefault(key, kind)
@@ -295,7 +297,8 @@ class AutoBackend(Backend):
 
 def _stand_ins(call: Call) -> Iterator[Call]:
     """The call itself, then those whose measurements say most about it."""
-    forms = dict.fromkeys([(call.target, call.result), (call.target, "fresh"), (call.target, "out")])
+    given = "in place" if call.result == "out" else "out"
+    forms = [(call.target, result) for result in dict.fromkeys([call.result, given, "fresh", "in place"])]
     dtypes = dict.fromkeys([call.dtype, "float32" if call.dtype.endswith("16") else call.dtype, "float32", "float64"])
     for dtype in dtypes:
         for op in (call.op, *_LIKE.get(call.op, ())):

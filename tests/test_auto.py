@@ -1,5 +1,6 @@
 """backend="auto": whom it takes, from which call on, and what it says of it."""
 
+import copy
 import pickle
 import sys
 import timeit
@@ -90,6 +91,29 @@ def test_calls_of_one_operation_count_together_whatever_their_shape():
     assert chosen(be, "softmax 40x100 float32") == "numpy"  # not called since
     be.softmax(X)
     assert chosen(be) == "python"
+
+
+def test_results_over_the_logits_follow_what_was_measured_so():
+    record = measured(numpy=1.0, python=0.25)
+    (fresh,) = record["cases"]
+    given, over = (copy.deepcopy(fresh) | {"result": result, "name": result} for result in ("out", "in place"))
+    over["results"]["python"] = records.timed([2.0] * 6)
+    record["cases"] += [given, over]
+    be = kept(record)
+    x = X.copy()
+    be.softmax(x, out=x)
+    be.softmax(X, out=x)
+    found = be.info()["chosen"]
+    assert found["softmax 40x100 float32 (in place)"] == "numpy: measured as in place"
+    assert "python: measured as out" in found["softmax 40x100 float32 (out=)"]
+
+
+def test_results_over_the_logits_are_as_fast_as_into_other_memory_where_those_were_not_measured():
+    record = measured(numpy=1.0, python=0.25)
+    record["cases"][0]["result"] = "in place"
+    be = kept(record)
+    be.log_softmax(X, out=np.empty_like(X))
+    assert "python: measured as" in be.info()["chosen"]["log_softmax 40x100 float32 (out=)"]
 
 
 def test_a_tie_and_a_faster_numpy_stay_with_numpy():

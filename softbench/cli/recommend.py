@@ -132,8 +132,8 @@ def _explain(made: AutoBackend, record: Record) -> None:
         classes, count_of = case["shape"][case["axis"]], 1
         for length in case["shape"]:
             count_of *= length
-        result = "fresh" if case["result"] == "fresh" else "out"
-        call = Call(case["op"], case["dtype"], count_of // classes, classes, case["target"], result, case["axis"] == -1)
+        kind = case["op"], case["dtype"], count_of // classes, classes, case["target"], case["result"]
+        call = Call(*kind, case["axis"] == -1)
         plan = made.plan(call)
         waits = plan.best != FIRST and plan.gain > 0
         calls = f"{int(plan.price // plan.gain) + 1:,}" if waits else ""
