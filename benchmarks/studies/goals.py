@@ -29,8 +29,8 @@ from rich.table import Table
 import softbench as sb
 from softbench import machine, processes
 from softbench.measure.ceiling import ceiling
-from softbench.measure.comparison import case_record, ceiling_record, result_record
 from softbench.measure.inputs import make_inputs
+from softbench.measure.records import case_record, ceiling_record, result_record
 from softbench.measure.run import beginning
 from softbench.measure.timing import Candidate, Timing, interleave
 from softbench.measure.workloads import TargetForm, Where, Workload, custom

@@ -27,8 +27,8 @@ import numpy as np
 
 from benchmarks.studies.goals import GOALS, Goal, _numba, medians, recorded, relative_spread
 from softbench import processes
-from softbench.measure.comparison import case_record
 from softbench.measure.inputs import make_inputs
+from softbench.measure.records import case_record
 from softbench.measure.run import beginning
 from softbench.measure.timing import Candidate, interleave
 from softbench.results.record import CaseRecord, Record, Result, read, write

@@ -9,17 +9,18 @@ from typing import Final
 
 from softbench import machine
 from softbench.measure.ceiling import HOST_KINDS
+from softbench.measure.digits import TrainedDigits
 from softbench.measure.inputs import missing_extra
 from softbench.measure.progress import ProgressReporter
+from softbench.measure.records import ceiling_record, result_record
 from softbench.measure.remote import Remote, RemoteCandidate, RemoteError
 from softbench.measure.stability import Load, Watch, case_stability
 from softbench.measure.timing import CONTROL, Candidate, Timing, interleave
 from softbench.measure.workloads import OPS, Workload
-from softbench.results.record import CaseRecord, CeilingRecord, Result
-from softbench.results.statistics import median_interval
+from softbench.results.record import CaseRecord, Result
 from softbench.results.units import percent, size
 
-__all__ = ["Comparison", "Participant", "case_record", "result_record", "skip_reason"]
+__all__ = ["Comparison", "Participant", "skip_reason"]
 
 INTERPRETED_LIMIT: Final = 50_000
 """An interpreted backend needs a microsecond or so per logit: beyond this a single call would eat the time budget."""
@@ -102,55 +103,6 @@ def skip_reason(cost: str, provides: frozenset[str] | None, workload: Workload) 
     return None
 
 
-def case_record(workload: Workload) -> CaseRecord:
-    """The record of a case of which nothing is known yet."""
-    return {
-        "name": workload.name,
-        "op": workload.op,
-        "shape": list(workload.shape),
-        "dtype": workload.dtype,
-        "target": workload.target,
-        "result": workload.result,
-        "axis": workload.axis,
-        "bound": workload.bound,
-        "why": workload.why,
-        "floor_bytes": workload.traffic.total,
-        "ceilings": {},
-        "results": {},
-    }
-
-
-def result_record(workload: Workload, timing: Timing) -> Result:
-    """What a timing says."""
-    interval = median_interval(timing.samples)
-    return {
-        "clock": "host",
-        "first": timing.first,
-        "median": timing.median,
-        "interval": (interval.low, interval.high) if interval else timing.quartiles,
-        "quartiles": timing.quartiles,
-        "minimum": timing.minimum,
-        "samples": [float(f"{sample:.5g}") for sample in timing.samples],
-        "number": timing.number,
-        "cores": timing.cores,
-        "bandwidth": workload.traffic.total / timing.median,
-    }
-
-
-def ceiling_record(workload: Workload, operation: str, method: str, moved: int, timing: Timing) -> CeilingRecord:
-    """What the timing of a limit says: ``moved`` bytes per call."""
-    speed = moved / timing.median
-    return {
-        "operation": operation,
-        "method": method,
-        "bandwidth": speed,
-        "median": timing.median,
-        "quartiles": timing.quartiles,
-        "moved": moved,
-        "floor_seconds": workload.traffic.total / speed,
-    }
-
-
 @dataclass
 class Comparison:
     """What is the same for all cases of a run: the backends, and the process that measures the machine."""
@@ -163,6 +115,7 @@ class Comparison:
     control: bool = True
     """Whether the fastest of each case is timed twice."""
     _machine: Remote | None = None
+    _digits: TrainedDigits = field(default_factory=TrainedDigits)
     _controls: dict[str, Participant] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -172,6 +125,7 @@ class Comparison:
         if self._machine is not None:
             self._machine.close()
             self._machine = None
+        self._digits.close()
 
     def groups(self) -> Iterator[int]:
         """The process groups that work for us."""
@@ -226,6 +180,7 @@ class Comparison:
     def _loaded(self, workload: Workload, entry: CaseRecord) -> dict[str, Candidate]:
         """Have each backend make the inputs and compute once; those that can go on, why others cannot is recorded."""
         results = entry["results"]
+        question = {"workload": workload.to_dict(), "digits": self._digits.path(workload)}
         asked: list[Participant] = []
         for participant in self.participants:
             reason = skip_reason(participant.cost, participant.provides, workload)
@@ -235,7 +190,7 @@ class Comparison:
                 results[participant.name] = {"failed": participant.gone}
             else:
                 with self._recorded(participant, results):
-                    participant.process().send("load", workload=workload.to_dict())
+                    participant.process().send("load", **question)
                     asked.append(participant)
         found: dict[str, Candidate] = {}
         for participant in asked:
@@ -278,7 +233,7 @@ class Comparison:
             return None
         try:
             remote = again.process()
-            remote.ask("load", workload=workload.to_dict(), judged=False)
+            remote.ask("load", workload=workload.to_dict(), judged=False, digits=self._digits.path(workload))
         except RemoteError as error:
             again.failed(error)
             return None

@@ -36,6 +36,7 @@ _DOING: Final = {
     "first_call": "ran a case for the first time",
     "kernels": "was asked what it compiles",
     "compile": "compiled",
+    "keep_digits": "trained a classifier",
     "load": "ran the case for the first time",
     "sample": "was timed",
     "costs": "was asked what a call costs",

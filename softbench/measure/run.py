@@ -23,9 +23,10 @@ from softbench.conformance.apart import judge_apart
 from softbench.conformance.peers import PEERS
 from softbench.errors import UnknownBackendError
 from softbench.measure import startup
-from softbench.measure.comparison import Comparison, Participant, case_record, skip_reason
+from softbench.measure.comparison import Comparison, Participant, skip_reason
 from softbench.measure.plan import PROFILES, Config
 from softbench.measure.progress import NullProgress, ProgressReporter
+from softbench.measure.records import case_record
 from softbench.measure.remote import RemoteError
 from softbench.measure.stability import Watch, oversubscription, probe, run_stability
 from softbench.measure.surroundings import compilation_cache, thread_limit

@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final, TextIO
 
 import numpy as np
@@ -24,7 +25,7 @@ from softbench.errors import BackendUnavailableError, UnknownBackendError
 from softbench.interface.dtypes import row_dtype
 from softbench.measure import spot_check
 from softbench.measure.changing_logits import ChangingCandidate, StaleResultError
-from softbench.measure.inputs import Inputs, make_call, make_inputs
+from softbench.measure.inputs import Inputs, keep_digits, make_call, make_inputs
 from softbench.measure.timing import Candidate
 from softbench.measure.workloads import OPS, Workload
 
@@ -106,11 +107,15 @@ class Worker:
 
     # -- a workload --------------------------------------------------------------------------------------------
 
-    def load(self, workload: dict[str, Any], judged: bool = True) -> dict[str, Any]:
+    def keep_digits(self, path: str) -> None:
+        """Train the classifier whose logits are the workload ``digits``, for other processes to `load`."""
+        keep_digits(Path(path))
+
+    def load(self, workload: dict[str, Any], judged: bool = True, digits: str = "") -> dict[str, Any]:
         """Make the inputs, judge a whole call of the backend, and have it ready to be timed."""
         self.unload()
         self.workload = Workload.from_dict(workload)
-        self.inputs = make_inputs(self.workload)
+        self.inputs = make_inputs(self.workload, Path(digits) if digits else None)
         accuracy = dict(spot_check.Judge(self.workload, self.inputs)(self.backend)) if judged else {}
         self.candidates["call"] = ChangingCandidate(self.workload, self.backend, self.inputs)
         return accuracy

@@ -15,6 +15,7 @@ from softbench.measure import comparison, remote, spot_check
 from softbench.measure import run as bench
 from softbench.measure.inputs import make_inputs
 from softbench.measure.plan import PROFILES, Config
+from softbench.measure.records import case_record
 from softbench.measure.run import run
 from softbench.measure.stability import Load
 from softbench.measure.surroundings import thread_limit
@@ -429,7 +430,7 @@ def judged(monkeypatch):
         monkeypatch.setattr(comparison, "interleave", fake_interleave)
         monkeypatch.setattr(comparison, "Watch", FakeWatch)
         workload = custom("softmax", (4096, 1000))
-        entry = comparison.case_record(workload)
+        entry = case_record(workload)
         entry["results"]["numpy"] = {"median": 2e-3, "bandwidth": workload.traffic.total / 2e-3}
         made = comparison.Comparison([comparison.Participant("numpy")], None, bench.NullProgress())
         limit = comparison._Limit("copy", "memcpy", workload.traffic.total, FakeLimit())

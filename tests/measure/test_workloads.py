@@ -1,11 +1,16 @@
 """The table of workloads: what `softbench run` and the asv suite measure."""
 
+import platform
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import softbench
+from softbench.measure import digits
 from softbench.measure import inputs as arrays
 from softbench.measure.inputs import digits_logits, make_call, make_inputs
 from softbench.measure.workloads import OPS, WORKLOADS, Workload, by_name, custom, select
@@ -93,6 +98,83 @@ def test_digits_are_the_logits_of_a_trained_classifier():
     assert (logits.argmax(axis=1) == labels).mean() > 0.95
     untrained = np.log(10)
     assert softbench.loss(logits, labels, backend="numpy") < 0.1 * untrained
+
+
+def test_digits_that_were_kept_are_those_that_are_made(tmp_path):
+    pytest.importorskip("sklearn", reason="needs scikit-learn for its digits")
+    case = by_name("loss_and_gradient-digits-f64")
+    made = make_inputs(case)
+    arrays.keep_digits(tmp_path / "digits.npz")
+    kept = make_inputs(case, tmp_path / "digits.npz")
+    assert kept.logits.tobytes() == made.logits.tobytes()
+    assert np.array_equal(kept.target, made.target)
+
+
+class FakeTrainer:
+    """A process that is asked to train."""
+
+    asked = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        pass
+
+    def ask(self, question, path):
+        type(self).asked += 1
+        Path(path).touch()
+
+
+def test_the_classifier_is_trained_once_for_all_processes(monkeypatch):
+    monkeypatch.setattr(FakeTrainer, "asked", 0)
+    monkeypatch.setattr(digits, "Remote", FakeTrainer)
+    trained = digits.TrainedDigits()
+    assert trained.path(by_name("softmax-1x10-f32")) == ""
+    path, again = (trained.path(by_name("loss_and_gradient-digits-f64")) for _ in range(2))
+    assert path == again
+    assert FakeTrainer.asked == 1
+    assert Path(path).exists()
+    trained.close()
+    assert not Path(path).exists()
+
+
+def test_a_classifier_that_cannot_be_trained_is_left_to_each_process(monkeypatch):
+    def fails(self, question, path):
+        raise digits.RemoteError("no", kind="crash", alive=False)
+
+    monkeypatch.setattr(FakeTrainer, "ask", fails)
+    monkeypatch.setattr(digits, "Remote", FakeTrainer)
+    trained = digits.TrainedDigits()
+    assert trained.path(by_name("loss_and_gradient-digits-f64")) == ""
+    trained.close()
+
+
+@pytest.mark.processes
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc's allocator")
+def test_large_arrays_that_were_freed_cost_no_page_faults():
+    """Three temporary arrays of 16 MB a call, more than glibc would keep after inputs of 16 MB."""
+    program = """
+import resource
+import numpy as np
+from softbench.measure.inputs import make_inputs
+from softbench.measure.workloads import by_name
+
+x = make_inputs(by_name("softmax-4096x1000-f32")).logits
+
+def call():
+    e = np.exp(x - x.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+for _ in range(3):
+    call()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    call()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) < 100
 
 
 def test_a_case_without_its_extra_says_what_to_install(monkeypatch):

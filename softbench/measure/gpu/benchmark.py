@@ -18,12 +18,12 @@ from typing import Any, Final
 import numpy as np
 
 from softbench.interface.dtypes import numpy_dtype
-from softbench.measure.comparison import case_record, ceiling_record, result_record
 from softbench.measure.gpu.clocks import Call, DeviceCandidate
 from softbench.measure.gpu.goals import CALL_SHAPE
 from softbench.measure.gpu.libraries import OPS, Host, Library
 from softbench.measure.inputs import Inputs, make_inputs
 from softbench.measure.progress import ProgressReporter
+from softbench.measure.records import case_record, ceiling_record, result_record
 from softbench.measure.spot_check import Judge
 from softbench.measure.timing import Candidate, Timing, interleave
 from softbench.measure.workloads import Workload, custom
