@@ -34,7 +34,7 @@ __all__ = ["judge_apart", "reproduce_apart"]
 
 _LOADING: Final = 60.0  # seconds at least for loading a backend, which imports its library
 _SIDES: Final = {"float32": 0, "float16": 0, "float64": 2, "bfloat16": 2}  # by dtype: first cases, last cases
-_FEW: Final = 100  # cases that one process has judged before another has started
+_FEW: Final = 50  # cases that one process has judged before another has started
 _MAX_LOST: Final = 12  # processes that may be lost until the rest is given up
 _HANG: Final = 3  # what one that hangs counts for: they take longest
 _END: Final = 1.0  # seconds that a process may take to end after it has stopped to talk
