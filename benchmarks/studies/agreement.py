@@ -35,12 +35,14 @@ CALLS: Final = (
 """Microseconds and milliseconds, one thread and all of them, with and without a target."""
 REPEATS: Final = 11
 
+Samples = dict[tuple[str, str], list[float]]
+"""Seconds per call, by backend and case."""
 
-def by_run(backend: str, case: str, seconds: float) -> Record:
-    """What ``softbench run`` finds."""
-    config = Config(
-        backends=(backend,), cases=(case,), seconds=seconds, check=False, startup=False, costs=False, profile="quick"
-    )
+
+def by_run(seconds: float) -> Record:
+    """What ``softbench run`` finds, all of it in one run, as its users have it."""
+    backends, cases = (tuple(dict.fromkeys(names)) for names in zip(*CALLS, strict=True))
+    config = Config(backends=backends, cases=cases, seconds=seconds, check=False, startup=False, costs=False)
     return run(config)
 
 
@@ -77,27 +79,25 @@ def agreement(arguments: Sequence[str]) -> int:
     """``softbench run``, asv and timeit on the same calls, in turn; 1 where one differs from ``softbench run``.
 
     Each measures in fresh processes, several times in turn. They are compared as ``softbench compare`` compares two
-    runs: a ratio has an interval, which knows by how much two processes of the same differ (the A/A control).
+    runs: a ratio has an interval, which knows by how much two processes of the same differ (the A/A controls).
     """
     options = parser("agreement", agreement)
-    options.add_argument("--rounds", type=int, default=3, help="times that each of the three measures (default: 3)")
-    options.add_argument("--seconds", type=float, default=1.5, help="of softbench run, each time (default: 1.5)")
+    options.add_argument("--rounds", type=int, default=4, help="times that each of the three measures (default: 4)")
+    options.add_argument("--seconds", type=float, default=8.0, help="of softbench run, each time (default: 8)")
     options.add_argument("--child", nargs=3, metavar=("HOW", "BACKEND", "CASE"), help=argparse.SUPPRESS)
     parsed = options.parse_args(arguments)
     if parsed.child:
         how, backend, case = parsed.child
         print(json.dumps(_APART[how](backend, case)))
         return 0
-    verdicts = []
-    for backend, case in CALLS:
-        runs: list[Record] = []
-        others: dict[str, list[float]] = {how: [] for how in _APART}
-        for _ in range(parsed.rounds):
-            runs.append(by_run(backend, case, parsed.seconds))
-            for how, samples in others.items():
-                samples += _in_a_process(how, backend, case)
-        verdicts += compared(backend, runs, others)
-    return int(any(verdict in ("faster", "slower") for verdict in verdicts))
+    runs: list[Record] = []
+    others: dict[str, Samples] = {how: {call: [] for call in CALLS} for how in _APART}
+    for _ in range(parsed.rounds):
+        runs.append(by_run(parsed.seconds))
+        for how, found in others.items():
+            for call, samples in found.items():
+                samples += _in_a_process(how, *call)
+    return int(any(verdict in ("faster", "slower") for verdict in compared(runs, others)))
 
 
 def _in_a_process(how: str, backend: str, case: str) -> list[float]:
@@ -108,28 +108,44 @@ def _in_a_process(how: str, backend: str, case: str) -> list[float]:
     return found
 
 
-def compared(backend: str, runs: Sequence[Record], others: Mapping[str, Sequence[float]]) -> list[Verdict]:
+def compared(runs: Sequence[Record], others: Mapping[str, Samples]) -> list[Verdict]:
     """Print what each has found beside what ``softbench run`` has; the verdicts of `softbench.results.compare`."""
-    base = _with(runs[0], backend, [s for record in runs for s in record["cases"][0]["results"][backend]["samples"]])
-    print(f"{backend} on {base['cases'][0]['name']}, {len(runs)} processes each")
-    print(f"  {'softbench run':<14} {_median(base['cases'][0]['results'][backend]['samples'])}")
-    verdicts = []
+    calls = next(iter(others.values()))
+    before = {call: [sample for record in runs for sample in _samples(record, *call)] for call in calls}
+    base = _record(runs[0], before)
+    # All controls of all runs say how far two processes of the same differ.
+    base["cases"] += [{**case, "name": f"{case['name']} again"} for record in runs for case in record["cases"]]
+    verdicts: list[Verdict] = []
+    lines: dict[tuple[str, str], list[str]] = {call: [] for call in calls}
     for how, samples in others.items():
-        (change,) = changes(base, _with(runs[-1], backend, samples))
-        effect: Any = change.effect
-        span = f"{effect.ratio:.3f} times that ({effect.low:.3f} to {effect.high:.3f})" if effect else ""
-        print(f"  {how:<14} {_median(samples)}, {span}: {change.verdict}", flush=True)
-        verdicts.append(change.verdict)
+        for change in changes(base, _record(runs[0], samples)):
+            call = change.backend, change.case
+            effect: Any = change.effect
+            span = f", {effect.ratio:.3f} times that ({effect.low:.3f} to {effect.high:.3f})" if effect else ""
+            lines[call].append(f"  {how:<14} {_median(samples[call])}{span}: {change.verdict}")
+            verdicts.append(change.verdict)
+    for (backend, case), found in lines.items():
+        print(f"{backend} on {case}, {len(runs)} processes each")
+        print("\n".join([f"  {'softbench run':<14} {_median(before[backend, case])}", *found]), flush=True)
     return verdicts
 
 
-def _with(record: Record, backend: str, samples: Sequence[float]) -> Record:
-    """The record with other samples, believed in any case."""
-    found = copy.deepcopy(record)
-    found["cases"][0]["results"][backend] |= {
-        "samples": list(samples), "median": statistics.median(samples), "impossible": False,
-    }  # fmt: skip
+def _samples(record: Record, backend: str, case: str) -> list[float]:
+    found: list[float] = next(c for c in record["cases"] if c["name"] == case)["results"][backend]["samples"]
     return found
+
+
+def _record(record: Record, samples: Samples) -> Record:
+    """The record with these samples and no others, believed in any case."""
+    made = copy.deepcopy(record)
+    for case in made["cases"]:
+        case.pop("stability", None)
+        case["results"] = {
+            backend: {"samples": found, "median": statistics.median(found), "impossible": False}
+            for (backend, name), found in samples.items()
+            if name == case["name"]
+        }
+    return made
 
 
 def _median(samples: Sequence[float]) -> str:

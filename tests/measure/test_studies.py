@@ -223,11 +223,14 @@ def test_timers_that_differ_are_told_from_those_that_agree(capsys):
     def around(median):
         return [median * (1 + 0.001 * i) for i in range(-10, 11)]
 
-    case = {
-        **a_case("softmax-1x10-f32", {"x": 1.0}), "stability": {"control": {"ratio": 1.01}},
-    }  # fmt: skip
+    case = a_case("softmax-1x10-f32", {"x": 1.0, "y": 2.0}) | {"stability": {"control": {"ratio": 1.01}}}
     case["results"]["x"] |= {"samples": around(1.0)}
+    case["results"]["y"] |= {"samples": around(2.0)}
     record = {"cases": [case], "backends": {}}
-    others = {"asv": around(1.01), "timeit": around(1.3)}
-    assert agreement.compared("x", [record, record], others) == ["same", "slower"]
+    calls = [("x", "softmax-1x10-f32"), ("y", "softmax-1x10-f32")]
+    others = {
+        "asv": dict(zip(calls, [around(1.01), around(1.99)], strict=True)),
+        "timeit": dict(zip(calls, [around(1.3), around(1.5)], strict=True)),
+    }
+    assert agreement.compared([record, record], others) == ["same", "same", "slower", "faster"]
     assert "1.300 times that" in capsys.readouterr().out
