@@ -180,6 +180,21 @@ def test_other_versions_other_threads_another_machine_are_said():
     assert "measured with numpy 0.1" in be.info()["stale"]
 
 
+@pytest.mark.parametrize("explain", [[], ["--explain"]])
+def test_the_command_says_once_that_they_are_stale(explain, recwarn, capsys):
+    from softbench.cli import main
+
+    record = measured(numpy=1.0, python=0.25)
+    record["versions"] = record["versions"] | {"numba": "0.1"}
+    store.save(record, machine.fingerprint()["id"], machine.thread_count())
+    assert main(["auto", *explain]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("Stale: measured with numba 0.1, now") == 1
+    assert ("softmax-40x100-f32" in printed.out) == bool(explain)
+    assert not recwarn.list
+    assert not printed.err
+
+
 @pytest.mark.parametrize(("who", "more"), [("another", 0), (None, 1)])
 def test_measurements_of_others_are_not_followed(who, more):
     here = machine.fingerprint()["id"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,9 @@ def _auto(parsed: argparse.Namespace) -> int:
     from softbench.registry import get_backend
     from softbench.results.store import path_of
 
-    made: Any = get_backend("auto")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # what it warns of is printed below
+        made: Any = get_backend("auto")
     record = made.record
     if record is None:
         _print("Nothing has been measured on this machine with this number of threads: softbench run.")
