@@ -11,6 +11,7 @@ from softbench.conformance import (
     contract_degenerate,
     contract_determinism,
     contract_inputs,
+    contract_labels,
     contract_layouts,
     contract_life,
     contract_memory,
@@ -36,7 +37,11 @@ __all__ = ["SECTIONS", "all_cases", "all_requirements", "cases", "sample"]
 SECTIONS: Final[dict[str, tuple[Requirement, ...]]] = {
     "Values": contract_degenerate.REQUIREMENTS + contract_values.REQUIREMENTS,
     "Inputs": contract_layouts.REQUIREMENTS + contract_inputs.REQUIREMENTS,
-    "Targets and options": contract_targets.REQUIREMENTS + contract_weights.REQUIREMENTS,
+    "Targets and options": (
+        *contract_labels.REQUIREMENTS,
+        *contract_targets.REQUIREMENTS,
+        *contract_weights.REQUIREMENTS,
+    ),
     "Calls": (
         *contract_out.REQUIREMENTS,
         *contract_determinism.REQUIREMENTS,

@@ -13,7 +13,7 @@ from numpy.exceptions import AxisError
 
 from softbench.conformance import layouts
 from softbench.conformance.backend_under_test import BackendUnderTest
-from softbench.conformance.batch import OPS, VIEWS, View, batch
+from softbench.conformance.batch import OPS, VIEWS, View, batch, provided
 from softbench.conformance.case import WIDE, Example, Raises, Requirement, check
 from softbench.conformance.failures import Failure, NotApplicable, mismatch
 
@@ -35,9 +35,9 @@ _LAYOUTS: Final = {
 """By the names of the cases."""
 
 
-def _layout(backend: BackendUnderTest, layout: str, view: View, dtype: str) -> None:
+def _layout(backend: BackendUnderTest, layout: str, view: View, dtype: str, n: int = 9, k: int = 33) -> None:
     """Every argument in the layout at once gives the bits of the contiguous call."""
-    rows = batch(backend.rows_of(33, 9), 33, dtype)
+    rows = batch(backend.rows_of(k, n), k, dtype)
     lay = _LAYOUTS[layout]
     other = rows.mapped(lay)
     if layout == "zero-stride":
@@ -45,9 +45,15 @@ def _layout(backend: BackendUnderTest, layout: str, view: View, dtype: str) -> N
     mismatch(
         view.run(backend, other),
         view.run(backend, rows),
-        f"{view.name} of {layout} {dtype} arrays",
+        f"{view.name} of {layout} {dtype} {rows.x.shape} arrays",
         than=" (contiguous)",
     )
+
+
+def _square_layout(backend: BackendUnderTest, layout: str) -> None:
+    """As many rows as classes: an array and its transpose differ in their entries and strides only."""
+    for view in provided(backend):
+        _layout(backend, layout, view, "float64", 17, 17)
 
 
 def _windows(backend: BackendUnderTest, view: View, dtype: str) -> None:
@@ -156,6 +162,7 @@ LAYOUTS = Requirement(
         view=[v for v in VIEWS if v.name in ("softmax", "gradient")],
         dtype=("float16", "bfloat16"),
     )
+    + check("layouts", _square_layout, needs=("host",), name="square", layout=_LAYOUTS)
     + check(
         "layouts",
         _layout_there,

@@ -26,6 +26,10 @@ __all__ = ["REQUIREMENTS"]
 Array = np.ndarray[Any, Any]
 
 
+_BLOCKS: Final = (256, 1023, 1030, 2049)
+"""Numbers of rows, whole blocks of them and some more or less."""
+
+
 def _into(backend: BackendUnderTest, view: View, rows: Batch, logits: Any, out: Any, **more: Any) -> Any:
     """A call with ``out=``, arrays of the backend passed as they are."""
     _, target, options = view.arguments(rows)
@@ -59,8 +63,9 @@ def _fused_filled(backend: BackendUnderTest, dtype: str) -> None:
 
 def _in_place(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """``out`` may be the logits."""
-    for k in backend.ks(1, 5, 67, 1000, 30000):
-        rows = batch(backend.rows_of(k, 9), k, dtype)
+    sizes = [(k, 9) for k in backend.ks(1, 5, 67, 1000, 30000)]
+    for k, n in [*sizes, *((5, n) for n in _BLOCKS if backend.cost == "compiled" and not backend.few_shapes)]:
+        rows = batch(backend.rows_of(k, n), k, dtype)
         due = view.run(backend, rows)
         own = backend.put(np.array(rows.x))
         result = _into(backend, view, rows, own, own)

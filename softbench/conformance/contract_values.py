@@ -16,6 +16,7 @@ from softbench.interface.dtypes import formats, numpy_dtype
 __all__ = ["REQUIREMENTS"]
 
 inf, nan = math.inf, math.nan
+_LOOSE: Final = {"validate": False}
 
 
 def _zeros(*shape: int) -> Any:
@@ -355,8 +356,11 @@ LOG_LOSS = Requirement(
         Example("log_loss", [[0.25, 0.25], [1.0, 1.0]], labels_of(0, 1), options=NONE, name="any-sum"),
         Example("log_loss", [[1e-7, 0.9], [6e-8, 0.5]], labels_of(0, 0), options=NONE, name="no-clipping"),
         Example("log_loss", [[1e-300, 0.9]], labels_of(0), options=NONE, dtypes=("float64",), name="no-clipping-tiny"),
-        Example("log_loss", [[5e-324, 0.9]], labels_of(0), options=NONE, dtypes=("float64",), name="subnormal"),
-        Example("log_loss", [[1e-45, 0.9]], labels_of(0), options=NONE, dtypes=("float32",), name="subnormal"),
+        *(
+            Example("log_loss", [[p, 0.9]], target, options=NONE, dtypes=(dtype,), name=f"{form}subnormal")
+            for form, target in (("", labels_of(0)), ("soft-", [[1.0, 0.0]]))
+            for p, dtype in ((5e-324, "float64"), (1e-45, "float32"))
+        ),
         Example("log_loss", [[1.0 - 2.0**-11, 0.5]], labels_of(0), options=NONE, dtypes=WIDE, name="near-one"),
         Example("log_loss", [[0.5, -0.125]], labels_of(0), Raises(ValueError, ("-0.125",)), name="negative"),
         Example("log_loss", [[0.5, 1.5]], labels_of(0), Raises(ValueError, ("1.5",)), name="above-one"),
@@ -366,11 +370,7 @@ LOG_LOSS = Requirement(
             "log_loss",
             [[0.5, 0.5], [0.25, 0.75], [0.125, 0.875]],
             labels_of(0, 9, 1),
-            options={
-                "ignore_index": 9,
-                "class_weight": np.array([0.5, 3.0]),
-                "sample_weight": np.array([1.0, 5.0, 2.0]),
-            },
+            options={"ignore_index": 9, "class_weight": np.array([0.5, 3.0]), "sample_weight": np.array([1.0, 5, 2])},
             name="weights",
         ),
         Example(

@@ -20,7 +20,7 @@ from softbench.conformance.case import (
     check,
     labels_of,
 )
-from softbench.conformance.contract_targets import BY_LABEL, PROBS, THREE
+from softbench.conformance.contract_labels import BY_LABEL, PROBS, THREE
 from softbench.conformance.failures import Failure, NotApplicable, mismatch
 from softbench.conformance.layouts import LAYOUTS
 from softbench.interface.dtypes import numpy_dtype
@@ -107,6 +107,8 @@ SAMPLE_WEIGHT = Requirement(
             name="soft-mean",
         ),
         Example("loss", THREE, labels_of(0, 1, 2), options={"sample_weight": _S}, name="mean"),
+        Example("loss", THREE[:1], labels_of(2), options={"sample_weight": _S[2:]}, name="mean-of-one"),
+        Example("loss", THREE[:1], np.eye(3)[2:], options={"sample_weight": _S[2:]}, name="soft-mean-of-one"),
         Example("loss", THREE, np.eye(3), options={"sample_weight": _S}, name="soft-mean"),
         Example("loss", THREE, labels_of(0, 1, 2), options={"sample_weight": _S, "ignore_index": 2}, name="ignored"),
         Example("loss", THREE, labels_of(0, 1, 2), options={"sample_weight": np.array([2, 0, 1])}, name="integers"),
@@ -191,6 +193,7 @@ CLASS_WEIGHT = Requirement(
     (
         Example("loss", THREE, labels_of(0, 1, 2), options={"class_weight": _W, **NONE}, name="none"),
         Example("loss", THREE, labels_of(0, 1, 2), options={"class_weight": _W}, name="mean"),
+        Example("loss", THREE[:1], labels_of(2), options={"class_weight": _W}, name="mean-of-one"),
         Example("loss", THREE, labels_of(2, 2, 0), options={"class_weight": _W, **SUM}, name="sum"),
         Example("loss", THREE, np.eye(3), options={"class_weight": _W}, name="soft-mean"),
         Example("gradient", np.zeros((2, 2)), labels_of(0, 1), [[-0.125, 0.125], [0.375, -0.375]],

@@ -110,6 +110,8 @@ def _one_k(backend: BackendUnderTest, op: str, dtype: str, k: int) -> None:
     else:
         for i in (1, 2):
             mismatch(three[i], three[0], f"{op} of {made}: row {i}", than=" as row 0, of which it is a shift")
+    if _ends_a_tile(k):
+        _judge_lone(backend, op, dtype, k)
     if k in _AROUND and backend.cost == "compiled":
         few = np.stack([_row(k + i, dtype)[:k] for i in range(3)])
         again = np.arange(_MANY) % 3
@@ -119,6 +121,26 @@ def _one_k(backend: BackendUnderTest, op: str, dtype: str, k: int) -> None:
     for n in (2,) if backend.cost == "simulated" else (1, 2):
         fewer = backend.call(op, x[:n], *(y[:n] for y in target), **options)
         mismatch(fewer, three[:n], f"{op} of {made}, the first {n} rows alone,", than=" (three rows)")
+
+
+def _ends_a_tile(k: int) -> bool:
+    """Whether a row of this length may end anywhere in a vector of up to 64 numbers, or just behind a block."""
+    return k <= 67 or k in _AROUND or k in _BEYOND
+
+
+def _judge_lone(backend: BackendUnderTest, op: str, dtype: str, k: int) -> None:
+    """One logit so far above the others that no exponential of theirs is a number, and that it overflows without it.
+
+    Who misses it in the end of a row, or at its start, shifts by another; ordinary logits hardly show that.
+    """
+    x = np.zeros((2, k), dtype)
+    x[0, -1] = x[1, 0] = 1000.0
+    made = f"{dtype}[2,{k}], 0 but 1000 at the last class, or at the first"
+    if op == "argmax":
+        mismatch(backend.call(op, x), np.array([k - 1, 0]), f"argmax of {made}")
+        return
+    target, options = ([np.zeros(2, np.int64)], {"reduction": "none"}) if op in ("loss", "gradient") else ([], {})
+    backend.judge(op, backend.call(op, x, *target, **options), x, *target, made=made, **options)
 
 
 def _every_k_soft(backend: BackendUnderTest, dtype: str) -> None:
@@ -147,6 +169,8 @@ def _one_k_argmax(backend: BackendUnderTest, dtype: str, k: int) -> None:
     row = _row(k, dtype)
     x = (row + _SHIFTS[:, None]).astype(dtype)
     mismatch(backend.call("argmax", x), np.full(3, row.argmax(), np.int64), f"argmax of {dtype}[3,{k}]")
+    if _ends_a_tile(k):
+        _judge_lone(backend, "argmax", dtype, k)
 
 
 def _every_n(backend: BackendUnderTest, dtype: str) -> None:
