@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from softbench.accuracy.engine import F64, Array, Reduction, Weighting
 from softbench.accuracy.ulp import Truth
 
-__all__ = ["NumpyEngine", "shared_shifts"]
+__all__ = ["NumpyEngine"]
 
 _BLOCK: Final = 1 << 15
 """Elements worked on at a time, so that a handful of longdouble temporaries stay in cache."""
@@ -36,19 +37,34 @@ class _Shifted(NamedTuple):
         return np.asarray(self.e / (1 + self.s)[:, None])
 
 
-_shared: tuple[F64, dict[tuple[int, str], _Shifted]] | None = None
-"""An array about which somebody asks several questions, and its shifted rows by the first of them and format."""
+class _Known:
+    """Shifted rows about which other questions may come: the oldest go as new ones come."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._elements = 0
+        self._found: OrderedDict[Hashable, _Shifted] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, x: F64, wide: type[np.floating[Any]], compute: Callable[[F64], _Shifted]) -> _Shifted:
+        """``compute(x)``, unless it is known of rows of these very bytes."""
+        if x.size > self._most // 4:
+            return compute(x)
+        key = wide, x.dtype, x.shape, x.tobytes()
+        with self._lock:
+            found = self._found.get(key)
+        if found is None:
+            found = compute(x)
+            with self._lock:
+                self._elements += 0 if key in self._found else x.size
+                self._found[key] = found
+                while self._elements > self._most:
+                    self._elements -= self._found.popitem(last=False)[1].d.size
+        return found
 
 
-@contextlib.contextmanager
-def shared_shifts(x: F64) -> Iterator[None]:
-    """Within this context the rows of ``x``, which nobody changes meanwhile, are shifted once for all questions."""
-    global _shared
-    outer, _shared = _shared, (x, {})
-    try:
-        yield
-    finally:
-        _shared = outer
+_known: Final = _Known(1 << 19)
+"""Numbers, 25 MB of them: the kit asks for five functions of the same logits, one after the other."""
 
 
 class NumpyEngine:
@@ -74,14 +90,6 @@ class NumpyEngine:
         e[every, top] = 1
         return _Shifted(m, top, defined, d, r, e, s, np.log1p(s))
 
-    def _shifted_once(self, x: F64, rows: slice) -> _Shifted:
-        if _shared is None or _shared[0] is not x:
-            return self._shifted(x[rows])
-        known, key = _shared[1], (rows.start, self.wide.__name__)
-        if key not in known:
-            known[key] = self._shifted(x[rows])
-        return known[key]
-
     def _by_blocks(self, x: F64, compute: Callable[[slice, _Shifted], Array]) -> Array:
         """``compute(rows, shifted rows)`` for one block of rows after the other; NaN for rows without probabilities."""
         n, k = x.shape
@@ -90,7 +98,7 @@ class NumpyEngine:
         with np.errstate(all="ignore"):
             for start in range(0, n, step):
                 rows = slice(start, min(start + step, n))
-                row = self._shifted_once(x, rows)
+                row = _known.get(x[rows], self.wide, self._shifted)
                 result = compute(rows, row)
                 result[~row.defined] = np.nan
                 found.append(result)

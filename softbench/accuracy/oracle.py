@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softbench.accuracy.engine import Arithmetic, Array, Engine, Reduction, Weighting
-from softbench.accuracy.numpy_engine import NumpyEngine, shared_shifts
+from softbench.accuracy.numpy_engine import NumpyEngine
 from softbench.accuracy.ulp import Truth
 from softbench.interface.dtypes import result_dtype
 
@@ -218,13 +218,11 @@ _unchanged: tuple[Any, _Rows] | None = None
 
 @contextlib.contextmanager
 def unchanged(logits: ArrayLike) -> Iterator[None]:
-    """Within this context, answers about this very array (along its last axis) share what does not depend on the
-    function: nobody changes the array meanwhile."""
+    """Within this context, this very array (along its last axis), which nobody changes, is made into rows once."""
     global _unchanged
     outer, _unchanged = _unchanged, (logits, _Rows.of(logits, -1))
     try:
-        with shared_shifts(_unchanged[1].x):
-            yield
+        yield
     finally:
         _unchanged = outer
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from softbench.conformance.backend_under_test import BackendUnderTest
 from softbench.conformance.batch import MAPS, VIEWS, Batch, View, batch
-from softbench.conformance.case import FLOATS, WIDE, Requirement, check
+from softbench.conformance.case import FLOATS, NONE, WIDE, Requirement, check
 from softbench.conformance.failures import Failure, NotApplicable, NotRefused, mismatch
 from softbench.conformance.layouts import GARBAGE
 from softbench.errors import NotProvidedError
@@ -64,7 +64,9 @@ def _fused_filled(backend: BackendUnderTest, dtype: str) -> None:
 def _in_place(backend: BackendUnderTest, view: View, dtype: str) -> None:
     """``out`` may be the logits."""
     sizes = [(k, 9) for k in backend.ks(1, 5, 67, 1000, 30000)]
-    for k, n in [*sizes, *((5, n) for n in _BLOCKS if backend.cost == "compiled" and not backend.few_shapes)]:
+    if backend.profile != "quick" and backend.cost == "compiled" and not backend.few_shapes:
+        sizes += [(5, n) for n in _BLOCKS]
+    for k, n in sizes:
         rows = batch(backend.rows_of(k, n), k, dtype)
         due = view.run(backend, rows)
         own = backend.put(np.array(rows.x))
@@ -72,6 +74,22 @@ def _in_place(backend: BackendUnderTest, view: View, dtype: str) -> None:
         if result is not own:
             raise Failure(f"{view.name}(x, out=x) returns another object than x")
         mismatch(backend.get(own), due, f"{view.name} of {dtype} {rows.x.shape} in place", than=" (not in place)")
+
+
+_TARGETS: Final[dict[str, dict[str, Any]]] = {"index": {}, "soft": {}, "smoothed": {"label_smoothing": 0.125}}
+
+
+def _fused_in_place(backend: BackendUnderTest, target: str, dtype: str) -> None:
+    """The losses too are those of the logits, in whose place the gradient comes."""
+    for k in backend.ks(5, 67, 1000):
+        rows = batch(backend.rows_of(k, 9), k, dtype)
+        y, options = (rows.q if target == "soft" else rows.known), _TARGETS[target] | NONE
+        due = backend.call("loss_and_gradient", rows.x, y, **options)
+        own = backend.put(np.array(rows.x))
+        found = backend.be.loss_and_gradient(own, backend.put(y), out=own, **options)
+        said = f"loss_and_gradient of {dtype} {rows.x.shape} in place, {target} target: the"
+        for part, got, expected in zip(("losses", "gradient"), found, due, strict=True):
+            mismatch(backend.get(got), expected, f"{said} {part}", than=" (not in place)")
 
 
 def _out_along_axis(backend: BackendUnderTest, view: View) -> None:
@@ -211,6 +229,7 @@ OUT = Requirement(
     "read-only, zero stride: ValueError; returns `out` itself",
     checks=check("out", _filled, view=MAPS, dtype=FLOATS)
     + check("out", _fused_filled, dtype=FLOATS)
+    + check("out", _fused_in_place, target=_TARGETS, dtype=WIDE)
     + check("out", _in_place, view=MAPS, dtype=WIDE)
     + check("out", _in_place, view=[v for v in MAPS if v.name in ("softmax", "gradient")], dtype=FLOATS[:2])
     + check("out", _out_along_axis, name="axis", view=MAPS)

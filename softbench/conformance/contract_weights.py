@@ -253,6 +253,11 @@ SMOOTHING = Requirement(
     )
     + (
         Example("loss", [[0.0, -inf]], labels_of(0), inf, {"label_smoothing": 5e-324}, name="tiny"),
+    )
+    + tuple(
+        Example("loss", [[85.0, 0.0]], target, options={"label_smoothing": eps}, dtypes=WIDE, name=f"{form}{eps:g}")
+        for form, target in (("", labels_of(0)), ("soft-", [[1.0, 0.0]]))
+        for eps in (1e-9, 1e-17, 1e-32)
     ),
 )  # fmt: skip
 
