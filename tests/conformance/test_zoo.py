@@ -10,7 +10,7 @@ from softbench.conformance.backend_under_test import under_test
 from softbench.conformance.runner import judge_case, matches, run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from zoo.fourth_sample import MUTANTS
+from zoo.fifth_sample import MUTANTS
 from zoo.matrix import PAGE, render
 from zoo.mutants import Rows
 from zoo.right import CONTROLS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from zoo.fourth_sample import MUTANTS
+from zoo.fifth_sample import MUTANTS
 
 from softbench.conformance import contract
 
