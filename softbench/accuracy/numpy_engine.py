@@ -46,15 +46,15 @@ class _Known:
         self._found: OrderedDict[Hashable, _Shifted] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, x: F64, wide: type[np.floating[Any]], compute: Callable[[F64], _Shifted]) -> _Shifted:
-        """``compute(x)``, unless it is known of rows of these very bytes."""
+    def get(self, x: F64, engine: NumpyEngine) -> _Shifted:
+        """``engine._shifted(x)``, unless it is known of rows of these very bytes."""
         if x.size > self._most // 4:
-            return compute(x)
-        key = wide, x.dtype, x.shape, x.tobytes()
+            return engine._shifted(x)
+        key = engine.wide, type(engine)._shifted, x.dtype, x.shape, x.tobytes()
         with self._lock:
             found = self._found.get(key)
         if found is None:
-            found = compute(x)
+            found = engine._shifted(x)
             with self._lock:
                 self._elements += 0 if key in self._found else x.size
                 self._found[key] = found
@@ -98,7 +98,7 @@ class NumpyEngine:
         with np.errstate(all="ignore"):
             for start in range(0, n, step):
                 rows = slice(start, min(start + step, n))
-                row = _known.get(x[rows], self.wide, self._shifted)
+                row = _known.get(x[rows], self)
                 result = compute(rows, row)
                 result[~row.defined] = np.nan
                 found.append(result)
