@@ -142,12 +142,12 @@ class ChangingCandidate(Candidate):
     def _make(self) -> Callable[[], Any]:
         return make_call(self.workload, self.backend, self._inputs, logits=self.logits.array)
 
-    def sample(self, number: int, *, warm: bool = False) -> Sample:
+    def sample(self, number: int, *, warm: int = 0) -> Sample:
         """As `Candidate.sample`, with other logits before, and a look at the last result behind the clock.
 
         Freeing a result is part of a call, and timed.
         """
-        if warm:
+        for _ in range(warm):
             self.call()
         # On a device a wait after every call would be timed too: only calls that fill a sample are timed one by one.
         one_by_one = number == 1 or (self.logits.shared and number <= EACH_CALL)

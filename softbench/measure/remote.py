@@ -193,6 +193,6 @@ class RemoteCandidate(Candidate):
         self.remote = remote
         self.what = what
 
-    def sample(self, number: int, *, warm: bool = False) -> Sample:
+    def sample(self, number: int, *, warm: int = 0) -> Sample:
         """As `Candidate.sample`. `RemoteError`."""
         return Sample(*self.remote.ask("sample", what=self.what, number=number, warm=warm))

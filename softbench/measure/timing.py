@@ -7,6 +7,7 @@ in another order, and what is reported is the median of many samples with its qu
 from __future__ import annotations
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -15,13 +16,18 @@ from typing import Any, Final, NamedTuple
 
 __all__ = ["CONTROL", "Candidate", "Sample", "Timing", "interleave"]
 
-MIN_ROUNDS: Final = 3
+MIN_ROUNDS: Final = 5
+"""With fewer samples nothing can be said of a difference (`softbench.results.compare`)."""
 MAX_ROUNDS: Final = 41
 SAMPLE_SECONDS: Final = 2e-3
 """A sample repeats the call until it lasts this long: the clock's resolution and a sample's overhead vanish in it."""
 SETTLE_SECONDS: Final = 10e-3
-"""Pause before a sample: thread pools (OpenMP's among them) spin for milliseconds after their last work, on the cores
-that the next candidate is about to use."""
+"""For which a candidate is called before its sample. Thread pools (OpenMP's among them) spin for milliseconds after the
+last work of the candidate before, on the cores that this one is about to use. And a core that was idle is slow at
+first: after a pause of 10 ms, NumPy's softmax of 10 numbers took 14 times as long the first time, and nearly twice as
+long the fourth time."""
+LONG_SECONDS: Final = 50e-3
+"""A call that takes as long is not repeated for that: what is slow at first is a small part of it. It has a pause."""
 CONTROL: Final = "control"
 """The name under which the control of `interleave` is timed."""
 LONG_ENOUGH: Final = 0.02
@@ -50,10 +56,10 @@ class Candidate:
         self.call = call
         self.synchronize = synchronize
 
-    def sample(self, number: int, *, warm: bool = False) -> Sample:
-        """Time ``number`` calls, after one that is not timed if ``warm``: short calls then find their data warm."""
+    def sample(self, number: int, *, warm: int = 0) -> Sample:
+        """Time ``number`` calls, after ``warm`` calls that are not timed."""
         call = self.call
-        if warm:
+        for _ in range(warm):
             call()
         self.synchronize()
         cpu = time.process_time()
@@ -74,6 +80,8 @@ class Timing:
     """The second call, also apart: the result where there was no time for samples."""
     number: int = 1
     """Calls per sample."""
+    warm: int = 0
+    """Calls before a sample."""
     samples: list[float] = field(default_factory=list)
     """One for each round, in their order."""
     wall: float = 0.0
@@ -118,12 +126,15 @@ def _calibrate(candidate: Candidate, timing: Timing) -> None:
         number = max(number + 1, min(10 * number, int(1.2 * number * SAMPLE_SECONDS / max(wall, 1e-7))))
         wall = candidate.sample(number).wall
     timing.number = number
+    each = max(wall / number, 1e-9)
+    timing.warm = math.ceil(SETTLE_SECONDS / each) if each < LONG_SECONDS else 0
 
 
 def _take_turn(candidate: Candidate, timing: Timing) -> None:
     """One sample, once the previous candidate's idle threads have stopped spinning."""
-    time.sleep(SETTLE_SECONDS)
-    wall, cpu = candidate.sample(timing.number, warm=timing.second < SETTLE_SECONDS)
+    if not timing.warm:
+        time.sleep(SETTLE_SECONDS)
+    wall, cpu = candidate.sample(timing.number, warm=timing.warm)
     timing.samples.append(wall / timing.number)
     timing.wall += wall
     timing.cpu += cpu
@@ -139,7 +150,7 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time all candidates in turns for about ``seconds`` in all.
 
-    Every candidate gets two calls, then at least three samples unless a single call lasts longer than its share of the
+    Every candidate gets two calls, then at least five samples unless a single call lasts longer than its share of the
     time. Ctrl-C is the caller's to catch.
 
     Parameters

@@ -126,7 +126,7 @@ class Worker:
         self.candidates.clear()
         self.inputs = self.workload = None
 
-    def sample(self, what: str, number: int, warm: bool) -> list[float]:
+    def sample(self, what: str, number: int, warm: int) -> list[float]:
         """Time calls of the workload (``"call"``), or the limit (``"limit"``): wall and CPU seconds."""
         return list(self.candidates[what].sample(number, warm=warm))
 

@@ -94,7 +94,7 @@ def test_a_backend_is_asked_judged_and_timed():
         accuracy = remote.ask("load", workload=SMALL)
         assert accuracy["ok"]
         assert 0 < accuracy["max_ulp"] <= 4
-        wall, cpu = RemoteCandidate(remote, "call").sample(3, warm=True)
+        wall, cpu = RemoteCandidate(remote, "call").sample(3, warm=1)
         assert wall > 0
         assert cpu >= 0
         assert remote.ask("looks") == 1
@@ -159,7 +159,7 @@ def test_what_a_backend_prints_reaches_nobody(misbehaving, capfd):
     with Remote("prints") as remote:
         remote.ask("open", name="prints")
         assert remote.ask("load", workload=SMALL)["ok"]
-        assert remote.ask("sample", what="call", number=2, warm=False)[0] > 0
+        assert remote.ask("sample", what="call", number=2, warm=0)[0] > 0
     printed = capfd.readouterr()
     assert printed.out == ""
     assert printed.err == ""
@@ -170,7 +170,7 @@ def test_results_of_other_inputs_are_a_kind_of_their_own(misbehaving):
         remote.ask("open", name="remembers")
         assert remote.ask("load", workload=SMALL)["ok"]  # the first time it is right
         with pytest.raises(RemoteError, match="no result of its inputs") as failure:
-            remote.ask("sample", what="call", number=1, warm=False)
+            remote.ask("sample", what="call", number=1, warm=0)
         assert failure.value.kind == "StaleResultError"
 
 

@@ -404,7 +404,7 @@ class FakeLimit(comparison.Candidate):
         super().__init__(lambda: None)
         self.medians = list(medians)
 
-    def sample(self, number, *, warm=False):
+    def sample(self, number, *, warm=0):
         raise AssertionError("timed by `fake_interleave`")
 
 

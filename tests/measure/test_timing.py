@@ -28,7 +28,7 @@ def fake_clock(monkeypatch, seconds_per_call):
 
 def test_interleave_takes_turns_and_reports_seconds_per_call(monkeypatch):
     candidates, state = fake_clock(monkeypatch, {"a": 1e-4, "b": 3e-3})
-    found = interleave(candidates, 1.0)
+    found = interleave(candidates, 2.0)
     assert found["a"].median == pytest.approx(1e-4, rel=1e-3)
     assert found["b"].median == pytest.approx(3e-3, rel=1e-3)
     assert found["a"].number >= 20  # a sample lasts milliseconds, whatever a call lasts
@@ -46,6 +46,22 @@ def test_a_slow_candidate_is_called_twice_and_the_others_go_on(monkeypatch):
     assert found["slow"].median == pytest.approx(10.0)
     assert found["slow"].samples == []
     assert len(found["quick"].samples) >= timing.MIN_ROUNDS
+
+
+def test_a_candidate_is_at_work_before_its_sample_as_long_as_others_spin(monkeypatch):
+    """Calls that are so short that this costs little; before a longer one there is a pause."""
+    candidates, state = fake_clock(monkeypatch, {"short": 1e-4, "long": 0.06})
+    pauses = []
+    monkeypatch.setattr(timing.time, "sleep", pauses.append)
+    found = interleave(candidates, 1.0)
+    assert timing.SETTLE_SECONDS <= found["short"].warm * 1e-4 < 2 * timing.SETTLE_SECONDS
+    assert found["long"].warm == 0
+    rounds = len(found["long"].samples)
+    _, *turns = (len(list(calls)) for name, calls in itertools.groupby(state["calls"]) if name == "short")
+    one = found["short"].warm + found["short"].number
+    assert {*turns} <= {one, 2 * one}  # the order changes, so that the last of a round may be the first of the next
+    assert pauses == [timing.SETTLE_SECONDS] * rounds
+    assert found["short"].median == pytest.approx(1e-4, rel=1e-3)
 
 
 def test_a_first_call_that_compiles_is_no_sample(monkeypatch):

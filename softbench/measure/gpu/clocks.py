@@ -145,7 +145,7 @@ class DeviceCandidate(Candidate):
         self._per = len(calls) if graph else 1
         self.method = "graph" if graph else "events"
 
-    def sample(self, number: int, *, warm: bool = False) -> Sample:
+    def sample(self, number: int, *, warm: int = 0) -> Sample:
         """As `Candidate.sample`, of device time; all sets of arrays take part, so ``number`` is the least."""
         launches = max(len(self._launches), math.ceil(number / self._per))
         return Sample(self.clock.span(self._launches, launches) / self._per * number, 0.0)
