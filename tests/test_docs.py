@@ -72,10 +72,11 @@ def _a_run(median: float, fraction: float) -> dict[str, object]:
 
     result = {"median": median, "quartiles": [median, median], "samples": [median], "fraction": fraction}
     result |= {"accuracy": {"ok": True, "max_ulp": 2.5}, "impossible": fraction > 1.0}
+    results = {"numba": result, "python": {"skipped": "too slow"}}
     return {
         "versions": {"python": "3.11.7", "numpy": "2.4.6", "numba": "0.68.1"},
-        "backends": {"numba": {"ok": True}, "python": {"ok": True}, "cupy": {"ok": False}},
-        "cases": [{"name": name, "results": {"numba": result}} for name in figures.CASES],
+        "backends": {"numba": {"ok": True}, "python": {"ok": True}, "dask": {"ok": True}, "cupy": {"ok": False}},
+        "cases": [{"name": name, "results": results} for name in figures.CASES],
     }
 
 
@@ -91,8 +92,9 @@ def test_a_figure_that_is_not_that_of_its_record_is_seen(tmp_path: Path, monkeyp
     assert not figures.stale("run", tmp_path)
     text = page.read_text(encoding="utf-8")
     assert "| `numba` | 1.20 ms (50% of the limit) | 1.20 ms (50% of the limit) | 2.50 |" in text
-    assert "| `python` | not timed | not timed |  |" in text
+    assert "| `python` | too slow | too slow |  |" in text
     assert "cupy" not in text
+    assert "dask" not in text  # neither timed nor asked
     assert (text[:7], text[-7:]) == ("Above.\n", "Below.\n")
     monkeypatch.setattr(figures, "read", lambda path: _a_run(0.0011, 0.5))
     assert figures.stale("run", tmp_path)

@@ -215,3 +215,11 @@ def test_what_is_no_run_is_refused_by_name_and_the_old_report_stays(tmp_path, ca
     assert main(["report", "missing.json", "--out", "r.html"]) == 1
     assert "missing.json" in capsys.readouterr().err
     assert (tmp_path / "r.html").read_text(encoding="utf-8") == "old"
+
+
+def test_every_backend_has_a_marker_of_its_own():
+    """Colours come round again after eight."""
+    from softbench.built_in import RESERVED
+    from softbench.results.figures.drawing import MARKERS
+
+    assert len(set(MARKERS)) == len(MARKERS) >= len(RESERVED)

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from softbench.results.figures.drawing import MARKERS, PRINT, Drawing, Theme
+from softbench.results.figures.drawing import PRINT, Drawing, Theme
 from softbench.results.figures.panels import FIGURES, FITS, LIMIT, Picture, accuracy, fits, fractions, times
 from softbench.results.record import Record
 from softbench.results.tables import machine_line
@@ -25,7 +25,7 @@ _PAGE_NAMES: Final = ("ink", "faint", "wall", "grid", "band", "paper", "bad")
 # In an SVG each colour stands for a variable of the page's style sheet.
 _PAGE: Final = Theme(
     **{name: f"#fe00{i:02x}" for i, name in enumerate(_PAGE_NAMES)},
-    series=tuple(f"#fd00{i:02x}" for i in range(len(MARKERS))),
+    series=tuple(f"#fd00{i:02x}" for i in range(len(PRINT.series))),
 )
 _VARIABLES: Final = {
     **{getattr(_PAGE, name): f"var(--{name})" for name in _PAGE_NAMES},

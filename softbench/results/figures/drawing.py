@@ -9,7 +9,7 @@ from softbench.results.record import Record, timed_results
 
 __all__ = ["MARKERS", "PRINT", "Drawing", "Theme"]
 
-MARKERS: Final = ("o", "s", "D", "^", "v", "P", "X", "*")
+MARKERS: Final = ("o", "s", "D", "^", "v", "P", "X", "*", "<", "h", ">", "p", "d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Drawing:
         if limit:
             handles.append(Line2D([], [], color=self.theme.wall, linewidth=3.5, label=limit))
         legend = self.figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), 6), frameon=False, fontsize=10
+            handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False, fontsize=10
         )
         for text in legend.get_texts():
             text.set_color(self.theme.ink)
