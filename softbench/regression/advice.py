@@ -10,9 +10,10 @@ import numpy as np
 from softbench.front.backend import Backend
 from softbench.registry import get_backend, selected_backend
 from softbench.regression.blocks import is_dask
-from softbench.regression.coordinates import Coordinates, column_moments, plain, scaled, whitened
+from softbench.regression.coordinates import Coordinates, column_moments, decorrelated, plain, scaled, whitened
 from softbench.regression.objective import Objective
 from softbench.regression.result import FitResult
+from softbench.regression.solvers import knows_the_penalty
 
 __all__ = ["Choice", "choose", "choose_backend", "refuse_data_in_memory", "unconverged"]
 
@@ -24,8 +25,10 @@ _HESSIAN_WORK: Final = 3e9
 """Multiply-adds of a Hessian up to which it is taken: a fraction of a second."""
 _WHITENED_FEATURES: Final = 2500
 """Features up to which "auto" whitens: the factor of their covariance takes ``p^3 / 3`` operations."""
-_LBFGS_VECTORS: Final = 25
-"""Arrays of the size of the coefficients in the workspace of L-BFGS-B."""
+_ROWS_PER_FEATURE: Final = 16
+"""From which the two products of coefficients that whitening takes cost little beside an evaluation."""
+_LBFGS_VECTORS: Final = 20
+"""Float64 arrays of the size of the coefficients that L-BFGS takes, about."""
 _ALIKE: Final = 100.0
 """Ratio of spreads from which a feature counts as badly scaled."""
 
@@ -46,21 +49,23 @@ def choose(objective: Objective, solver: str, precondition: str) -> Choice:
     sparse = hasattr(X, "indptr")
     why = "as asked"
     if solver == "auto":
-        dense = X.shape[0] * X.shape[1] * X.dtype.itemsize
-        bytes_of_X = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes if sparse else dense
+        bytes_of_X = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes if sparse else np.inf
         workspace = _LBFGS_VECTORS * 8 * size
         if size <= _WHOLE_HESSIAN and n * size**2 / 2 <= _HESSIAN_WORK:
             solver, why = "newton-cholesky", f"the Hessian of {size} parameters is small"
-        elif workspace > bytes_of_X / 4 and workspace > 1 << 24:
+        elif workspace > bytes_of_X / 4 and workspace > 1 << 24:  # and a product costs no more than its few entries
             solver = "newton-cg"
-            why = f"the workspace of lbfgs would be {workspace / 1e6:.0f} MB, and X has {bytes_of_X / 1e6:.0f} MB"
+            why = f"lbfgs would take {workspace / 1e6:.0f} MB, and X has {bytes_of_X / 1e6:.0f} MB"
         else:
-            solver, why = "lbfgs", f"{size} parameters are too many for a Hessian, and its workspace is small beside X"
+            solver, why = "lbfgs", f"{size} parameters are too many for a Hessian"
     if solver == "newton-cholesky":
         return Choice(solver, scaled, f"{why}; features scaled (Newton's method needs no more)")
+    many = solver == "lbfgs" and knows_the_penalty(size)
     if precondition == "auto":
-        precondition = "whiten" if p <= min(_WHITENED_FEATURES, n // 2) and not (sparse and p > 500) else "scale"
-    return Choice(solver, _COORDINATES[precondition], f"{why}; {_SAID[precondition]}")
+        shown = p <= min(_WHITENED_FEATURES, n // (_ROWS_PER_FEATURE if many else 2))
+        precondition = "whiten" if shown and not (sparse and p > 500) else "scale"
+    coordinates = decorrelated if many and precondition == "whiten" else _COORDINATES[precondition]
+    return Choice(solver, coordinates, f"{why}; {_SAID[precondition]}")
 
 
 _COORDINATES: Final = {"whiten": whitened, "scale": scaled, "none": plain}

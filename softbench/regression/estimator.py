@@ -19,11 +19,12 @@ from softbench.front.backend import Backend
 from softbench.regression.advice import choose, choose_backend, refuse_data_in_memory, unconverged
 from softbench.regression.blocks import BlockedObjective, accept_blocks, blocks_in_turn, is_dask
 from softbench.regression.coordinates import Coordinates
+from softbench.regression.descent import Descent
 from softbench.regression.minimisation import minimise
 from softbench.regression.objective import Evaluation, Objective, Penalty
-from softbench.regression.predictions import Predictions
+from softbench.regression.predictions import Predictions, kept_dtypes
 from softbench.regression.progress import reporter
-from softbench.regression.solvers import SOLVERS, Descent
+from softbench.regression.solvers import SOLVERS
 from softbench.regression.stream import Memory
 from softbench.regression.weights import check_classes, row_weights
 
@@ -58,7 +59,7 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
     fit_intercept : bool, default=True
         Whether there is an intercept.
     solver : {"auto", "lbfgs", "newton-cg", "newton-cholesky"}, default="auto"
-        "lbfgs": SciPy's L-BFGS-B; its workspace is some 25 float64 arrays of the size of the coefficients.
+        "lbfgs": L-BFGS; some 20 float64 arrays of the size of the coefficients (to 16,384 of them SciPy's L-BFGS-B).
         "newton-cg": Newton's method with conjugate gradients; some 10 such arrays. "newton-cholesky": Newton's method
         with the whole Hessian, of ``((K - 1) (p + 1))^2`` numbers. "auto" chooses by shape; `result_` says why.
     precondition : {"auto", "whiten", "scale", "none"}, default="auto"
@@ -175,8 +176,6 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         self.warm_start = warm_start
         self.n_threads = n_threads
         self.verbose = verbose
-
-    # -- fitting ---------------------------------------------------------------------------------------
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> SoftmaxRegression:
@@ -303,9 +302,7 @@ class SoftmaxRegression(Predictions, SparseCoefMixin, ClassifierMixin, BaseEstim
         return self
 
     def _validated(self, X: Any, y: Any, reset: bool) -> tuple[Any, Any]:
-        X, y = validate_data(
-            self, X, y, accept_sparse=["csr", "csc"], dtype=[np.float64, np.float32], reset=reset, order=None
-        )
+        X, y = validate_data(self, X, y, accept_sparse=["csr", "csc"], dtype=kept_dtypes(X), reset=reset, order=None)
         check_classification_targets(y)
         return X, y
 

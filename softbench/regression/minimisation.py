@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from softbench.regression.descent import Descent
 from softbench.regression.result import FitResult, suboptimality_bound
-from softbench.regression.solvers import SOLVERS, Descent, threads_for
+from softbench.regression.solvers import SOLVERS, threads_for
 
 __all__ = ["minimise"]
 

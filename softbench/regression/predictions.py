@@ -14,7 +14,7 @@ from softbench.front.backend import Backend
 from softbench.regression.advice import choose_backend
 from softbench.regression.blocks import accept_features, is_dask, lazy_labels, lazy_scores, scores_of
 
-__all__ = ["Predictions"]
+__all__ = ["Predictions", "kept_dtypes"]
 
 
 def _in_memory(backend: Backend, found: Any) -> NDArray[Any]:
@@ -148,7 +148,7 @@ class Predictions:
         check_is_fitted(self)
         if is_dask(X):
             return accept_features(self, X, reset=False)
-        return validate_data(self, X, accept_sparse=["csr", "csc"], dtype=[np.float64, np.float32], reset=False)
+        return validate_data(self, X, accept_sparse=["csr", "csc"], dtype=kept_dtypes(X), reset=False)
 
     @contextmanager
     def _predicting(self, X: Any) -> Iterator[tuple[Backend, Any, Any]]:
@@ -175,3 +175,10 @@ class Predictions:
 
         with threadpool_limits(int(self.n_threads)), backend.rows.limit_threads(int(self.n_threads)):
             yield
+
+
+def kept_dtypes(X: Any) -> Any:
+    """What scikit-learn is to leave as it is; of tables it looks into those of pandas only, and widens others."""
+    if hasattr(X, "columns") and not hasattr(X, "iloc") and np.asarray(X[:0]).dtype == np.float32:
+        return np.float32
+    return [np.float64, np.float32]

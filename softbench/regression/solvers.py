@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -13,18 +12,20 @@ import numpy as np
 import scipy.linalg
 from numpy.typing import NDArray
 
+from softbench.regression import limited_memory
 from softbench.regression.coordinates import Coordinates, dense_parts
+from softbench.regression.descent import Descent
 from softbench.regression.objective import Evaluation, Objective
 from softbench.regression.result import Status
 
-__all__ = ["SOLVERS", "Descent", "threads_for"]
+__all__ = ["SOLVERS", "knows_the_penalty", "threads_for"]
 
 F64 = NDArray[np.float64]
 
 _ARMIJO: Final = 1e-4
 _HALVINGS: Final = 30
-_CORRECTIONS: Final = 10
-"""Pairs of steps and gradients that L-BFGS keeps, as scikit-learn's."""
+_SCIPYS_LBFGS: Final = 1 << 14
+"""Parameters up to which L-BFGS is SciPy's."""
 _CG_STEPS: Final = 250
 _THREADS_FROM: Final = 1 << 23
 """Multiply-adds of an evaluation from which a second thread of a library can be worth waking."""
@@ -39,64 +40,28 @@ _DECREASE: Final = 1e-10
 one more step costs little and gains several digits."""
 
 
-class Descent:
-    """A minimisation: evaluations in coordinates, with their history, and when to stop.
-
-    Parameters
-    ----------
-    objective, coordinates
-        What is minimised, in which parameters.
-    tol
-        Largest entry of the gradient with which it has converged.
-    max_iter
-        Most iterations.
-    progress
-        Told of every iteration: its number, and the evaluation.
-    """
-
-    def __init__(
-        self,
-        objective: Objective,
-        coordinates: Coordinates,
-        tol: float,
-        max_iter: int,
-        progress: Callable[[int, Evaluation], None],
-    ) -> None:
-        self.objective, self.coordinates, self.tol, self.max_iter = objective, coordinates, tol, max_iter
-        self._progress = progress
-        self._start = time.perf_counter()
-        self.iterations = 0
-        self.history: list[float] = []
-        self.seconds: list[float] = []
-        self.evaluation: Evaluation
-
-    def evaluate(self, u: F64) -> Evaluation:
-        """The objective at a vector."""
-        found = self.objective(*self.coordinates.parameters(u))
-        self.history.append(found.value)
-        self.seconds.append(time.perf_counter() - self._start)
-        return found
-
-    def begin(self, coef: F64, intercept: F64) -> F64:
-        """Evaluate at the start; its vector."""
-        u = self.coordinates.vector(coef, intercept)
-        self.evaluation = self.evaluate(u)
-        return u
-
-    @property
-    def converged(self) -> bool:
-        """Whether the gradient is small enough."""
-        return self.evaluation.gradient_norm <= self.tol
-
-    def accept(self, evaluation: Evaluation) -> None:
-        """An iteration has ended here."""
-        self.evaluation = evaluation
-        self.iterations += 1
-        self._progress(self.iterations, evaluation)
+def knows_the_penalty(size: int) -> bool:
+    """Whether L-BFGS is `limited_memory` for so many parameters, and profits from `coordinates.decorrelated`."""
+    return size > _SCIPYS_LBFGS
 
 
 def lbfgs(descent: Descent, u: F64) -> Status:
-    """SciPy's L-BFGS-B. Its workspace is float64, some ``2 m + 5`` vectors with ``m`` corrections."""
+    """SciPy's L-BFGS-B where its float64 workspace, some 25 vectors, is small; else `limited_memory`."""
+    go = limited_memory.minimise if knows_the_penalty(u.size) else _by_scipy
+    while not descent.converged and descent.iterations < descent.max_iter:
+        before = descent.evaluation.value
+        with _scipys_libraries().limit(limits=1):
+            u = go(descent, u)
+        if not descent.converged and descent.iterations < descent.max_iter:
+            # It found no decrease in any direction it knows: rounding errors hide it, or what it knows misleads.
+            if not descent.objective.widen() and not descent.evaluation.value < before:
+                return "precision"
+            descent.evaluation = descent.evaluate(u)
+    return "converged" if descent.converged else "max_iter"
+
+
+def _by_scipy(descent: Descent, u: F64) -> F64:
+    """From ``u`` until it has converged or may not go on, or knows no direction in which there is a decrease."""
     from scipy.optimize import minimize
 
     latest: list[tuple[F64, Evaluation]] = []
@@ -114,18 +79,11 @@ def lbfgs(descent: Descent, u: F64) -> Status:
         if descent.converged or descent.iterations >= descent.max_iter:
             raise StopIteration
 
-    while not descent.converged and descent.iterations < descent.max_iter:
-        before = descent.evaluation.value
-        options = {"maxiter": descent.max_iter, "maxfun": 1 << 30, "maxcor": _CORRECTIONS, "gtol": 0.0, "ftol": 0.0}
-        with _scipys_libraries().limit(limits=1):
-            found = minimize(value_and_gradient, u, jac=True, method="L-BFGS-B", callback=iterated, options=options)
-        u = np.asarray(found.x)
-        if not descent.converged and descent.iterations < descent.max_iter:
-            # It found no decrease in any direction it knows: rounding errors hide it, or what it knows misleads.
-            if not descent.objective.widen() and not descent.evaluation.value < before:
-                return "precision"
-            descent.evaluation = descent.evaluate(u)
-    return "converged" if descent.converged else "max_iter"
+    options = {
+        "maxiter": descent.max_iter, "maxfun": 1 << 30, "maxcor": limited_memory.CORRECTIONS, "gtol": 0.0, "ftol": 0.0
+    }  # fmt: skip
+    found = minimize(value_and_gradient, u, jac=True, method="L-BFGS-B", callback=iterated, options=options)
+    return np.asarray(found.x)
 
 
 @cache

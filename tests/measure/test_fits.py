@@ -57,6 +57,22 @@ def test_memory_is_extrapolated_by_a_line_through_two_measured_points():
     assert whole == {"rows": 1000, "features": 4000, "call": 5000 + 20 * 800}
 
 
+class Taking(solvers.Solver):
+    """Takes 8 kB for every row."""
+
+    def fit(self, X, y, iterations):
+        np.ones((len(X), 1000))
+        return solvers.Fitted(None, None, iterations)
+
+
+def test_memory_is_measured_with_so_many_rows_that_their_number_shows(capsys):
+    worker._memory(Taking("a", "b", "sys"), np.zeros((2000, 1)), np.zeros(2000, np.int64))
+    half, all_rows = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (half["rows"], all_rows["rows"], all_rows["bytes"]) == (8000, 16_000, 128_000)
+    if half["call"] is not None:
+        assert all_rows["call"] - half["call"] == pytest.approx(8_000 * 8_000, rel=0.05)
+
+
 class Halving(solvers.Solver):
     """Every iteration halves the distance."""
 
@@ -180,7 +196,7 @@ def test_a_report_of_fits_and_a_comparison(monkeypatch, tmp_path, capsys):
     pytest.importorskip("jinja2")
     monkeypatch.chdir(tmp_path)
 
-    def answer(folder, number, *_):
+    def answer(limit, folder, number, *_):
         if number < 0:
             return [{"objective": 2.0, "bound": 0.0}], ""
         if number == 1:

@@ -119,6 +119,46 @@ def test_solvers_coordinates_and_layouts_agree(solver, precondition, form):
     assert model.score(form(X), y) == expected.score(X, y)
 
 
+@pytest.mark.parametrize("precondition", ["whiten", "scale", "none"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_lbfgs_of_many_parameters_finds_the_same(precondition, dtype, monkeypatch):
+    monkeypatch.setattr(solvers, "_SCIPYS_LBFGS", 0)
+    near = 1e-9 if dtype == np.float64 else 1e-7
+    for k, options in ((4, {}), (2, {}), (4, {"alpha": 10.0}), (4, {"fit_intercept": False})):
+        X, y = blobs(k=k, dtype=dtype)
+        X[:, 0] *= 1.0 if precondition == "none" else 100.0
+        expected = sb.SoftmaxRegression(solver="newton-cholesky", tol=1e-9, **options).fit(X.astype(np.float64), y)
+        model = sb.SoftmaxRegression(solver="lbfgs", precondition=precondition, tol=1e-7, **options).fit(X, y)
+        assert precondition == "none" or model.result_.n_evaluations < (150 if dtype == np.float64 else 400)
+        np.testing.assert_allclose(model.coef_, expected.coef_, atol=1e-4)
+        np.testing.assert_allclose(model.result_.objective, expected.result_.objective, rtol=near)
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_tables_keep_float32(library):
+    tables = pytest.importorskip(library)
+    X, y = blobs(60, dtype=np.float32)
+    columns = {f"x{j}": X[:, j] for j in range(X.shape[1])}
+    model = sb.SoftmaxRegression().fit(tables.DataFrame(columns), y)
+    assert model.coef_.dtype == model.predict_proba(tables.DataFrame(columns)).dtype == np.float32
+    mixed = tables.DataFrame({**columns, "x0": X[:, 0].astype(np.float64)})
+    assert sb.SoftmaxRegression().fit(mixed, y).coef_.dtype == np.float64
+
+
+@pytest.mark.parametrize("make", [coordinates.scaled, coordinates.whitened, coordinates.decorrelated])
+def test_the_diagonal_of_the_bound_is_that_of_its_two_parts(make):
+    X, y = blobs()
+    some = sb.SoftmaxRegression(alpha=0.1)._objective(X, y, 4, None)
+    chosen = make(some)
+    of_loss, of_penalty = chosen.diagonal(some.penalty)
+    vector = np.random.default_rng(0).normal(size=chosen.size)
+    np.testing.assert_allclose(chosen.vector(*chosen.parameters(vector)), vector)
+    for j, unit in enumerate(np.eye(chosen.size)):
+        coef, intercept = chosen.parameters(unit)
+        np.testing.assert_allclose(of_penalty[j], 0.1 * np.vdot(coef, coef), rtol=1e-9)
+        np.testing.assert_allclose(of_loss[j], np.sum((X @ coef.T + intercept) ** 2) / (2 * len(X)), rtol=1e-3)
+
+
 @pytest.mark.parametrize("backend", ["python", "numpy", pytest.param("numba", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_backends_agree(backend, dtype):

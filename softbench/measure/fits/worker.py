@@ -1,7 +1,8 @@
 """The process of one solver on one data set: fits with ever more iterations, a line of JSON for each.
 
-``python -m softbench.measure.fits.worker FOLDER SOLVER SECONDS MINIMUM WHOLE`` times the solver with this number in
-`softbench.measure.fits.solvers.SOLVERS`; SOLVER -1 looks for the minimum, at leisure.
+``python -m softbench.measure.fits.worker FOLDER SOLVER SECONDS MINIMUM`` times the solver with this number in
+`softbench.measure.fits.solvers.SOLVERS`; SOLVER -1 looks for the minimum, at leisure. Without SECONDS and MINIMUM, what
+its fits take of memory.
 
 Solvers are stopped after 1, 2, 4, ... iterations, each time from the start, because few of them can be watched while
 they work. Between the last number that was too few and the first that was enough, the search goes on by halves; then
@@ -32,20 +33,21 @@ WITHIN: Final = 1e-6
 _HALVINGS: Final = 3
 _SAMPLES: Final = 3
 _FEW_ROWS: Final = 500
+_MANY_ROWS: Final = 16_000
 _TOLERANCES: Final = (1e-4, 1e-6, 1e-8)
 
 
-def main(folder: str, number: str, seconds: str, minimum: str, whole: str) -> None:
+def main(folder: str, number: str, seconds: str = "", minimum: str = "") -> None:
     """What the module does."""
     X, y = load(Path(folder))
     if int(number) < 0:
         _find_minimum(X, y)
-        return
-    search = _Search(SOLVERS[int(number)], X, y, float(seconds), float(minimum))
-    with search.best_setting():
-        search.go()
-        if int(whole):
-            search.memory()
+    elif not seconds:
+        _memory(SOLVERS[int(number)], X, y)
+    else:
+        search = _Search(SOLVERS[int(number)], X, y, float(seconds), float(minimum))
+        with search.best_setting():
+            search.go()
 
 
 def _say(**event: Any) -> None:
@@ -62,6 +64,20 @@ def _find_minimum(X: Any, y: Any) -> None:
         model = SoftmaxRegression(tol=tol, max_iter=10_000).fit(X, y)
         bound = model.result_.suboptimality_bound
         _say(objective=objective(X, y, model.coef_, model.intercept_), bound=bound)
+
+
+def _memory(solver: Solver, X: Any, y: Any) -> None:
+    """What fits of many rows take, and of half of them: what grows with the rows can be told.
+
+    So many that all solvers work as they do on the data that these stand for. Their values take no part in that.
+    """
+    times = max(1, _MANY_ROWS // len(y))
+    X, y = np.concatenate([X] * times), np.concatenate([y] * times)
+    half = len(y) // 2
+    solver.fit(X[:half], y[:half], 1)  # loads libraries
+    for rows in (half, len(y)):
+        peak = peak_memory_of(partial(solver.fit, X[:rows], y[:rows], 2))
+        _say(rows=rows, call=peak.call, bytes=X[:rows].nbytes)
 
 
 class _Search:
@@ -116,13 +132,6 @@ class _Search:
         for _ in range(_SAMPLES - 1):
             if enough and self._has_time(self.last):
                 self._fit(enough)
-
-    def memory(self) -> None:
-        """What fits take of memory, with all rows and with half of them: what grows with the rows can be told."""
-        for rows in (self.X.shape[0], self.X.shape[0] // 2):
-            X, y = self.X[:rows].copy(), self.y[:rows]
-            peak = peak_memory_of(partial(self.solver.fit, X, y, 2))
-            _say(rows=rows, call=peak.call, bytes=X.nbytes)
 
     def _has_time(self, seconds: float) -> bool:
         return time.perf_counter() + seconds < self.deadline
