@@ -150,6 +150,30 @@ def _predictions(backend: BackendUnderTest, dtype: str) -> None:
         mismatch(classes, problem.logits.argmax(axis=1), f"linear_argmax of {problem.said}")
 
 
+def _tails(backend: BackendUnderTest, dtype: str) -> None:
+    """Numbers of rows just above whole blocks of them: a row that is left over counts."""
+    for n in (65, 129, 257, 1025) if backend.cost == "compiled" else (33,):
+        problem = _Problem(n, 5, 3, dtype)
+        problem.judge_gradients(problem.call(backend, "linear_loss_and_gradient")[1:])  # type: ignore[arg-type]
+
+
+def _every_bit(backend: BackendUnderTest, dtype: str) -> None:
+    """Coefficients and intercepts that need all digits of the dtype: logits are the ones or the others, as they are."""
+    for of in ("intercept", "coef"):
+        problem = _Problem(5, 5, 7, dtype)
+        rng = np.random.default_rng(7)
+        problem.intercept = rng.standard_normal(7).astype(dtype)
+        problem.coef = rng.standard_normal((7, 5)).astype(dtype)
+        problem.x, problem.logits = np.zeros((5, 5), dtype), np.tile(problem.intercept, (5, 1))
+        if of == "coef":
+            problem.x, problem.logits = np.eye(5, dtype=dtype), problem.coef.T.copy()
+            problem.intercept = np.zeros(7, dtype)
+        made = f"logits that are the {of}, of {problem.said}"
+        backend.judge("softmax", problem.call(backend, "linear_softmax")[0], problem.logits, made=made)
+        losses = problem.call(backend, "linear_loss", reduction="none")[0]
+        backend.judge("loss", losses, problem.logits, problem.target, made=made, reduction="none")
+
+
 def _common_offset(backend: BackendUnderTest, dtype: str) -> None:
     """An intercept of 1e6 for all classes costs no digits."""
     for problem in _problems(backend, dtype, offset=_OFFSET):
@@ -175,8 +199,8 @@ def _layouts(backend: BackendUnderTest, dtype: str) -> None:
                 mismatch(part, expected, f"linear_loss_and_gradient of {form} {problem.said}", than=" (C order)")
 
 
-def _sparse(backend: BackendUnderTest, form: str, dtype: str) -> None:
-    """Sparse features by the gates of dense ones; rows without entries are rows of zeros."""
+def _sparse(backend: BackendUnderTest, form: str, dtype: str, twice: bool = False) -> None:
+    """Sparse features by the gates of dense ones; rows without entries are rows of zeros, and halves of one add up."""
     import scipy.sparse
 
     make = {"csr": scipy.sparse.csr_array, "csc": scipy.sparse.csc_array}[form]
@@ -184,9 +208,16 @@ def _sparse(backend: BackendUnderTest, form: str, dtype: str) -> None:
         problem.x[0] = 0.0
         problem.logits[0] = problem.intercept
         x = make(problem.x)
+        if twice:
+            x = make((np.repeat(x.data / 2, 2), np.repeat(x.indices, 2), 2 * x.indptr), shape=x.shape)
         losses = problem.call(backend, "linear_loss", x, reduction="none")[0]
         backend.judge("loss", losses, problem.logits, problem.target, made=problem.said, reduction="none")
         problem.judge_gradients(problem.call(backend, "linear_loss_and_gradient", x)[1:])  # type: ignore[arg-type]
+
+
+def _halves(backend: BackendUnderTest, form: str, dtype: str) -> None:
+    """Entries that occur twice are added."""
+    _sparse(backend, form, dtype, twice=True)
 
 
 def _selected(backend: BackendUnderTest, dtype: str) -> None:
@@ -292,7 +323,9 @@ REQUIREMENTS = (
         f"{SUM_GATE:g} u sum_i abs(g_ik x_ij) (soft targets: sum_i (abs(g_ik) + m_i p_ik) abs(x_ij)), whatever the "
         "weights, smoothing, ignored rows and target",
         checks=check(_FUSED, _values, name="values", profile="deep", form=tuple(_FORMS), dtype=WIDE)
-        + check(_FUSED, _common_offset, profile="deep", dtype=WIDE),
+        + check(_FUSED, _common_offset, profile="deep", dtype=WIDE)
+        + check(_FUSED, _tails, profile="deep", dtype=WIDE)
+        + check(_FUSED, _every_bit, profile="deep", dtype=WIDE),
     ),
     Requirement(
         "linear-predictions",
@@ -306,6 +339,7 @@ REQUIREMENTS = (
         "dense ones give the bits of C order, sparse ones are within the same gates; no rows: mean NaN, gradients 0",
         checks=check("linear-features", _layouts, needs=("host",), profile="deep", dtype=WIDE)
         + check("linear-features", _sparse, needs=("host", "scipy"), profile="deep", form=("csr", "csc"), dtype=WIDE)
+        + check("linear-features", _halves, needs=("host", "scipy"), profile="deep", form=("csr", "csc"), dtype=WIDE)
         + check("linear-features", _no_rows, profile="deep", dtype=WIDE),
     ),
     Requirement(

@@ -133,3 +133,34 @@ class total_by_usable_cpus(Rows):
         cpus = len(os.sched_getaffinity(0))
         parts = [part.sum() for part in np.array_split(values, 2 * cpus - 1)]
         return super().total(np.array(parts), divisor)
+
+
+# -- linear logits -------------------------------------------------------------------------------------
+
+
+@mutant("of N % 128 == 1 rows the last adds nothing to the gradient", "linear-loss/tails-float64")
+class linear_row_left_over(Rows):
+    def outer_product(self, g, block):
+        if isinstance(block, np.ndarray) and len(g) > 1 and len(g) % 128 == 1:
+            g, block = g[:-1], block[:-1]
+        return super().outer_product(g, block)
+
+
+@mutant("the intercept is added in float32", "linear-loss/every-bit-float64")
+class linear_intercept_in_float32(Rows):
+    def linear_logits(self, block, coef, intercept):
+        rounded = None if intercept is None else intercept.astype(np.float32).astype(intercept.dtype)
+        return super().linear_logits(block, coef, rounded)
+
+
+@mutant("of entries of a CSR matrix that occur twice the last one counts", "linear-features/halves-csr-float64")
+class linear_last_entry_counts(Rows):
+    def accept_features(self, obj, argument):
+        x = super().accept_features(obj, argument)
+        if getattr(x, "order", "") != "csr":
+            return x
+        kept = {(i, int(x.indices[n])): n for i in range(x.shape[0]) for n in range(x.indptr[i], x.indptr[i + 1])}
+        data = np.zeros_like(x.data)
+        last = list(kept.values())
+        data[last] = x.data[last]
+        return replace(x, data=data, source=type(x.source)((data, x.indices, x.indptr), shape=x.shape))
