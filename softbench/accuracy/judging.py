@@ -102,7 +102,11 @@ def judge(
     for name, mask in masks.items():
         gate = GATES[name]
         where: Any = mask if len(masks) > 1 else ...
-        errors[where] = _MEASURES.get(name, _in_ulp)(call, got, truth)[where]
+        measure = _MEASURES.get(name, _in_ulp)
+        errors[where] = measure(call, got, truth)[where]
+        if (wider := call.wider_difference(got, truth)) is not None:
+            errors[np.isposinf(truth.hi)] = measure(call, got, wider)[np.isposinf(truth.hi)]
+            errors[np.isposinf(truth.hi) & np.isposinf(got)] = 0.0
         contract[where] = gate.bounds[call.dtype]
         bounds[where] = bound_for(declared, name, call.dtype)
         if gate.subnormal is not None and (small := mask & (np.abs(truth.hi) < call.smallest_normal)).any():
@@ -166,6 +170,20 @@ class _Call:
         else:
             answer = getattr(oracle, op)(self.logits, **self.options)
         return answer
+
+    def wider_difference(self, got: Array, truth: Truth) -> Truth | None:
+        """Losses of logits whose difference is no float64, where they are finite by their weight; None: there are none.
+
+        Arithmetic with a wider range gives them, and float64 infinity: both are right. A quarter of the logits has a
+        quarter of the loss, but for logarithms of sums, which are nothing beside it.
+        """
+        if self.op != "loss" or self.reduced or self.dtype != "float64" or self.logits.dtype.kind != "f":
+            return None
+        if not (np.isposinf(truth.hi) & np.isfinite(got)).any():
+            return None
+        quarter = oracle.loss(self.logits / 4, self.target, **self.options)  # type: ignore[arg-type]  # has_target
+        with np.errstate(over="ignore"):
+            return Truth(4 * quarter.hi, 4 * quarter.lo)
 
     def size(self, truth: Truth) -> Truth:
         """The same result with ``|q|`` for ``q``: the size of a sum whose terms may have both signs."""

@@ -17,7 +17,7 @@ import numpy as np
 from zoo.mutants import Rows
 
 from softbench.front.backend import Backend
-from softbench.interface import FUNCTIONS
+from softbench.interface import FUNCTIONS, RowBackend
 from softbench_backends.numpy import NumpyBackend
 
 __all__ = ["CONTROLS", "Control"]
@@ -319,3 +319,44 @@ class remembers(Rows):
 @control("has kernels for float32 alone", "dtypes", "accuracy-softmax", "every-k", "combinations", "large-integers")
 class float32_alone(Rows):
     dtypes = frozenset({"float32"})
+
+
+@control(
+    "computes in extended precision, whose range is wider",
+    "shift-overflow",
+    "combinations",
+    "subnormal",
+    "class-weight",
+)
+class extended_precision(RowBackend):
+    """The example of docs/adding-a-backend.md."""
+
+    name = "extended"
+
+    @staticmethod
+    def shift(x):
+        top = np.arange(x.shape[1]) == x.argmax(axis=1)[:, None]
+        m = x[top].astype(np.longdouble)[:, None]
+        d = np.where(np.isfinite(m), x - m, np.nan)
+        e = np.exp(d)
+        s = np.where(top, 0 * e, e).sum(axis=1, keepdims=True)
+        return m, d, e, s, np.where(top, s, 1 + s - e)
+
+    def logsumexp(self, x, out):
+        m, _, _, s, _ = self.shift(x)
+        return np.where(np.isfinite(m), m + np.log1p(s), m)[:, 0]
+
+    def softmax(self, x, out):
+        _, _, e, s, _ = self.shift(x)
+        return e / (1 + s)
+
+    def log_softmax(self, x, out):
+        _, d, _, s, _ = self.shift(x)
+        return d - np.log1p(s)
+
+    def loss_and_gradient(self, x, target, divisor, loss, out):
+        _, d, e, s, others = self.shift(x)
+        q = target.distribution(x.shape[1])
+        losses = np.where((q == 0) & (d == -np.inf), 0, q * (np.log1p(s) - d)).sum(axis=1)
+        gradient = ((q.sum(axis=1, keepdims=True) - q) * e - q * others) / (1 + s)
+        return target.select(losses), target.select(gradient / (divisor or np.nan))
