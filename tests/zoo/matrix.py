@@ -46,9 +46,9 @@ before it is subtracted errs by half a unit of log1p(s) and half a unit of the r
 the 1 ulp that the gate allows.
 
 Of the fifth, the quick profile rejected 73. Three of those that passed have their fault in the functions of linear
-logits, which the deep profile alone asks, and passed that as well. One more was rejected for what is right: the kit took
-infinity for the only loss of logits further apart than the largest float64, also where a weight of less than 1 makes it
-finite in extended precision. So were @R of eight right backends. All that passed are rejected now.
+logits, which the deep profile alone asks, and passed that as well. All that passed are rejected now. One more, and two
+of eight right backends, were rejected for what is right: for the kit the loss of logits further apart than the largest
+float64 was infinite, also where a weight of less than 1 makes it finite in extended precision.
 
 What a sample gets past the kit becomes a case of the contract, of the kind and not of the instance, and joins the zoo;
 the next one says whether that has helped. The fourth went to other places than those before: arguments in containers
