@@ -1,9 +1,11 @@
 """Time per call, by the public functions alone.
 
 The other benchmarks take their cases from modules of softbench, which move. This one runs on every commit since the
-first vectorised kernels, and ``history.txt`` names some, spread over the time since then::
+first vectorised kernels, and ``history.txt`` names some, spread over the time since then;
+``history-peers.txt`` some of those that have other people's libraries as backends::
 
     asv run --machine NAME --bench history.Calls HASHFILE:benchmarks/history.txt
+    asv run --machine NAME --config asv.peers.conf.json --bench history.Calls HASHFILE:benchmarks/history-peers.txt
 """
 
 from __future__ import annotations

@@ -149,10 +149,11 @@ def test_committed_results_are_of_benchmarks_that_the_suite_has(suite):
 
 
 def test_a_history_of_eight_commits_is_committed_and_asv_reads_it(suite):
-    """On one machine, by the benchmark as it is now; of the last commit with all peers that need no GPU."""
+    """On one machine, by the benchmark as it is now; of softbench's own backends, and of all peers that need no GPU."""
     from asv.results import Results
 
-    commits = (SUITE / "history.txt").read_text().split()
+    commits, with_peers = ((SUITE / name).read_text().split() for name in ("history.txt", "history-peers.txt"))
+    assert len(with_peers) >= 8
     name = "history.Calls.time_call"
     known = json.loads((ROOT / "results/benchmarks.json").read_text())[name]
     assert known["version"] == suite[name].version
@@ -165,9 +166,10 @@ def test_a_history_of_eight_commits_is_committed_and_asv_reads_it(suite):
                     zip(_combinations(known), result.get_result_value(name, known["params"]), strict=True)
                 )
         assert len(found) >= 8
-        assert set(found) == set(commits)
+        assert set(found) == {*commits, *with_peers}
         assert all(times["'numba'", "'softmax-4096x1000-f32'"] > 0 for times in found.values())
-        assert all(found[commits[-1]][f"'{peer}'", "'softmax-4096x1000-f32'"] > 0 for peer in CPU_PEERS)
+        peers = [(commit, f"'{peer}'") for commit in with_peers for peer in CPU_PEERS]
+        assert all(found[commit][peer, "'softmax-4096x1000-f32'"] > 0 for commit, peer in peers)
 
 
 def _combinations(benchmark):
