@@ -33,7 +33,7 @@ WITHIN: Final = 1e-6
 _HALVINGS: Final = 3
 _SAMPLES: Final = 3
 _FEW_ROWS: Final = 500
-_MANY_ROWS: Final = 16_000
+_MANY_ROWS: Final = 26_000
 _TOLERANCES: Final = (1e-4, 1e-6, 1e-8)
 
 
