@@ -226,7 +226,7 @@ def soft_kernel(
         of_all, of_all_low = load_per_row(xp, of_alls, 0, w, 0.0), load_per_row(xp, of_alls_low, 0, w, 0.0)
         of_label, of_label_low = load_per_row(xp, of_labels, 0, w, 0.0), load_per_row(xp, of_labels_low, 0, w, 0.0)
         at_label, q_label = load(tile, 0), load(targets, 0)
-        for c in range(1, k):
+        for c in range(1, k if labels.size else 1):
             at_label = select_label(at_label, load(tile, c * w), y, c)
             q_label = select_label(q_label, load(targets, c * w), y, c)
         m = tile_max(tile, k)

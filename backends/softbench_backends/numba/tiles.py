@@ -47,20 +47,29 @@ from softbench_backends.numba.long_rows import row_weight
 from softbench_backends.numba.memory import (
     address,
     broadcast,
+    itemsize,
     load,
     load_per_row,
     offset,
+    prefetch,
     store,
     store_partial,
     store_scalar,
     width,
 )
 from softbench_backends.numba.transposition import deinterleave, interleave, transpose_in, transpose_out
+from softbench_backends.numba.vector_types import VECTOR_BYTES
+
+TILES_AHEAD = 2
+"""How many tiles after the one that is loaded another one is prefetched."""
 
 
 @device_function
 def load_tile(x, rows, k, tile):
-    """``rows`` rows of ``k`` elements from ``x`` into the columns of ``tile``."""
+    """``rows`` rows of ``k`` elements from ``x`` into the columns of ``tile``; those of a later tile are prefetched.
+
+    Processors see where accesses lead within a page only, and a tile of 64 classes is one.
+    """
     w = width(x)
     if rows == w and 2 <= k <= 4:
         if k == 2:
@@ -72,6 +81,9 @@ def load_tile(x, rows, k, tile):
         return
     for c in range(0, k, w):
         transpose_in(offset(x, c), k, rows, min(w, k - c), offset(tile, c * w))
+    later = offset(x, TILES_AHEAD * w * k)
+    for p in range(0, w * k, VECTOR_BYTES // itemsize(x)):  # a line each
+        prefetch(later, p)
 
 
 @device_function
