@@ -221,7 +221,7 @@ def test_out_of_a_subclass_is_returned_itself(name, shape, order):
 @pytest.mark.parametrize("locked", [False, True])
 @pytest.mark.parametrize("axis", [-1, 1])
 def test_the_commonest_calls_ask_no_primitive(dtype, locked, axis, monkeypatch):
-    """An ordinary matrix, ordinary labels, an ordinary ``out``: whatever costs a small batch time is left out."""
+    """An ordinary matrix, ordinary targets, an ordinary ``out``: whatever costs a small batch time is left out."""
     for name in ("accept", "layout", "shares_memory", "as_rows", "from_rows", "wrap"):
         monkeypatch.setattr(HostArrays, name, lambda *_, name=name, **__: pytest.fail(f"{name} is asked"))
     be = Backend(NumpyBackend())
@@ -229,10 +229,30 @@ def test_the_commonest_calls_ask_no_primitive(dtype, locked, axis, monkeypatch):
     x.flags.writeable = not locked
     be.softmax(x, axis=axis), be.log_softmax(x, axis=axis), be.loss(x, y, axis=axis), be.gradient(x, y, axis=axis)
     be.gradient(x, y, axis=axis, reduction="sum")
+    q = np.full((4, 3), 1 / 3, dtype)
+    q.flags.writeable = not locked
+    be.loss(x, q, axis=axis), be.gradient(x, q, axis=axis, out=np.empty_like(x)), be.loss_and_gradient(x, q)
     for out in (np.empty_like(x), np.zeros((4, 3), dtype) if locked else x):
         be.softmax(x, axis=axis, out=out), be.log_softmax(x, axis=axis, out=out)
     monkeypatch.setattr(Backend, "_lower", lambda *_: pytest.fail("_lower is called"))
     be.softmax(x, axis=axis), be.log_softmax(x, axis=axis, out=np.empty_like(x)), be.loss(x, y, axis=axis)
+    be.loss(x, q, axis=axis)
+
+
+@pytest.mark.parametrize("wrong", [[0.5, 0.4, 0.0], [1.5, -0.5, 0.0], [np.nan, 0.5, 0.5]])
+@pytest.mark.parametrize("name", ["loss", "gradient", "loss_and_gradient"])
+def test_ordinary_distributions_are_checked_before_anything_is_written(name, wrong):
+    be = Backend(NumpyBackend())
+    x, q, out = np.zeros((4, 3)), np.full((4, 3), 1 / 3), np.ones((4, 3))
+    q[2] = wrong
+    place = {} if name == "loss" else {"out": out}
+    with pytest.raises(ValueError, match="target"):
+        getattr(be, name)(x, q, **place)
+    assert (out == 1).all()
+    getattr(be, name)(x, q, validate=False, **place)
+    if place:
+        with pytest.raises(ValueError, match="overlap"):
+            getattr(be, name)(x, q, validate=False, out=q)
 
 
 def test_labels_beside_an_ordinary_out_are_only_compared_with_it(monkeypatch):

@@ -17,7 +17,7 @@ import numpy as np
 from softbench.front.logits import Plan
 from softbench.front.options import Reduction
 from softbench.front.returned import checked
-from softbench.interface import Array, IndexTarget, RowBackend, check_pair
+from softbench.interface import Array, IndexTarget, RowBackend, SoftTarget, Target, check_pair
 from softbench.interface.dtypes import name_of
 from softbench.interface.float_mode import in_ieee_arithmetic
 from softbench.interface.host_arrays import NumpyArrayOps
@@ -78,20 +78,27 @@ def _fits(out: Any, x: Array, target: Array | None = None) -> bool:
     )
 
 
-def _only_labels(
-    target: Any, outer: tuple[int, ...], class_weight: Any, sample_weight: Any, ignore_index: Any, smoothing: Any
-) -> bool:
-    """Whether a target is ready too: int64 labels for rows of shape ``outer``, and nothing beside them."""
+def _alone(target: Any, class_weight: Any, sample_weight: Any, ignore_index: Any, smoothing: Any) -> bool:
+    """Whether a target is an array of NumPy and nothing goes with it."""
     return (
-        class_weight is None
+        type(target) is np.ndarray
+        and class_weight is None
         and sample_weight is None
         and ignore_index is None
         and type(smoothing) is float
         and smoothing == 0.0
-        and type(target) is np.ndarray
-        and target.dtype is _INT64
-        and target.shape == outer
     )
+
+
+def _are_labels(target: Array, outer: tuple[int, ...]) -> bool:
+    """Whether a target is ready too: int64 labels for rows of shape ``outer``."""
+    return target.dtype is _INT64 and target.shape == outer
+
+
+def _are_distributions(target: Array, x: Array) -> bool:
+    """Whether a target is ready too: rows of float32 or float64 as the logits ``x`` are."""
+    dtype = target.dtype
+    return dtype is x.dtype and (dtype is FLOAT32 or dtype is FLOAT64) and ready_shape(target, _LAST, ()) == x.shape
 
 
 def fast_functions(rows: RowBackend, others: Mapping[str, Function], halves: Container[Any]) -> dict[str, Function]:
@@ -134,6 +141,7 @@ def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function
     """The mean or the sum of the losses, its gradient, or both."""
     has_loss, has_gradient = name != "gradient", name != "loss"
     empty, total, index_labels = rows.empty, rows.total, rows.index_labels
+    check_distribution = in_ieee_arithmetic(rows.check_distribution)
 
     def call(
         _: Any,
@@ -152,7 +160,8 @@ def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function
         if (
             (reduction != "mean" and reduction != "sum")
             or (shape := ready_shape(logits, axis, halves)) is None
-            or not _only_labels(target, outer := shape[:1], class_weight, sample_weight, ignore_index, label_smoothing)
+            or not _alone(target, class_weight, sample_weight, ignore_index, label_smoothing)
+            or not ((labelled := _are_labels(target, outer := shape[:1])) or _are_distributions(target, logits))
             or (out is not _NOT_GIVEN and not (has_gradient and (out is None or _fits(out, logits, target))))
         ):
             place = {} if out is _NOT_GIVEN else {"out": out}  # which the loss does not take
@@ -172,16 +181,22 @@ def _labelled(rows: RowBackend, name: str, kernel: Function, otherwise: Function
             out = None
         n, k = shape
         divisor = float(n) if reduction == "mean" else None
-        labels = IndexTarget(index_labels(target, k, None, validate), None, None, 0.0, False, not validate)
+        lowered: Target
+        if labelled:
+            lowered = IndexTarget(index_labels(target, k, None, validate), None, None, 0.0, False, not validate)
+        else:
+            if validate:
+                check_distribution(target)
+            lowered = SoftTarget(target)
         losses = empty(outer, FLOAT64) if has_loss else None
         if not has_gradient:
-            result = kernel(logits, labels, losses)
+            result = kernel(logits, lowered, losses)
             return total(result if result is losses else _losses(rows, name, result, n), divisor)
         buffer = empty(shape, logits.dtype) if out is None else out
         if not has_loss:
-            result = kernel(logits, labels, divisor or 1, buffer)
+            result = kernel(logits, lowered, divisor or 1, buffer)
             return result if result is buffer else _finished(rows, name, result, logits, out)
-        first, second = check_pair(rows.name, kernel(logits, labels, divisor or 1, losses, buffer))
+        first, second = check_pair(rows.name, kernel(logits, lowered, divisor or 1, losses, buffer))
         if first is not losses:
             first = _losses(rows, f"{name} (losses)", first, n)
         if second is not buffer:

@@ -14,7 +14,7 @@ import numpy as np
 
 from softbench.interface import messages
 from softbench.interface.conversion import as_host_array, copy_to_host, writes_through
-from softbench.interface.dtypes import numpy_dtype, sum_tolerance
+from softbench.interface.dtypes import name_of, numpy_dtype, sum_tolerance
 from softbench.interface.float_mode import FAR_FROM_SUBNORMAL, flushes_subnormals, ieee_arithmetic
 from softbench.interface.half_precision import is_half, narrow, widen
 from softbench.interface.integers import shifted_rows
@@ -230,7 +230,7 @@ class NumpyArrayOps:
         Sums are taken in float64 (longdouble in longdouble); the tolerance is ``max(1e-6, sqrt(eps))`` of
         the target's own dtype.
         """
-        tolerance = sum_tolerance(y.dtype.name)
+        tolerance = sum_tolerance(name_of(y.dtype))
         step = max(1, _BLOCK // y.shape[1]) if is_half(y.dtype) else len(y)
         for first in range(0, len(y), step):
             _check_distribution(widen(y[first : first + step]), tolerance, first)
@@ -312,16 +312,16 @@ def _in_range(values: Array, low: float, high: float) -> bool:
 
 def _check_distribution(y: Array, tolerance: float, first: int) -> None:
     """`NumpyArrayOps.check_distribution` of the rows from ``first`` on."""
-    if y.dtype.kind not in "u":
+    if y.dtype.kind != "u" and not y.min() >= 0:  # NaN may hide a negative number
         negative = y < 0
         if negative.any():
             row, k = (int(i) for i in np.unravel_index(int(negative.argmax()), y.shape))
             raise messages.negative_target(first + row, k, y[row, k])
     with np.errstate(over="ignore"):
         sums = y.sum(axis=1, dtype=np.promote_types(y.dtype, np.float64))
-    good = np.abs(sums - 1.0) <= tolerance
-    if not good.all():
-        row = int(good.argmin())
+    off = np.abs(sums - 1.0)
+    if not off.max() <= tolerance:
+        row = int((off <= tolerance).argmin())
         raise messages.not_a_distribution(first + row, sums[row])
 
 

@@ -35,6 +35,9 @@ _CLEAR: Final = 1 - 1e-6  # so far within a tolerance, no way of summing decides
 FEW_LOSSES: Final = 16
 """Losses up to this number are summed by Python: handing them to compiled code takes longer."""
 
+FEW_TARGETS: Final = 4096
+"""Soft targets of up to so many numbers are checked by NumPy: a kernel would first have to be compiled."""
+
 REMEMBERED: Final = 1024
 """Shapes of small calls whose kernel is remembered; for others it is looked up."""
 
@@ -135,12 +138,13 @@ class NumbaBackend(LinearCalls, RowBackend):
         return _total(self, values, divisor)
 
     def check_distribution(self, y: Array) -> None:
-        """As the base class. Large targets go through a kernel first, which finds quickly that nothing is wrong."""
-        rows = name_of(y.dtype) in self.dtypes and y.dtype.isnative and y.flags.c_contiguous and y.flags.aligned
-        if rows and y.size > threads.SERIAL_SIZE:
+        """As the base class. Of many numbers a kernel goes first, which finds quickly that nothing is wrong."""
+        rows = y.size > FEW_TARGETS and name_of(y.dtype) in self.dtypes and y.dtype.isnative
+        if rows and y.flags.c_contiguous and y.flags.aligned:
             sums = np.empty(len(y))
             self._call("mass", y, None, sums)
-            if bool(np.all(np.abs(sums - 1.0) <= _CLEAR * sum_tolerance(y.dtype.name))):
+            sums -= 1.0
+            if float(np.abs(sums, sums).max()) <= _CLEAR * sum_tolerance(name_of(y.dtype)):  # not if one is NaN
                 return
         super().check_distribution(y)
 
@@ -148,7 +152,11 @@ class NumbaBackend(LinearCalls, RowBackend):
 
     def _call(self, op: str, x: Array, out: Array | None, *args: Any) -> None:
         """Run a kernel on ``(x, *args)``; ``out`` is a result of the shape of ``x``."""
-        _loaded("dispatch").run(op, x, out, *args)
+        key = op, x.shape, x.dtype
+        if kernel := self._small.get(key) or self._small_kernel(*key):
+            kernel(x, *args, 0, len(x), False)
+        else:
+            _loaded("dispatch").run(op, x, out, *args)
 
     def argmax(self, x: Array, out: Array) -> Array:  # noqa: D102
         self._call("argmax", x, None, out)
@@ -170,7 +178,7 @@ class NumbaBackend(LinearCalls, RowBackend):
     def softmax(self, x: Array, out: Array) -> Array:  # noqa: D102
         shape = x.shape
         key = "softmax", shape, x.dtype
-        if kernel := self._small.get(key) or self._small_kernel(*key):
+        if kernel := self._small.get(key):
             kernel(x, out, 0, shape[0], False)
         else:
             self._call("softmax", x, out, out)
