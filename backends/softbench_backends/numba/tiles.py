@@ -28,6 +28,7 @@ from softbench_backends.numba.intrinsics import (
     min_positive,
     min_positive_lanes,
     min_positive_start,
+    narrow_exp,
     narrow_factor,
     narrow_lane_exp_term,
     narrow_soft_terms,
@@ -138,8 +139,12 @@ def tile_exp_sum(tile, e, k, m):
 
 
 @device_function
-def tile_statistics(tile, e, k):
-    """Maxima; whether all rows are narrow (`is_narrow`); what `tile_exp_sum` gives, ``e`` not scaled if they are."""
+def tile_statistics(tile, e, k, whole):
+    """Maxima; whether all rows are narrow (`is_narrow`); what `tile_exp_sum` gives, ``e`` not scaled if they are.
+
+    ``whole``: the argmaxes of narrow rows are in the sum and not counted, which is quicker; for who needs ``S = 1 + s``
+    only.
+    """
     w = width(tile)
     m = tile_max(tile, k)
     narrow = all_lanes(is_narrow(m, tile_min(tile, k)))
@@ -148,7 +153,10 @@ def tile_statistics(tile, e, k):
     hi, lo = accumulator(m)
     argmaxes = broadcast(tile, 0.0)
     for c in range(k):
-        exp, below, argmaxes = narrow_lane_exp_term(load(tile, c * w), m, argmaxes)
+        if whole:
+            exp = below = narrow_exp(load(tile, c * w), m)
+        else:
+            exp, below, argmaxes = narrow_lane_exp_term(load(tile, c * w), m, argmaxes)
         store(e, c * w, exp)
         hi, lo = accumulate(hi, lo, below)
     return m, narrow, *scaled_sum(m, hi, lo), argmaxes, min_positive_start(m)
@@ -227,7 +235,7 @@ def narrow_tile_soft_sums(tile, targets, e, k, m):
 def tile_softmax(tile, e, k):
     """Probabilities."""
     w = width(tile)
-    m, narrow, hi, lo, argmaxes, smallest = tile_statistics(tile, e, k)
+    m, narrow, hi, lo, argmaxes, smallest = tile_statistics(tile, e, k, True)
     if narrow:
         s, s_lo = sum_excluding_max(m, hi, lo, argmaxes)
         narrow_f, normal = narrow_factor(m, s, s_lo, 1.0, 0.0)
@@ -245,7 +253,7 @@ def tile_softmax(tile, e, k):
 def tile_log_softmax(tile, e, k):
     """Logarithms of probabilities."""
     w = width(tile)
-    m, _, hi, lo, argmaxes, _ = tile_statistics(tile, e, k)
+    m, _, hi, lo, argmaxes, _ = tile_statistics(tile, e, k, False)
     s, s_lo = sum_excluding_max(m, hi, lo, argmaxes)
     log = log_sum(m, s, s_lo)
     for c in range(k):
@@ -263,7 +271,7 @@ def tile_index(tile, e, k, labels, weight, weight_hi, weight_lo, loss, first, ro
     at_label = load(tile, 0)
     for c in range(1, k):
         at_label = select_label(at_label, load(tile, c * w), y, c)
-    m, narrow, hi, lo, argmaxes, smallest = tile_statistics(tile, e, k)
+    m, narrow, hi, lo, argmaxes, smallest = tile_statistics(tile, e, k, False)
     s, s_lo = sum_excluding_max(m, hi, lo, argmaxes)
     value = index_loss(m, s, log_sum(m, s, s_lo), at_label, weight)
     store_partial(address(loss), first, rows, mask_unlabelled(value, y, k))
