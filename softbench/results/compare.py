@@ -1,15 +1,16 @@
 """Two records side by side: what became faster or slower, by how much, and how sure that is.
 
 Samples of one run tell how times vary from round to round. Two processes of the same program differ by more than that
-(where their memory lies, what else the machine did), so every run times one backend of each case in two processes: how
-far those differ from each other is how far two runs differ by chance.
+(where their memory lies), so every run times one backend of each case in two processes: by how much those differ, two
+runs differ by chance. And the machine is not always as fast: by what times of a case drift within a run, two runs
+differ besides.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Final, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -111,23 +112,24 @@ def _verdict(effect: Interval | None, chance: float | None, least: float) -> tup
 
 
 def _noise(*records: Record) -> tuple[float, int]:
-    """How far two processes of the same differ by chance: standard deviation of the logarithm, degrees of freedom."""
-    logs = [
-        math.log(case["stability"]["control"]["ratio"])
-        for record in records
-        for case in record["cases"]
-        if "control" in case.get("stability", {})
-    ]
-    if not logs:
-        return NOISE, 1000
-    return max(LEAST_NOISE, math.sqrt(sum(log * log for log in logs) / len(logs))), len(logs)
+    """How far two runs of the same differ by chance: standard deviation of the logarithm, degrees of freedom."""
+    found: list[Mapping[str, Any]] = [case.get("stability", {}) for record in records for case in record["cases"]]
+    controls = [math.log(case["control"]["ratio"]) for case in found if "control" in case]
+    drifts = [math.log(case["drift"]) for case in found if case.get("drift")]
+    between_processes = _mean_square(controls) if controls else NOISE**2
+    noise = math.sqrt(between_processes + (_mean_square(drifts) if drifts else 0.0))
+    return max(LEAST_NOISE, noise), len(controls) or 1000
+
+
+def _mean_square(numbers: Sequence[float]) -> float:
+    return sum(number * number for number in numbers) / len(numbers)
 
 
 def _effect(before: Sequence[float], after: Sequence[float], comparisons: int, noise: tuple[float, int]) -> Interval:
     """The ratio of two sets of samples (Hodges and Lehmann's estimate) with an interval.
 
     Its two parts are independent: the interval of the samples, which inverts the Mann-Whitney test, and the noise
-    between processes.
+    between runs.
     """
     from scipy import stats
 

@@ -38,13 +38,14 @@ def backend(*, conforms=True, startup=None, **more):
     return made
 
 
-def case(results, name="softmax-4096x1000-f32", control=None, **more):
-    """A case with these results; ``control``: by how much the first candidate has differed from itself."""
+def case(results, name="softmax-4096x1000-f32", control=None, drift=None, **more):
+    """A case with these results; ``control``: by how much the first candidate has differed from itself, ``drift``: by
+    how much times have changed within the run."""
     made = {
         "name": name, "op": "softmax", "shape": [4096, 1000], "dtype": "float32", "target": "none", "result": "fresh",
         "axis": -1, "bound": "memory", "floor_bytes": 32_768_000, "ceilings": {}, "results": results, **more,
     }  # fmt: skip
-    made["stability"] = {"reasons": []}
+    made["stability"] = {"reasons": []} | ({"drift": drift} if drift else {})
     if control is not None:
         first = next(iter(results))
         made["stability"]["control"] = {"backend": first, "ratio": control, "interval": (control, control)}

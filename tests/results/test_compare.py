@@ -74,6 +74,16 @@ def test_how_far_one_differs_from_itself_is_no_change():
     assert set(verdicts(*quiet)) == {"slower"}
 
 
+@pytest.mark.parametrize(("drifts", "verdict"), [((1.3, 0.9), "too noisy to say"), ((1.02, 0.99), "slower")])
+def test_what_times_drift_within_a_run_is_no_change_between_runs(drifts, verdict):
+    """As two runs of the same program on a machine whose clock went from 1 to 1.4 and back."""
+    was, now = (
+        records.run([records.case({"x": records.timed(around(t))}, name=f"c{i}", control=1.02, drift=d) for i in "ab"])
+        for t, d in zip((1.0, 1.36), drifts, strict=True)
+    )
+    assert set(verdicts(was, now)) == {verdict}
+
+
 def a_run(rng, cases=10, factor=1.0):
     """A run of some cases on three backends, with the controls that it would have."""
     made = []
