@@ -39,8 +39,10 @@ def _parts(record: Record, width: int) -> Iterable[RenderableType]:
     yield from _costs(cases, width)
     if record.get("recommendations"):
         yield Text()
-        yield _advice_table(record["recommendations"], width)
-        yield Text(_ADVICE, style="dim")
+        table = _advice_table(record["recommendations"], width)
+        yield table
+        shown = {str(column.header) for column in table.columns}
+        yield Text("; ".join(text for heading, text in _ADVICE.items() if heading in shown), style="dim")
         yield from _less_accurate(record["recommendations"], cases)
     for note in record.get("notes", []):
         yield Text(note, style="yellow")
@@ -288,11 +290,15 @@ def _before(verdict: Recommendation) -> str:
     return verdict["cold"][-2]["backend"] if len(verdict["cold"]) > 1 else ""
 
 
-_ADVICE: Final = (
-    "a = b: a tie, which the measurement cannot break; next best: its time as a multiple, and the interval of that; "
-    "pays from call: the first call at which import, compilation and all calls so far have cost less than with anybody "
-    "else (in brackets: where an earlier process has left compiled code); before: which is the cheapest until then"
-)
+_ADVICE: Final = {
+    "take": "a = b: a tie, which the measurement cannot break",
+    "next best": "next best: its time as a multiple",
+    "interval": "interval: of that multiple",
+    "pays from call": "pays from call: the first call at which import, compilation and all calls so far have cost less "
+    "than with anybody else (in brackets: where an earlier process has left compiled code)",
+    "before": "before: which is the cheapest until then",
+}
+"""What the columns say, by their headings: a narrow terminal shows fewer of them."""
 
 
 def _less_accurate(advice: list[Recommendation], cases: list[CaseRecord]) -> Iterable[Text]:

@@ -392,7 +392,7 @@ def test_info_lists_who_fails_with_the_reason(plugin, capsys):
     assert found["numpy"]["info"]["name"] == "numpy"
 
 
-@pytest.mark.parametrize("width", [80, 60])
+@pytest.mark.parametrize("width", [140, 80, 60])
 def test_the_answer_is_the_last_thing_to_be_cut(width):
     cases = [
         records.case({"numba": records.timed([1.0] * 6), "numpy": records.timed([9.0] * 6)}, name=name)
@@ -406,6 +406,11 @@ def test_the_answer_is_the_last_thing_to_be_cut(width):
     assert max(map(len, lines)) <= width
     answers = [line for line in lines if line.startswith("numba  lo")]
     assert [line.split()[:2] for line in answers] == [["numba", case["name"]] for case in cases]
+    (headings,) = (line for line in lines if line.startswith("take "))
+    said = " ".join(text.getvalue().split())
+    for heading in ("pays from call", "next best", "interval", "before"):  # columns that are cut are not explained
+        assert (heading in headings) == (f"{heading}: " in said)
+    assert ("interval" in headings) == (width == 140)
 
 
 def test_what_is_declared_is_not_called_wrong():
