@@ -31,6 +31,7 @@ _COMPOSED: Final[dict[str, str]] = {
     "weight-sizes": "as weight-0 and class-weight: products of weights overflow, and 0 times infinity is NaN",
     "label-smoothing": "a smoothing so small that its share of a class is 0: 0 times an infinite loss is NaN",
     "large-integers": "as accuracy-log-softmax and accuracy-gradient",
+    "label-dtypes": "as accuracy-gradient",
     "settings": "an infinite weight that was not validated gives an infinite loss, not NaN",
     "reductions/loss-mean-of-large-float64": "a mean is a sum divided: losses of 1.7e308 overflow in it",
     "out": "as equivalent-calls",

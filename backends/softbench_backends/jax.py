@@ -48,6 +48,7 @@ class JaxBackend(LibraryArrays):
         "weight-sizes": "as weight-0 and class-weight: products of weights overflow, and 0 times infinity is NaN",
         "label-smoothing": "as accuracy-soft, in half precision",
         "large-integers": "as accuracy-log-softmax and accuracy-gradient",
+        "label-dtypes": "as accuracy-gradient",
         "settings": "an infinite weight that was not validated gives an infinite loss, not NaN",
         "reductions": "sums are taken in the logits' dtype: in float16 they overflow",
         "determinism": "XLA compiles another loop for another number of rows: a row alone and in a batch differ",

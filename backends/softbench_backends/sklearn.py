@@ -43,6 +43,7 @@ class SklearnBackend(ComposedLoss):
         "settings": "log_loss warns of probabilities that do not sum to 1",
         "accuracy-log-softmax": "it has none: the logarithm of its softmax, as predict_log_proba, is -inf where p is 0",
         "accuracy-loss": "log(sum) + max - x_y: a common offset costs the loss its digits",
+        "sample-weight/loss-mean-of-one-float64": "as accuracy-loss",
         "accuracy-gradient": "p_y - 1 cancels where p_y is near 1",
         "size/classes-loss": "as accuracy-loss: a sum of 2**24 terms in float32 stops growing",
         "size/classes-gradient": "as size/classes-loss",

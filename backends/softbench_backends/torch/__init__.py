@@ -62,6 +62,7 @@ class TorchBackend(LibraryArrays):
         "class-weight": "as accuracy-loss and accuracy-soft: weights of 1e300 show what is lost",
         "weight-sizes": "as weight-0 and class-weight: products of weights overflow, and 0 times infinity is NaN",
         "label-smoothing": "as accuracy-soft, in half precision",
+        "label-dtypes": "as accuracy-gradient",
         "large-integers": "torch has hardly a function for uint64: such logits are converted to float64",
         "settings": "an infinite weight that was not validated gives an infinite loss, not NaN",
         "reductions": "sums are taken in the logits' dtype: in float16 they overflow",
